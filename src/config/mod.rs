@@ -1,0 +1,1 @@
+//! Configuration: one file, environment overrides, flags; unknown fields refused (design, section 9).

@@ -1,0 +1,79 @@
+//! Every bound of Sealcast, each with its reason. What comes from outside is checked against these before it is used
+//! and before anything is allocated for it.
+//!
+//! Owns numbers only; must not touch anything.
+
+/// Longest name of a destination, sender, node, reader or environment, in bytes: a DNS label, so that it fits a topic name.
+pub const NAME_BYTES: usize = 63;
+
+/// Longest record on the segments topic, in bytes: below Kafka's default `max.message.bytes` (1,048,588).
+pub const SEGMENT_BYTES: usize = 1_000_000;
+
+/// Longest shard, in bytes: one record of the replicated profile (k = 1, m = 0).
+pub const SHARD_BYTES: usize = 512 * 1024;
+
+/// Most data shards of a stripe: rebuilding costs k multiplications a byte, and 32 data shards are beyond any cluster's need.
+pub const DATA_SHARDS: usize = 32;
+
+/// Most parity shards of a stripe: k / (b - 1) over two domains needs as many as there are data shards.
+pub const PARITY_SHARDS: usize = 32;
+
+/// Longest proof, in hashes: the depth of a tree over `DATA_SHARDS + PARITY_SHARDS` leaves.
+pub const PROOF_HASHES: usize = 6;
+
+/// Most destinations of a parcel: each costs an encapsulation (1,120 bytes in suite 2) and 40 bytes in every header.
+pub const DESTINATIONS: usize = 16;
+
+/// Most transactions of a parcel: its manifest travels in one log entry.
+pub const TRANSACTIONS_PER_PARCEL: usize = 1024;
+
+/// Longest payload of a transaction, in bytes (64 GiB): a STREAM of 2^20 chunks, far below its counter.
+pub const PAYLOAD_BYTES: u64 = 64 << 30;
+
+/// Longest envelope, in bytes: `DESTINATIONS` encapsulations of suite 2 with their wrapped keys.
+pub const ENVELOPE_BYTES: usize = 32 * 1024;
+
+/// Longest private header of a transaction, in bytes: it must fit the STREAM's first chunk (64 KiB).
+pub const PRIVATE_HEADER_BYTES: usize = 32 * 1024;
+
+/// Longest ordering key or idempotency key, in bytes.
+pub const KEY_BYTES: usize = 256;
+
+/// Most application headers of a transaction.
+pub const HEADERS: usize = 64;
+
+/// Longest name of an application header, in bytes.
+pub const HEADER_NAME_BYTES: usize = 128;
+
+/// Longest value of an application header, in bytes.
+pub const HEADER_VALUE_BYTES: usize = 4096;
+
+/// Longest trace context, in bytes: a W3C `traceparent` and a short `tracestate`.
+pub const TRACE_BYTES: usize = 512;
+
+/// Longest directory, in bytes: it travels in a log entry and in a notice.
+pub const DIRECTORY_BYTES: usize = 512 * 1024;
+
+/// Longest record on the notices topic, in bytes: as for segments.
+pub const NOTICE_BYTES: usize = 1_000_000;
+
+/// Most statements that one signature covers (R13): the depth of its tree stays below 12.
+pub const RECEIPTS_PER_BATCH: usize = 2048;
+
+/// Longest log entry, in bytes: below the gRPC limit, with room for its frame.
+pub const ENTRY_BYTES: usize = 2 * 1024 * 1024;
+
+/// Longest gRPC message that a node takes, in bytes.
+pub const RPC_BYTES: usize = 4 * 1024 * 1024;
+
+/// A transaction whose ciphertext is at most this many bytes lies in the group's database; a larger one is a file.
+pub const SMALL_BODY_BYTES: usize = 64 * 1024;
+
+/// Half-gathered bytes that one sender may hold in a node's memory (R16).
+pub const GATHER_BYTES_PER_SENDER: usize = 32 * 1024 * 1024;
+
+/// Half-gathered bytes that a node holds in memory for all senders of a group (R16).
+pub const GATHER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Deferred addresses kept for each sender; beyond it the newest go first (R16).
+pub const DEFERRED_PER_SENDER: usize = 65_536;

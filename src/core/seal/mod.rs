@@ -1,0 +1,2 @@
+//! Sealing and opening: HPKE suites, the envelope, the STREAM, transactions (design, section 3).
+//! Must not know how sealed bytes are cut or carried.

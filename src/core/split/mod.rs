@@ -1,0 +1,2 @@
+//! Cutting sealed bytes into stripes, shards and segments, and proving that they belong together (design, section 4).
+//! Must not know what the bytes mean.

@@ -1,0 +1,2 @@
+//! The `sealcast` command.
+fn main() {}

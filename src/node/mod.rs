@@ -1,0 +1,1 @@
+//! The receiving node: collect, verify, gather, open, stage, report, commit, hold, acknowledge, serve.

@@ -1,0 +1,1 @@
+//! Logs, metrics and health pages. Must not see secrets or payloads.
