@@ -1,0 +1,240 @@
+//! How each domain of a topic does: present, late or absent, from what the transport says and from how long
+//! acknowledgements take. Must not know stripes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ALWAYS_LATE, GONE, LEFT_ALONE, NEVER_LATE};
+
+/// How many acknowledgement times of a domain are "recent".
+const RECENT: usize = 8;
+
+/// A partition as the transport knows it now, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPartition {
+    /// Its number.
+    pub number: i32,
+    /// What it fails with.
+    pub domain: Arc<str>,
+    /// Whether a leader is known and its connection stands.
+    pub up: bool,
+    /// In how many domains an acknowledged record lies.
+    pub copies: u8,
+}
+
+/// How a domain does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Up, and about as fast as the others.
+    Present,
+    /// Up, but its acknowledgements take over twice the others' median: its shards are copied to others.
+    Late,
+    /// No leader, no connection, or it failed within the last second.
+    Absent,
+    /// Absent for over ten seconds: what it acknowledged is no longer counted on.
+    Gone,
+}
+
+/// One record on its way, for [`Domains::acknowledged`] or [`Domains::failed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendToken {
+    domain: Arc<str>,
+    number: u64,
+}
+
+#[derive(Debug, Default)]
+struct Domain {
+    /// Its partitions that are up, ascending by number, with their copies.
+    partitions: Vec<(i32, u8)>,
+    recent: VecDeque<Duration>,
+    /// When each record still on its way was sent; the first is the oldest.
+    on_the_way: BTreeMap<u64, Duration>,
+    /// Since when it is away: no partition up, or nothing but failures.
+    away_since: Option<Duration>,
+    failed_at: Option<Duration>,
+    listed: bool,
+}
+
+impl Domain {
+    fn away(&self, now: Duration) -> bool {
+        self.partitions.is_empty() || self.failed_at.is_some_and(|at| now.saturating_sub(at) < LEFT_ALONE)
+    }
+
+    /// The median of the recent acknowledgement times; `None` before the first.
+    fn usual(&self) -> Option<Duration> {
+        let mut times: Vec<Duration> = self.recent.iter().copied().collect();
+        median(&mut times)
+    }
+
+    /// What it takes now: the usual time, or longer when the oldest record on its way has waited longer.
+    fn takes(&self, now: Duration) -> Option<Duration> {
+        let waiting = self.on_the_way.values().next().map(|sent| now.saturating_sub(*sent));
+        self.usual().max(waiting)
+    }
+}
+
+fn median(times: &mut [Duration]) -> Option<Duration> {
+    times.sort_unstable();
+    let upper = *times.get(times.len() / 2)?;
+    if times.len() % 2 == 1 {
+        return Some(upper);
+    }
+    let lower = *times.get((times.len() / 2).checked_sub(1)?)?;
+    Some((lower + upper) / 2)
+}
+
+/// The domains of one topic. Times are monotonic.
+#[derive(Debug, Default)]
+pub struct Domains {
+    domains: BTreeMap<Arc<str>, Domain>,
+    domain_of: BTreeMap<i32, (Arc<str>, u8)>,
+    next_token: u64,
+}
+
+impl Domains {
+    /// Knows no partition yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the partitions as the transport knows them now. A partition without a leader (empty domain) keeps the domain
+    /// that it was last seen in.
+    pub fn update(&mut self, partitions: &[KnownPartition], now: Duration) {
+        for domain in self.domains.values_mut() {
+            domain.partitions.clear();
+            domain.listed = false;
+        }
+        for partition in partitions {
+            let (name, copies) = if partition.domain.is_empty() {
+                match self.domain_of.get(&partition.number) {
+                    Some(known) => known.clone(),
+                    None => continue,
+                }
+            } else {
+                (partition.domain.clone(), partition.copies)
+            };
+            self.domain_of.insert(partition.number, (name.clone(), copies));
+            let domain = self.domains.entry(name).or_default();
+            domain.listed = true;
+            if partition.up && !partition.domain.is_empty() {
+                domain.partitions.push((partition.number, copies));
+            }
+        }
+        self.domains.retain(|_, domain| domain.listed || !domain.on_the_way.is_empty());
+        for domain in self.domains.values_mut() {
+            domain.partitions.sort_unstable();
+            if domain.away(now) {
+                domain.away_since.get_or_insert(now);
+            } else if domain.failed_at.is_none() {
+                domain.away_since = None;
+            }
+        }
+    }
+
+    /// A record was handed to the transport for this partition. `None` for a partition that is not known.
+    pub fn sent(&mut self, partition: i32, now: Duration) -> Option<SendToken> {
+        let (name, _) = self.domain_of.get(&partition)?;
+        let domain = self.domains.get_mut(name)?;
+        let number = self.next_token;
+        self.next_token += 1;
+        domain.on_the_way.insert(number, now);
+        Some(SendToken { domain: name.clone(), number })
+    }
+
+    /// The transport acknowledged a record.
+    pub fn acknowledged(&mut self, token: &SendToken, now: Duration) {
+        let Some(domain) = self.domains.get_mut(&token.domain) else { return };
+        if let Some(sent) = domain.on_the_way.remove(&token.number) {
+            if domain.recent.len() == RECENT {
+                domain.recent.pop_front();
+            }
+            domain.recent.push_back(now.saturating_sub(sent));
+            domain.failed_at = None;
+            if !domain.partitions.is_empty() {
+                domain.away_since = None;
+            }
+        }
+    }
+
+    /// The transport gave a record up because nobody acknowledged it: the domain is left alone for a moment.
+    pub fn failed(&mut self, token: &SendToken, now: Duration) {
+        let Some(domain) = self.domains.get_mut(&token.domain) else { return };
+        if domain.on_the_way.remove(&token.number).is_some() {
+            domain.failed_at = Some(now);
+            domain.away_since.get_or_insert(now);
+        }
+    }
+
+    /// Whether what was sent is no longer of interest (refused for good, or the transport closed): no word about the domain.
+    pub fn forgotten(&mut self, token: &SendToken) {
+        if let Some(domain) = self.domains.get_mut(&token.domain) {
+            domain.on_the_way.remove(&token.number);
+        }
+    }
+
+    /// How a domain does; [`Standing::Gone`] for one that is not known.
+    pub fn standing(&self, name: &str, now: Duration) -> Standing {
+        let Some(domain) = self.domains.get(name) else { return Standing::Gone };
+        if domain.away(now) {
+            return match domain.away_since {
+                Some(since) if now.saturating_sub(since) > GONE => Standing::Gone,
+                _ => Standing::Absent,
+            };
+        }
+        let Some(takes) = domain.takes(now) else { return Standing::Present };
+        let mut others: Vec<Duration> = self
+            .domains
+            .iter()
+            .filter(|(other, domain)| other.as_ref() != name && !domain.away(now))
+            .filter_map(|(_, domain)| domain.usual())
+            .collect();
+        let limit = match median(&mut others) {
+            Some(median) => (median * 2).max(NEVER_LATE),
+            None => ALWAYS_LATE,
+        };
+        if takes > limit { Standing::Late } else { Standing::Present }
+    }
+
+    /// Every domain of the topic with its standing, ascending by name.
+    pub fn all(&self, now: Duration) -> Vec<(Arc<str>, Standing)> {
+        self.domains.keys().map(|name| (name.clone(), self.standing(name, now))).collect()
+    }
+
+    /// The domain of a partition and its copies.
+    pub fn of(&self, partition: i32) -> Option<(&Arc<str>, u8)> {
+        self.domain_of.get(&partition).map(|(name, copies)| (name, *copies))
+    }
+
+    /// The partitions of a domain that are up, ascending, with their copies.
+    pub(super) fn partitions(&self, name: &str) -> &[(i32, u8)] {
+        self.domains.get(name).map_or(&[], |domain| &domain.partitions)
+    }
+
+    /// How many domains the topic has, up or not: what a coded profile is chosen for.
+    pub fn count(&self) -> usize {
+        self.domains.len()
+    }
+
+    /// Whether every partition's acknowledgement proves at least two domains (a replicated topic).
+    pub fn replicated(&self) -> bool {
+        !self.domain_of.is_empty() && self.domain_of.values().all(|(_, copies)| *copies >= 2)
+    }
+
+    /// The domains for want of which *accepted* is withheld (R14), when fewer than two are up and no acknowledgement
+    /// proves two: the absent ones, or the only one there is.
+    pub fn withheld(&self, now: Duration) -> Option<Vec<Arc<str>>> {
+        if self.replicated() {
+            return None;
+        }
+        let absent = |name: &Arc<str>| self.standing(name, now) >= Standing::Absent;
+        if self.domains.keys().filter(|name| !absent(name)).count() >= 2 {
+            return None;
+        }
+        let mut names: Vec<Arc<str>> = self.domains.keys().filter(|name| absent(name)).cloned().collect();
+        if names.is_empty() {
+            names = self.domains.keys().cloned().collect();
+        }
+        Some(names)
+    }
+}
