@@ -37,6 +37,8 @@ pub trait DiskFile: Send + Sync + Debug {
     fn length(&self) -> io::Result<u64>;
     /// Cuts or extends to `length`.
     fn set_length(&self, length: u64) -> io::Result<()>;
+    /// Locks the file for this process as long as it is open; `false` when another open file holds the lock.
+    fn try_lock(&self) -> io::Result<bool>;
     /// Makes contents and length durable (fdatasync). After an error the process must stop: what the kernel kept is unknown.
     fn sync(&self) -> io::Result<()>;
 }
@@ -108,6 +110,14 @@ impl DiskFile for RealFile {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,1 +1,3 @@
 //! Durable data of nodes and senders: the only place that knows redb. Must not know openraft, Kafka or gRPC.
+
+pub mod database;

@@ -1,0 +1,94 @@
+//! redb over the disk seam: one way to open a database, so that simulation and crash tests see every write.
+//! Must not know what is stored.
+
+use std::io;
+use std::path::Path;
+
+use redb::{Database, StorageBackend};
+
+use crate::seams::{Disk, DiskFile};
+
+/// Why a database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder or the file.
+    #[error("{path}: {cause}")]
+    Disk {
+        /// Which file.
+        path: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Another process has it open.
+    #[error("{path} is in use by another process: end it, or use another folder")]
+    InUse {
+        /// Which file.
+        path: String,
+    },
+    /// redb refuses it: damaged, or of another version.
+    #[error("{path} cannot be opened: {cause}")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// What redb said.
+        cause: Box<redb::DatabaseError>,
+    },
+}
+
+impl OpenError {
+    /// Whether opening again can succeed by itself: when the other process ends.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::InUse { .. })
+    }
+}
+
+/// Opens the database file, or makes it (for its owner alone), with a cache of this many bytes. One process at a time.
+pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
+    let shown = || path.display().to_string();
+    let disk_error = |cause| OpenError::Disk { path: shown(), cause };
+    if let Some(folder) = path.parent() {
+        disk.create_folder(folder).map_err(disk_error)?;
+    }
+    let file = match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = disk.create_new(path).map_err(disk_error)?;
+            if let Some(folder) = path.parent() {
+                disk.sync_folder(folder).map_err(disk_error)?;
+            }
+            file
+        }
+        other => other.map_err(disk_error)?,
+    };
+    if !file.try_lock().map_err(disk_error)? {
+        return Err(OpenError::InUse { path: shown() });
+    }
+    Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(Backend(file))
+        .map_err(|cause| OpenError::Damaged { path: shown(), cause: Box::new(cause) })
+}
+
+#[derive(Debug)]
+struct Backend(Box<dyn DiskFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_length(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+}
