@@ -305,6 +305,10 @@ opaque!(
     KeyTag, 16
 );
 opaque!(
+    /// An idempotency key as nodes index it: the first 16 bytes of an HMAC under the destination's index secret.
+    IdempotencyTag, 16
+);
+opaque!(
     /// HMAC-SHA256 of a payload under a key that only its sender has: equal payloads of one sender have equal tags (R6).
     PayloadTag, 32
 );
@@ -419,6 +423,63 @@ impl<'de> serde::Deserialize<'de> for Ticket {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a transaction does when its predecessor was rejected or expired (R9). Numbers are those of the private header and
+/// of manifests.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum OnPredecessor {
+    /// 1, the default: it is rejected too, so that nothing of its ordering key overtakes what was lost.
+    #[default]
+    Reject = 1,
+    /// 2: it goes on without it.
+    GoOn = 2,
+}
+
+impl OnPredecessor {
+    /// The number on the wire.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// From the number on the wire; `None` for one that this version does not know.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Reject),
+            2 => Some(Self::GoOn),
+            _ => None,
+        }
+    }
+}
+
+/// When a transaction may follow its predecessor (R5). Numbers are those of the private header and of manifests.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Release {
+    /// 1, the default: when the predecessor is decided.
+    #[default]
+    Committed = 1,
+    /// 2: when every voter reported that it holds the predecessor.
+    Complete = 2,
+}
+
+impl Release {
+    /// The number on the wire.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// From the number on the wire; `None` for one that this version does not know.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Committed),
+            2 => Some(Self::Complete),
+            _ => None,
+        }
     }
 }
 
