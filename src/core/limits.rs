@@ -77,3 +77,18 @@ pub const GATHER_BYTES: usize = 64 * 1024 * 1024;
 
 /// Deferred addresses kept for each sender; beyond it the newest go first (R16).
 pub const DEFERRED_PER_SENDER: usize = 65_536;
+
+/// Most voters of a destination: a majority of 15 is 8 signatures for each receipt, and Raft gains nothing beyond it.
+pub const VOTERS: usize = 15;
+
+/// Most keys of a destination, current and retired together: one a month for ten years.
+pub const KEYS_PER_DESTINATION: usize = 120;
+
+/// Longest life, window, retention or grace that a directory may name, in milliseconds: ten years of 366 days.
+pub const LONGEST_SPAN_MILLIS: u64 = 10 * 366 * 24 * 3600 * 1000;
+
+/// Longest `host:port` of a node, in bytes: a DNS name, a colon and a port.
+pub const ADDRESS_BYTES: usize = 260;
+
+/// Longest key file or key ring file, in bytes: `KEYS_PER_DESTINATION` secrets of 32 bytes, as text, with comments.
+pub const KEY_FILE_BYTES: usize = 64 * 1024;
