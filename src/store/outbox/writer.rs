@@ -1,0 +1,177 @@
+//! One writer for the outbox's database: whoever waits while a commit runs shares the next one, and its fsync.
+//! Must not know what rows mean.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::{Database, Durability, ReadableTable, TableDefinition};
+use tokio::sync::oneshot;
+
+use super::bodies::Store;
+use super::{OutboxError, failed};
+use crate::core::id::{ParcelId, TransactionId};
+use crate::seams::Work;
+
+/// The tables of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Parcel id to its row.
+    Parcels,
+    /// Parcel id to its frames, for small parcels.
+    Frames,
+    /// Transaction id to its row.
+    Transactions,
+    /// Destination and ordering key to the last ticket.
+    Last,
+    /// The directory.
+    Meta,
+}
+
+impl Table {
+    const ALL: [Self; 5] = [Self::Parcels, Self::Frames, Self::Transactions, Self::Last, Self::Meta];
+
+    pub fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        TableDefinition::new(match self {
+            Self::Parcels => "parcels",
+            Self::Frames => "frames",
+            Self::Transactions => "transactions",
+            Self::Last => "last",
+            Self::Meta => "meta",
+        })
+    }
+}
+
+/// One step of a change.
+#[derive(Debug)]
+pub enum Op {
+    Put(Table, Vec<u8>, Vec<u8>),
+    Delete(Table, Vec<u8>),
+    /// Forgets a last ticket if it still names this transaction.
+    DeleteLast {
+        key: Vec<u8>,
+        transaction: TransactionId,
+    },
+    /// Removes a parcel's file after the commit; a crash in between is mended when the outbox is opened.
+    RemoveFile(ParcelId),
+}
+
+impl Op {
+    pub fn put(table: Table, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        Self::Put(table, key.as_ref().to_vec(), value.as_ref().to_vec())
+    }
+
+    pub fn delete(table: Table, key: impl AsRef<[u8]>) -> Self {
+        Self::Delete(table, key.as_ref().to_vec())
+    }
+}
+
+struct Job {
+    ops: Vec<Op>,
+    answer: oneshot::Sender<Result<(), OutboxError>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    running: bool,
+    /// Why nothing more is written: what the disk holds after a failed commit is unknown until it is opened again.
+    failed: Option<OutboxError>,
+}
+
+#[derive(Clone)]
+pub struct Writer {
+    database: Arc<Database>,
+    bodies: Arc<Store>,
+    work: Arc<dyn Work>,
+    durable: bool,
+    queue: Arc<Mutex<Queue>>,
+}
+
+impl Writer {
+    pub fn new(database: Arc<Database>, bodies: Arc<Store>, work: Arc<dyn Work>, durable: bool) -> Self {
+        Self { database, bodies, work, durable, queue: Arc::default() }
+    }
+
+    /// Commits these steps together, durably, after all that were asked for before.
+    pub async fn write(&self, ops: Vec<Op>) -> Result<(), OutboxError> {
+        let (answer, done) = oneshot::channel();
+        let start = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(error) = &queue.failed {
+                return Err(error.clone());
+            }
+            queue.jobs.push(Job { ops, answer });
+            !std::mem::replace(&mut queue.running, true)
+        };
+        if start {
+            let writer = self.clone();
+            self.work.start(Box::new(move || writer.drain()));
+        }
+        done.await.map_err(|_| failed("the process is shutting down"))?
+    }
+
+    fn drain(&self) {
+        loop {
+            let jobs = {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if queue.jobs.is_empty() {
+                    queue.running = false;
+                    return;
+                }
+                std::mem::take(&mut queue.jobs)
+            };
+            let outcome = self.commit(&jobs);
+            if let Err(error) = &outcome {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                queue.failed = Some(error.clone());
+            }
+            for job in jobs {
+                // Whoever stopped waiting does not need the answer.
+                let _ = job.answer.send(outcome.clone());
+            }
+        }
+    }
+
+    fn commit(&self, jobs: &[Job]) -> Result<(), OutboxError> {
+        let mut write = self.database.begin_write().map_err(failed)?;
+        if !self.durable {
+            write.set_durability(Durability::None).map_err(failed)?;
+        }
+        let mut files = Vec::new();
+        for op in jobs.iter().flat_map(|job| &job.ops) {
+            match op {
+                Op::Put(table, key, value) => {
+                    let mut table = write.open_table(table.definition()).map_err(failed)?;
+                    table.insert(key.as_slice(), value.as_slice()).map_err(failed)?;
+                }
+                Op::Delete(table, key) => {
+                    write.open_table(table.definition()).map_err(failed)?.remove(key.as_slice()).map_err(failed)?;
+                }
+                Op::DeleteLast { key, transaction } => {
+                    let mut table = write.open_table(Table::Last.definition()).map_err(failed)?;
+                    let same = match table.get(key.as_slice()).map_err(failed)? {
+                        Some(value) => super::rows::names(value.value(), *transaction),
+                        None => false,
+                    };
+                    if same {
+                        table.remove(key.as_slice()).map_err(failed)?;
+                    }
+                }
+                Op::RemoveFile(parcel) => files.push(*parcel),
+            }
+        }
+        write.commit().map_err(failed)?;
+        for parcel in files {
+            self.bodies.remove(parcel).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the tables, so that reading finds them.
+pub fn make_tables(database: &Database) -> Result<(), OutboxError> {
+    let write = database.begin_write().map_err(failed)?;
+    for table in Table::ALL {
+        write.open_table(table.definition()).map_err(failed)?;
+    }
+    write.commit().map_err(failed)
+}
