@@ -599,6 +599,82 @@ impl fmt::Display for Fate {
     }
 }
 
+/// Why a node refuses a parcel: a pure function of its bytes, the keys and the directory in force, so that every node comes
+/// to the same answer (R22). It decides no transaction. Numbers are those of the refusal notice and of the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum RefusalReason {
+    /// 1: the shards of a stripe are no codeword (R2).
+    Miscoded = 1,
+    /// 2: what pads the last stripe is not zeros.
+    Padding = 2,
+    /// 3: its suite is below the destination's minimum, or not that of the destination's key.
+    Suite = 3,
+    /// 4: it is sealed to a key that the directory lists as retired.
+    RetiredKey = 4,
+    /// 5: its expiry is later than its id's time plus the destination's longest life.
+    ExpiryTooFar = 5,
+    /// 6: the envelope has not the shape of an envelope, or not exactly the wraps that the core names.
+    Envelope = 6,
+    /// 7: the wrapped key does not open, or does not match the commitment.
+    Unopenable = 7,
+    /// 8: a transaction does not open: a chunk fails its authentication, is missing or is out of order.
+    Stream = 8,
+    /// 9: a private header or its place in the parcel is malformed, or a limit is passed.
+    Malformed = 9,
+    /// 10: a payload does not decompress to what its header says.
+    Compression = 10,
+}
+
+impl RefusalReason {
+    /// All of them, by number.
+    pub const ALL: &[Self] = &[
+        Self::Miscoded,
+        Self::Padding,
+        Self::Suite,
+        Self::RetiredKey,
+        Self::ExpiryTooFar,
+        Self::Envelope,
+        Self::Unopenable,
+        Self::Stream,
+        Self::Malformed,
+        Self::Compression,
+    ];
+
+    /// The number in notices and in the store.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// From the number; `None` for one that this version does not know.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.number() == number)
+    }
+
+    /// The word that people, logs and metrics see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Miscoded => "miscoded",
+            Self::Padding => "padding",
+            Self::Suite => "suite",
+            Self::RetiredKey => "retired-key",
+            Self::ExpiryTooFar => "expiry-too-far",
+            Self::Envelope => "envelope",
+            Self::Unopenable => "unopenable",
+            Self::Stream => "stream",
+            Self::Malformed => "malformed",
+            Self::Compression => "compression",
+        }
+    }
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

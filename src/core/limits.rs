@@ -92,3 +92,6 @@ pub const ADDRESS_BYTES: usize = 260;
 
 /// Longest key file or key ring file, in bytes: `KEYS_PER_DESTINATION` secrets of 32 bytes, as text, with comments.
 pub const KEY_FILE_BYTES: usize = 64 * 1024;
+
+/// Verified header signatures kept so that a stripe costs one verification (32 bytes each, about half a mebibyte).
+pub const CACHED_SIGNATURES: usize = 8192;
