@@ -315,6 +315,7 @@ pub fn verify(header: &[u8], signature: &[u8; SIGNATURE_BYTES], sender: &PublicK
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

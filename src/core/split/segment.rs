@@ -285,6 +285,7 @@ impl Default for SignatureCache {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
