@@ -5,6 +5,7 @@
 
 mod clock;
 mod disk;
+pub mod hardening;
 mod net;
 mod random;
 mod work;

@@ -1,1 +1,13 @@
 //! Logs, metrics and health pages. Must not see secrets or payloads.
+//!
+//! - [`logs`] sets up what is written to stderr, and makes the spans that follow one parcel or transaction.
+//! - [`names`] lists every metric; [`Meter`] writes them with the labels of who measures; [`recorder`] keeps them.
+//! - [`health`] serves `/metrics`, `/livez` and `/readyz`.
+
+pub mod health;
+pub mod logs;
+mod meter;
+pub mod names;
+pub mod recorder;
+
+pub use meter::Meter;
