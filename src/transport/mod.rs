@@ -4,6 +4,7 @@
 //! Owns topics, partitions, records and offsets. Must not look inside a record.
 
 mod contract;
+pub mod publisher;
 
 pub use contract::{
     Ack, AppendError, Batch, Domain, Fetched, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic,

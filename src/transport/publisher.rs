@@ -1,0 +1,452 @@
+//! Publishes stripes to one topic: asks [`core::place`](crate::core::place) where each shard goes, hands records to the
+//! transport, and follows acknowledgements until a stripe is accepted (R14, R15).
+//!
+//! One [`Publisher`] is one topic with a task of its own, so topics never wait for each other; within it every partition has
+//! its own queue, so domains do not either. It holds records only until a stripe is accepted; when it needs them again it asks.
+//! Must not look inside a record, and must not know the outbox.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::contract::{Ack, AppendError, Full, Partition, PartitionId, Record, Topic, Transport};
+use crate::core::id::ParcelId;
+use crate::core::place::{Domains, KnownPartition, Place, Placement, SendToken, Standing};
+use crate::seams::Clock;
+
+/// How often waiting stripes are looked at: a fraction of the time after which a silent broker counts as late.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How often domains are looked at while nothing waits.
+const IDLE_TICK: Duration = Duration::from_millis(250);
+
+/// After this long without any answer the transport has forgotten the record.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
+/// One stripe of a parcel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StripeId {
+    /// The parcel.
+    pub parcel: ParcelId,
+    /// The stripe's number, from 0.
+    pub index: u32,
+}
+
+/// A stripe to publish.
+#[derive(Debug, Clone)]
+pub struct StripeRecords {
+    /// Which one.
+    pub id: StripeId,
+    /// How many of its records rebuild it.
+    pub k: usize,
+    /// One record for each shard, ascending by shard index.
+    pub records: Vec<Record>,
+}
+
+impl StripeRecords {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.value.len()).sum()
+    }
+}
+
+/// What a publisher has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublisherEvent {
+    /// The stripe is accepted (R14). Said once for each stripe.
+    Accepted(StripeId),
+    /// Every record of it was acknowledged, though it cannot be accepted now.
+    Settled(StripeId),
+    /// Domains are gone that held shards of this stripe, or others are back: publish it again, it will be topped up.
+    Wanted(StripeId),
+    /// *Accepted* is withheld for want of these domains; none: no longer.
+    Withheld(Vec<Arc<str>>),
+    /// The transport refuses records until somebody mends something; they are tried again every second.
+    Refused {
+        /// Which stripe it was.
+        stripe: StripeId,
+        /// What the transport said, and what to do.
+        cause: String,
+    },
+}
+
+enum Command {
+    Publish { stripe: StripeRecords, again: bool, credit: OwnedSemaphorePermit },
+    Forget(ParcelId),
+}
+
+/// The way to one topic. Cheap to clone; when the last clone is dropped, its task ends.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    commands: mpsc::UnboundedSender<Command>,
+    credit: Arc<Semaphore>,
+    most: usize,
+}
+
+/// The publisher's task has ended: the process is shutting down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the publisher is closed")]
+pub struct PublisherClosed;
+
+impl Publisher {
+    /// Starts publishing to `topic`, holding at most `bytes` of records that are not accepted yet. Needs a tokio runtime.
+    pub fn start<T: Transport>(
+        transport: Arc<T>,
+        topic: Topic,
+        clock: Arc<dyn Clock>,
+        bytes: usize,
+    ) -> (Self, mpsc::UnboundedReceiver<PublisherEvent>) {
+        let (commands, orders) = mpsc::unbounded_channel();
+        let (events, said) = mpsc::unbounded_channel();
+        let most = bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let lane = Lane {
+            transport,
+            topic,
+            clock,
+            events,
+            domains: Domains::new(),
+            stripes: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            on_the_way: BTreeMap::new(),
+            acknowledgements: FuturesUnordered::new(),
+            next: 0,
+            rotation: 0,
+            withheld: None,
+            gone: BTreeSet::new(),
+        };
+        tokio::spawn(lane.run(orders));
+        (Self { commands, credit: Arc::new(Semaphore::new(most)), most }, said)
+    }
+
+    /// Publishes a stripe: waits until there is credit for its bytes, not until it is accepted. A stripe that was published
+    /// before is topped up where [`PublisherEvent::Wanted`] asked for it, or sent whole with `again`.
+    pub async fn publish(&self, stripe: StripeRecords, again: bool) -> Result<(), PublisherClosed> {
+        let bytes = stripe.bytes().min(self.most) as u32;
+        let credit = self.credit.clone().acquire_many_owned(bytes).await.map_err(|_| PublisherClosed)?;
+        self.commands.send(Command::Publish { stripe, again, credit }).map_err(|_| PublisherClosed)
+    }
+
+    /// Forgets a parcel: it has a fate. Records on their way stay on their way.
+    pub fn forget(&self, parcel: ParcelId) {
+        // A publisher that has ended holds nothing any more.
+        let _ = self.commands.send(Command::Forget(parcel));
+    }
+}
+
+/// What a topic's brokers allow a profile to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// How many domains its partitions lie in.
+    pub domains: usize,
+    /// Whether every acknowledgement proves two domains.
+    pub replicated: bool,
+}
+
+impl Layout {
+    /// Of the partitions as the transport knows them; `None` while the topic is unknown.
+    pub fn of(partitions: &[Partition]) -> Option<Self> {
+        let names: BTreeSet<&str> =
+            partitions.iter().map(|partition| &*partition.domain.0).filter(|name| !name.is_empty()).collect();
+        let replicated = partitions.iter().all(|partition| partition.copies >= 2);
+        (!partitions.is_empty()).then_some(Self { domains: names.len().max(1), replicated })
+    }
+}
+
+struct Stripe {
+    placement: Placement,
+    /// `None` once accepted, or settled without being accepted.
+    records: Option<Vec<Record>>,
+    credit: Option<OwnedSemaphorePermit>,
+    accepted: bool,
+    wanted: bool,
+}
+
+impl Stripe {
+    fn release(&mut self) {
+        self.records = None;
+        self.credit = None;
+    }
+}
+
+struct OnTheWay {
+    token: SendToken,
+    stripe: StripeId,
+    place: Place,
+    since: Duration,
+}
+
+type Answer = (u64, Result<Ack, AppendError>);
+
+struct Lane<T> {
+    transport: Arc<T>,
+    topic: Topic,
+    clock: Arc<dyn Clock>,
+    events: mpsc::UnboundedSender<PublisherEvent>,
+    domains: Domains,
+    stripes: BTreeMap<StripeId, Stripe>,
+    /// What a partition's credit did not allow yet, in order.
+    queues: BTreeMap<i32, VecDeque<(StripeId, Place, Record)>>,
+    on_the_way: BTreeMap<u64, OnTheWay>,
+    acknowledgements: FuturesUnordered<BoxFuture<'static, Answer>>,
+    next: u64,
+    rotation: usize,
+    withheld: Option<Vec<Arc<str>>>,
+    gone: BTreeSet<Arc<str>>,
+}
+
+impl<T: Transport> Lane<T> {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>) {
+        self.look_around();
+        let mut tick = self.clock.sleep(TICK);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Command::Publish { stripe, again, credit }) => self.publish(stripe, again, credit),
+                    Some(Command::Forget(parcel)) => self.forget(parcel),
+                    None => return,
+                },
+                Some((number, answer)) = self.acknowledgements.next() => self.answered(number, answer),
+                () = &mut tick => {
+                    self.look_around();
+                    self.drain_queues();
+                    let busy = self.stripes.values().any(|stripe| stripe.records.is_some());
+                    tick = self.clock.sleep(if busy { TICK } else { IDLE_TICK });
+                }
+            }
+        }
+    }
+
+    fn say(&self, event: PublisherEvent) {
+        // Without a listener there is nobody to tell; the commands' end will end this task.
+        let _ = self.events.send(event);
+    }
+
+    fn publish(&mut self, stripe: StripeRecords, again: bool, credit: OwnedSemaphorePermit) {
+        let id = stripe.id;
+        let rotation = self.rotation;
+        let entry = self.stripes.entry(id).or_insert_with(|| Stripe {
+            placement: Placement::new(stripe.k, stripe.records.len(), rotation),
+            records: None,
+            credit: None,
+            accepted: false,
+            wanted: false,
+        });
+        self.rotation = self.rotation.wrapping_add(1);
+        if again {
+            entry.placement.start_over();
+        }
+        entry.records = Some(stripe.records);
+        entry.credit = Some(credit);
+        entry.wanted = false;
+        // The first stripe after a silence should see the partitions as they are, not as they were at the last look.
+        if self.domains.count() == 0 {
+            self.update_domains();
+        }
+        self.plan(id);
+        self.settle(id);
+    }
+
+    fn forget(&mut self, parcel: ParcelId) {
+        let first = StripeId { parcel, index: 0 };
+        let last = StripeId { parcel, index: u32::MAX };
+        let ids: Vec<StripeId> = self.stripes.range(first..=last).map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| drop(self.stripes.remove(id)));
+        self.queues.values_mut().for_each(|queue| queue.retain(|(stripe, _, _)| stripe.parcel != parcel));
+    }
+
+    fn update_domains(&mut self) {
+        let known: Vec<KnownPartition> = self
+            .transport
+            .partitions(&self.topic)
+            .iter()
+            .map(|partition| KnownPartition {
+                number: partition.id.number,
+                domain: partition.domain.0.clone(),
+                up: partition.up,
+                copies: partition.copies,
+            })
+            .collect();
+        self.domains.update(&known, self.clock.monotonic());
+    }
+
+    /// Looks at domains and at whatever waits: what must go elsewhere goes now.
+    fn look_around(&mut self) {
+        self.update_domains();
+        let now = self.clock.monotonic();
+        while let Some(entry) = self.on_the_way.first_entry()
+            && now.saturating_sub(entry.get().since) > GIVEN_UP
+        {
+            let lost = entry.remove();
+            self.domains.failed(&lost.token, now);
+            if let Some(stripe) = self.stripes.get_mut(&lost.stripe) {
+                stripe.placement.failed(lost.place);
+            }
+        }
+        let withheld = self.domains.withheld(now);
+        if withheld != self.withheld && self.domains.count() > 0 {
+            self.say(PublisherEvent::Withheld(withheld.clone().unwrap_or_default()));
+            let back = withheld.is_none();
+            self.withheld = withheld;
+            if back {
+                self.plan_where(|stripe| !stripe.accepted);
+            }
+        }
+        let gone: BTreeSet<Arc<str>> = self
+            .domains
+            .all(now)
+            .into_iter()
+            .filter(|(_, standing)| *standing == Standing::Gone)
+            .map(|(name, _)| name)
+            .collect();
+        let more_gone = !gone.is_subset(&self.gone);
+        self.gone = gone;
+        if more_gone {
+            tracing::warn!(topic = %self.topic, domains = ?self.gone, "away for over ten seconds: topping up elsewhere");
+            self.plan_where(|_| true);
+        } else {
+            self.plan_where(|stripe| stripe.records.is_some());
+        }
+    }
+
+    fn plan_where(&mut self, which: impl Fn(&Stripe) -> bool) {
+        let ids: Vec<StripeId> =
+            self.stripes.iter().filter(|(_, stripe)| which(stripe)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.plan(id);
+            self.settle(id);
+        }
+    }
+
+    /// Does what the placement asks for now; without the records at hand, asks for them.
+    fn plan(&mut self, id: StripeId) {
+        let now = self.clock.monotonic();
+        let Some(stripe) = self.stripes.get_mut(&id).filter(|stripe| !stripe.wanted) else { return };
+        let places = stripe.placement.plan(&self.domains, now);
+        if places.is_empty() {
+            return;
+        }
+        let Some(records) = &stripe.records else {
+            places.iter().for_each(|place| stripe.placement.failed(*place));
+            stripe.wanted = true;
+            self.say(PublisherEvent::Wanted(id));
+            return;
+        };
+        let records: Vec<(Place, Record)> = places
+            .into_iter()
+            .filter_map(|place| records.get(usize::from(place.shard)).map(|record| (place, record.clone())))
+            .collect();
+        for (place, record) in records {
+            self.send(id, place, record);
+        }
+    }
+
+    /// Hands a record over, or queues it behind those that wait for the same partition's credit.
+    fn send(&mut self, id: StripeId, place: Place, record: Record) {
+        let queue = self.queues.entry(place.partition).or_default();
+        if queue.is_empty() {
+            if let Err(record) = self.append(id, place, record) {
+                self.queues.entry(place.partition).or_default().push_back((id, place, record));
+            }
+        } else {
+            queue.push_back((id, place, record));
+        }
+    }
+
+    fn append(&mut self, id: StripeId, place: Place, record: Record) -> Result<(), Record> {
+        let to = PartitionId { topic: self.topic.clone(), number: place.partition };
+        let bytes = record.value.len() as u64;
+        let pending = self.transport.append(to, record).map_err(|Full(record)| record)?;
+        let now = self.clock.monotonic();
+        metrics::counter!("sealcast_segments_published_total", "topic" => self.topic.as_str().to_owned()).increment(1);
+        metrics::counter!("sealcast_segment_bytes_published_total", "topic" => self.topic.as_str().to_owned())
+            .increment(bytes);
+        if let Some(token) = self.domains.sent(place.partition, now) {
+            let number = self.next;
+            self.next += 1;
+            self.on_the_way.insert(number, OnTheWay { token, stripe: id, place, since: now });
+            self.acknowledgements.push(Box::pin(async move { (number, pending.await) }));
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, number: u64, answer: Result<Ack, AppendError>) {
+        let Some(sent) = self.on_the_way.remove(&number) else { return };
+        let now = self.clock.monotonic();
+        match answer {
+            Ok(_) => {
+                self.domains.acknowledged(&sent.token, now);
+                if let Some(stripe) = self.stripes.get_mut(&sent.stripe) {
+                    stripe.placement.acknowledged(sent.place);
+                }
+                self.settle(sent.stripe);
+            }
+            Err(error) => {
+                metrics::counter!("sealcast_segments_unacknowledged_total", "topic" => self.topic.as_str().to_owned())
+                    .increment(1);
+                match &error {
+                    AppendError::Closed => self.domains.forgotten(&sent.token),
+                    AppendError::Absent { .. } => self.domains.failed(&sent.token, now),
+                    AppendError::Refused { cause, .. } => {
+                        self.domains.failed(&sent.token, now);
+                        self.say(PublisherEvent::Refused { stripe: sent.stripe, cause: cause.clone() });
+                    }
+                }
+                tracing::debug!(topic = %self.topic, partition = sent.place.partition, %error, "placing a shard elsewhere");
+                if let Some(stripe) = self.stripes.get_mut(&sent.stripe) {
+                    stripe.placement.failed(sent.place);
+                }
+                // After a close nothing will succeed; the next look finds out whether anything is left to do.
+                if error != AppendError::Closed {
+                    self.plan(sent.stripe);
+                }
+            }
+        }
+        self.drain_queue(sent.place.partition);
+    }
+
+    /// Lets go of the records of a stripe that is accepted, or that has nothing more on its way.
+    fn settle(&mut self, id: StripeId) {
+        let Some(stripe) = self.stripes.get_mut(&id) else { return };
+        let now = self.clock.monotonic();
+        if stripe.placement.accepted() {
+            stripe.release();
+            if !std::mem::replace(&mut stripe.accepted, true) {
+                self.say(PublisherEvent::Accepted(id));
+            }
+            // What waits for a slow domain is no longer needed there.
+            for (partition, queue) in &mut self.queues {
+                let slow = match self.domains.of(*partition) {
+                    Some((name, _)) => self.domains.standing(name, now) != Standing::Present,
+                    None => true,
+                };
+                if slow {
+                    queue.retain(|(stripe, _, _)| *stripe != id);
+                }
+            }
+        } else if stripe.records.is_some() && stripe.placement.settled() && self.domains.withheld(now).is_some() {
+            stripe.release();
+            self.say(PublisherEvent::Settled(id));
+        }
+    }
+
+    fn drain_queues(&mut self) {
+        let partitions: Vec<i32> = self.queues.keys().copied().collect();
+        partitions.into_iter().for_each(|partition| self.drain_queue(partition));
+    }
+
+    fn drain_queue(&mut self, partition: i32) {
+        while let Some((id, place, record)) = self.queues.get_mut(&partition).and_then(VecDeque::pop_front) {
+            if !self.stripes.contains_key(&id) {
+                continue;
+            }
+            if let Err(record) = self.append(id, place, record) {
+                self.queues.entry(partition).or_default().push_front((id, place, record));
+                return;
+            }
+        }
+    }
+}
