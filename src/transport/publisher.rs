@@ -18,6 +18,7 @@ use super::contract::{Ack, AppendError, Full, Partition, PartitionId, Record, To
 use crate::core::id::ParcelId;
 use crate::core::place::{Domains, KnownPartition, Place, Placement, SendToken, Standing};
 use crate::seams::Clock;
+use crate::telemetry::{Meter, names};
 
 /// How often waiting stripes are looked at: a fraction of the time after which a silent broker counts as late.
 const TICK: Duration = Duration::from_millis(10);
@@ -98,6 +99,7 @@ impl Publisher {
         transport: Arc<T>,
         topic: Topic,
         clock: Arc<dyn Clock>,
+        meter: &Meter,
         bytes: usize,
     ) -> (Self, mpsc::UnboundedReceiver<PublisherEvent>) {
         let (commands, orders) = mpsc::unbounded_channel();
@@ -115,6 +117,9 @@ impl Publisher {
             acknowledgements: FuturesUnordered::new(),
             next: 0,
             rotation: 0,
+            published: meter.counter(names::CLIENT_SEGMENTS_PUBLISHED),
+            unacknowledged: meter.with("reason", "unacknowledged").counter(names::CLIENT_SEGMENTS_AGAIN),
+            again: meter.with("reason", "absent-domain").counter(names::CLIENT_SEGMENTS_AGAIN),
             withheld: None,
             gone: BTreeSet::new(),
         };
@@ -194,6 +199,9 @@ struct Lane<T> {
     acknowledgements: FuturesUnordered<BoxFuture<'static, Answer>>,
     next: u64,
     rotation: usize,
+    published: metrics::Counter,
+    unacknowledged: metrics::Counter,
+    again: metrics::Counter,
     withheld: Option<Vec<Arc<str>>>,
     gone: BTreeSet<Arc<str>>,
 }
@@ -313,8 +321,7 @@ impl<T: Transport> Lane<T> {
     }
 
     fn plan_where(&mut self, which: impl Fn(&Stripe) -> bool) {
-        let ids: Vec<StripeId> =
-            self.stripes.iter().filter(|(_, stripe)| which(stripe)).map(|(id, _)| *id).collect();
+        let ids: Vec<StripeId> = self.stripes.iter().filter(|(_, stripe)| which(stripe)).map(|(id, _)| *id).collect();
         for id in ids {
             self.plan(id);
             self.settle(id);
@@ -332,6 +339,7 @@ impl<T: Transport> Lane<T> {
         let Some(records) = &stripe.records else {
             places.iter().for_each(|place| stripe.placement.failed(*place));
             stripe.wanted = true;
+            self.again.increment(places.len() as u64);
             self.say(PublisherEvent::Wanted(id));
             return;
         };
@@ -358,12 +366,9 @@ impl<T: Transport> Lane<T> {
 
     fn append(&mut self, id: StripeId, place: Place, record: Record) -> Result<(), Record> {
         let to = PartitionId { topic: self.topic.clone(), number: place.partition };
-        let bytes = record.value.len() as u64;
         let pending = self.transport.append(to, record).map_err(|Full(record)| record)?;
         let now = self.clock.monotonic();
-        metrics::counter!("sealcast_segments_published_total", "topic" => self.topic.as_str().to_owned()).increment(1);
-        metrics::counter!("sealcast_segment_bytes_published_total", "topic" => self.topic.as_str().to_owned())
-            .increment(bytes);
+        self.published.increment(1);
         if let Some(token) = self.domains.sent(place.partition, now) {
             let number = self.next;
             self.next += 1;
@@ -385,8 +390,7 @@ impl<T: Transport> Lane<T> {
                 self.settle(sent.stripe);
             }
             Err(error) => {
-                metrics::counter!("sealcast_segments_unacknowledged_total", "topic" => self.topic.as_str().to_owned())
-                    .increment(1);
+                self.unacknowledged.increment(1);
                 match &error {
                     AppendError::Closed => self.domains.forgotten(&sent.token),
                     AppendError::Absent { .. } => self.domains.failed(&sent.token, now),
