@@ -95,3 +95,15 @@ pub const KEY_FILE_BYTES: usize = 64 * 1024;
 
 /// Verified header signatures kept so that a stripe costs one verification (32 bytes each, about half a mebibyte).
 pub const CACHED_SIGNATURES: usize = 8192;
+
+/// Different signed headers of one stripe that are gathered side by side before the chain tells which is followed: an honest
+/// sender has one (R1).
+pub const HEADERS_PER_STRIPE: usize = 2;
+
+/// Parcels that ended and are remembered until they expire, so that their late segments cost nothing: the store knows them
+/// too, so forgetting one costs a second gathering, no more.
+pub const ENDED_PARCELS: usize = 65_536;
+
+/// How far a sender's clock may have gone back between submitting and sealing, in milliseconds: a parcel's expiry is at most
+/// its id's time, the destination's longest life and this.
+pub const EXPIRY_SLACK_MILLIS: u64 = 3600 * 1000;

@@ -1,2 +1,63 @@
 //! Collecting segments until a stripe can be rebuilt, within limits, and knowing which offsets are done (design, section 6).
-//! Must not do I/O: verified segments and time come in, actions go out.
+//! Must not do I/O: records, verified segments and time come in, actions go out.
+//!
+//! ```text
+//! record -> Gate::check -> VerifiedSegment -> Reassembler::receive -> actions
+//!                 |                                 Recover -> (blocking work) -> recovered -> Deliver, Refuse
+//!                 '-> Skip: passed or deferred      Defer, Pass -> notes in the store, Cursor::pass
+//! ```
+
+mod action;
+pub mod addresses;
+pub mod admission;
+pub mod cursor;
+pub mod deferred;
+mod ending;
+pub mod gate;
+mod parcel;
+mod reassembler;
+
+pub use action::{Action, Delivery, Equivocation, Missing, RecoverJob, Recovered, Refused};
+pub use addresses::Addresses;
+pub use admission::Caps;
+pub use cursor::{Cursor, Gap, Identity, Mark};
+pub use deferred::DeferReason;
+pub use ending::{ASK_AGAIN_AFTER, STALLED_AFTER};
+pub use gate::{Gate, Skip};
+pub use reassembler::Reassembler;
+
+use crate::core::id::{Epoch, ParcelId, Time, VerifyingKeyBytes};
+use crate::core::split::header::Core;
+
+/// Where a record lies in a destination's segments topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// Partition number, from 0.
+    pub partition: i32,
+    /// Offset in it, from 0.
+    pub offset: i64,
+}
+
+/// What a node calls a parcel before it knows D: two senders, or two starts of one, never share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParcelKey {
+    /// Who signed its headers.
+    pub sender: VerifyingKeyBytes,
+    /// Which start of the sender's client.
+    pub epoch: Epoch,
+    /// The parcel's id.
+    pub parcel: ParcelId,
+}
+
+impl ParcelKey {
+    /// The key of the parcel with this core.
+    pub fn of(core: &Core) -> Self {
+        Self { sender: core.sender, epoch: core.epoch, parcel: core.parcel }
+    }
+
+    /// Not below any key of this sender.
+    fn last_of(sender: &VerifyingKeyBytes) -> Self {
+        let parcel = ParcelId::from_parts(Time((1 << 48) - 1), [0xff; 10]);
+        Self { sender: *sender, epoch: Epoch([0xff; 8]), parcel }
+    }
+}

@@ -1,0 +1,262 @@
+//! The book of deferred addresses: records whose bytes were dropped for a local reason, and when to read them again (R16).
+//! The store keeps the same notes durably; this is the working copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::Duration;
+
+use super::{Address, ParcelKey};
+use crate::core::id::{Time, VerifyingKeyBytes};
+
+/// Every deferred record is read again after this long, whatever else happens.
+pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a record was deferred. All are local: none is a verdict (R21). Numbers are those of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum DeferReason {
+    /// 1: a version, suite, algorithm or codec of a later version.
+    UnknownVersion = 1,
+    /// 2: the directory in force does not list the sender (yet, or any more).
+    UnknownSender = 2,
+    /// 3: the directory in force, or this node, does not have the destination key that it is sealed to.
+    KeyMissing = 3,
+    /// 4: its sender holds as much memory as one sender may.
+    SenderMemory = 4,
+    /// 5: all senders together hold as much memory as they may.
+    TotalMemory = 5,
+    /// 6: its header contradicts another signed header of the same parcel, which this node follows.
+    Equivocation = 6,
+    /// 7: nothing of its parcel came for a while; it waits outside memory.
+    Stalled = 7,
+    /// 8: a fault of this node: disk, codec, shutdown.
+    Local = 8,
+}
+
+impl DeferReason {
+    /// All of them, by number.
+    pub const ALL: &[Self] = &[
+        Self::UnknownVersion,
+        Self::UnknownSender,
+        Self::KeyMissing,
+        Self::SenderMemory,
+        Self::TotalMemory,
+        Self::Equivocation,
+        Self::Stalled,
+        Self::Local,
+    ];
+
+    /// The number in the store.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// From the number; `None` for one that this version does not know.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.number() == number)
+    }
+
+    /// The word for logs and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::UnknownVersion => "unknown-version",
+            Self::UnknownSender => "unknown-sender",
+            Self::KeyMissing => "key-missing",
+            Self::SenderMemory => "sender-memory",
+            Self::TotalMemory => "total-memory",
+            Self::Equivocation => "equivocation",
+            Self::Stalled => "stalled",
+            Self::Local => "local",
+        }
+    }
+
+    fn is_memory(self) -> bool {
+        matches!(self, Self::SenderMemory | Self::TotalMemory)
+    }
+}
+
+/// One deferred record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub reason: DeferReason,
+    /// Whose bound it counts against; unknown senders share one.
+    pub sender: Option<VerifyingKeyBytes>,
+    /// Its parcel and stripe, where they were verified.
+    pub of: Option<(ParcelKey, u32)>,
+    /// Bytes of memory that it will ask for.
+    pub cost: usize,
+    /// Whether it was read again and deferred again: then only time or freed memory calls for it.
+    pub tried: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entry: Entry,
+    again: Time,
+    reading: bool,
+}
+
+/// Above every (parcel, stripe, address) of this sender.
+fn last_of(sender: &VerifyingKeyBytes) -> (ParcelKey, u32, Address) {
+    let address = Address { partition: i32::MAX, offset: i64::MAX };
+    (ParcelKey::last_of(sender), u32::MAX, address)
+}
+
+/// Deferred records by address, with what is needed to find those whose reason has ended.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    kept_by_address: BTreeMap<Address, Kept>,
+    by_parcel: BTreeSet<(ParcelKey, u32, Address)>,
+    /// Those of `by_parcel` that only wait for memory.
+    waiting_for_memory: BTreeSet<(ParcelKey, u32, Address)>,
+    by_time: BTreeSet<(Time, Address)>,
+    count_by_sender: BTreeMap<Option<VerifyingKeyBytes>, usize>,
+}
+
+impl Book {
+    /// Notes a record. `false`: the sender's bound is reached and this newest address goes (R16).
+    pub fn note(&mut self, at: Address, entry: Entry, now: Time, most: usize) -> bool {
+        self.remove(at);
+        let count = self.count_by_sender.entry(entry.sender).or_default();
+        if *count >= most {
+            return false;
+        }
+        *count += 1;
+        let again = now.after(READ_AGAIN_AFTER);
+        if let Some((parcel, stripe)) = entry.of {
+            self.by_parcel.insert((parcel, stripe, at));
+            if entry.reason.is_memory() {
+                self.waiting_for_memory.insert((parcel, stripe, at));
+            }
+        }
+        self.by_time.insert((again, at));
+        self.kept_by_address.insert(at, Kept { entry, again, reading: false });
+        true
+    }
+
+    /// Notes a record found in the store at start: due at once.
+    pub fn restore(&mut self, at: Address, reason: DeferReason) {
+        self.remove(at);
+        *self.count_by_sender.entry(None).or_default() += 1;
+        let again = Time(0);
+        self.by_time.insert((again, at));
+        let entry = Entry { reason, sender: None, of: None, cost: 0, tried: false };
+        self.kept_by_address.insert(at, Kept { entry, again, reading: false });
+    }
+
+    /// Takes a record out.
+    pub fn remove(&mut self, at: Address) -> Option<Entry> {
+        let Kept { entry, again, .. } = self.kept_by_address.remove(&at)?;
+        self.by_time.remove(&(again, at));
+        if let Some((parcel, stripe)) = entry.of {
+            self.by_parcel.remove(&(parcel, stripe, at));
+            self.waiting_for_memory.remove(&(parcel, stripe, at));
+        }
+        if let Some(count) = self.count_by_sender.get_mut(&entry.sender) {
+            *count -= 1;
+            if *count == 0 {
+                self.count_by_sender.remove(&entry.sender);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Takes out all of a parcel.
+    pub fn remove_parcel(&mut self, parcel: &ParcelKey) -> Vec<Address> {
+        let first = (*parcel, 0, Address { partition: i32::MIN, offset: i64::MIN });
+        let of: Vec<_> =
+            self.by_parcel.range(first..).take_while(|(key, ..)| key == parcel).map(|&(.., at)| at).collect();
+        for at in &of {
+            self.remove(*at);
+        }
+        of
+    }
+
+    /// Marks a record as being read again; if nothing comes of it, it is due after the usual time.
+    fn read(&mut self, at: Address, now: Time) {
+        if let Some(kept) = self.kept_by_address.get_mut(&at) {
+            self.by_time.remove(&(kept.again, at));
+            kept.again = now.after(READ_AGAIN_AFTER);
+            kept.reading = true;
+            if let Some((parcel, stripe)) = kept.entry.of {
+                self.waiting_for_memory.remove(&(parcel, stripe, at));
+            }
+            self.by_time.insert((kept.again, at));
+        }
+    }
+
+    /// What is due.
+    pub fn due(&mut self, now: Time) -> Vec<Address> {
+        let due: Vec<_> =
+            self.by_time.range(..=(now, Address { partition: i32::MAX, offset: i64::MAX })).copied().collect();
+        due.into_iter().map(|(_, at)| (self.read(at, now), at).1).collect()
+    }
+
+    /// What was deferred for a reason that has ended.
+    pub fn lifted(&mut self, reason: DeferReason, now: Time) -> Vec<Address> {
+        let lifted: Vec<_> = self
+            .kept_by_address
+            .iter()
+            .filter(|(_, kept)| kept.entry.reason == reason && !kept.reading)
+            .map(|(&at, _)| at)
+            .collect();
+        lifted.into_iter().map(|at| (self.read(at, now), at).1).collect()
+    }
+
+    /// Records of this stripe that were not tried since they were deferred.
+    pub fn untried(&self, parcel: &ParcelKey, stripe: u32) -> Vec<Address> {
+        let first = (*parcel, stripe, Address { partition: i32::MIN, offset: i64::MIN });
+        self.by_parcel
+            .range(first..)
+            .take_while(|(key, index, _)| key == parcel && *index == stripe)
+            .map(|&(.., at)| at)
+            .filter(|at| self.kept_by_address.get(at).is_some_and(|kept| !kept.entry.tried && !kept.reading))
+            .collect()
+    }
+
+    /// Marks these as being read again.
+    pub fn read_all(&mut self, addresses: &[Address], now: Time) {
+        addresses.iter().for_each(|&at| self.read(at, now));
+    }
+
+    /// Records deferred for want of memory, the earliest parcels and stripes of each sender first, as many as fit into the
+    /// room that `room` says the sender has. They count as being read again.
+    pub fn for_memory(&mut self, now: Time, room: impl Fn(&VerifyingKeyBytes) -> usize) -> Vec<Address> {
+        let mut chosen = Vec::new();
+        let mut from = Bound::Unbounded;
+        while let Some((first, ..)) = self.waiting_for_memory.range((from, Bound::Unbounded)).next() {
+            let sender = first.sender;
+            let mut left = room(&sender);
+            for (parcel, _, at) in self.waiting_for_memory.range((from, Bound::Unbounded)) {
+                let cost = self.kept_by_address.get(at).map_or(0, |kept| kept.entry.cost);
+                if parcel.sender != sender || cost > left {
+                    break;
+                }
+                left -= cost;
+                chosen.push(*at);
+            }
+            from = Bound::Excluded(last_of(&sender));
+        }
+        self.read_all(&chosen, now);
+        chosen
+    }
+
+    /// How many records are deferred.
+    pub fn len(&self) -> usize {
+        self.kept_by_address.len()
+    }
+
+    /// How many of this sender.
+    pub fn count(&self, sender: &VerifyingKeyBytes) -> usize {
+        self.count_by_sender.get(&Some(*sender)).copied().unwrap_or(0)
+    }
+
+    /// How many for each reason.
+    pub fn reasons(&self) -> BTreeMap<DeferReason, usize> {
+        let mut counts = BTreeMap::new();
+        for kept in self.kept_by_address.values() {
+            *counts.entry(kept.entry.reason).or_default() += 1;
+        }
+        counts
+    }
+}

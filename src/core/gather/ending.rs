@@ -1,0 +1,244 @@
+//! How gathering ends or waits: refusals, ends, expiry, deferrals of whole parcels, and what time alone calls for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::{Action, Missing};
+use super::deferred::{DeferReason, Entry};
+use super::parcel::Parcel;
+use super::reassembler::Reassembler;
+use super::{Address, Addresses, ParcelKey};
+use crate::core::directory::Directory;
+use crate::core::id::{RefusalReason, Time, VerifyingKeyBytes};
+use crate::core::limits;
+
+/// A parcel of which nothing came for this long is asked for, and waits outside memory.
+pub const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// The sender is asked again for the same parcel after this long.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+impl Reassembler {
+    /// The driver found, when it opened the parcel, that its bytes must be refused. [`Action::Refuse`] follows as soon as D
+    /// is known, which may need headers that are still to come.
+    pub fn refuse(&mut self, key: &ParcelKey, reason: RefusalReason, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(parcel) = self.parcels.get_mut(key) else { return actions };
+        parcel.refused = Some(reason);
+        for ((stripe, digest), slot) in &mut parcel.slots {
+            slot.recovering = false;
+            self.evictable.remove(&(*key, *stripe, *digest));
+            for held in std::mem::take(&mut slot.held).into_values() {
+                self.admission.give_back(&key.sender, held.cost);
+            }
+        }
+        self.advance(key, now, &mut actions);
+        self.reread_for_memory(now, &mut actions);
+        actions
+    }
+
+    /// The parcel is durable in the store as staged, decided (and held, if committed) or refused: its addresses pass, and
+    /// later segments of it pass at once. Also for parcels that the store knows from before.
+    pub fn end(&mut self, key: &ParcelKey, expiry: Time, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.finish(key, expiry, now, &mut actions);
+        actions
+    }
+
+    pub(super) fn finish(&mut self, key: &ParcelKey, expiry: Time, now: Time, actions: &mut Vec<Action>) {
+        if self.group_time <= expiry {
+            if let Some(before) = self.ended.insert(*key, expiry) {
+                self.ended_by_expiry.remove(&(before, *key));
+            }
+            self.ended_by_expiry.insert((expiry, *key));
+        }
+        while self.ended.len() > limits::ENDED_PARCELS {
+            let Some((_, first)) = self.ended_by_expiry.pop_first() else { break };
+            self.ended.remove(&first);
+        }
+        let passed = self.forget(key);
+        if !passed.is_empty() {
+            actions.push(Action::Pass(passed));
+        }
+        self.reread_for_memory(now, actions);
+    }
+
+    /// Drops everything about a parcel and gives all its addresses, deferred ones too.
+    fn forget(&mut self, key: &ParcelKey) -> Addresses {
+        let mut passed: Addresses = self.book.remove_parcel(key).into_iter().collect();
+        if let Some(parcel) = self.remove(key) {
+            passed.extend(&parcel.addresses);
+            passed.extend(&parcel.noted);
+        }
+        passed
+    }
+
+    fn remove(&mut self, key: &ParcelKey) -> Option<Parcel> {
+        let parcel = self.parcels.remove(key)?;
+        self.open_by_expiry.remove(&(parcel.expiry, *key));
+        self.admission.give_back(&key.sender, parcel.charged);
+        for ((stripe, digest), slot) in &parcel.slots {
+            self.evictable.remove(&(*key, *stripe, *digest));
+            slot.held.values().for_each(|held| self.admission.give_back(&key.sender, held.cost));
+        }
+        Some(parcel)
+    }
+
+    /// A fault of this node keeps the parcel from being staged now (R21): everything of it is deferred and gathered again.
+    /// The driver has dropped what it opened.
+    pub fn defer_parcel(&mut self, key: &ParcelKey, reason: DeferReason, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if let Some(parcel) = self.remove(key) {
+            let of = Some((*key, 0));
+            for at in parcel.addresses.iter().chain(parcel.noted.iter()) {
+                let entry = Entry { reason, sender: Some(key.sender), of, cost: 0, tried: false };
+                self.defer(at, entry, now, &mut actions);
+            }
+        }
+        self.reread_for_memory(now, &mut actions);
+        actions
+    }
+
+    /// Addresses that the store has noted from before: due at once.
+    pub fn restore(&mut self, notes: impl IntoIterator<Item = (Address, DeferReason)>) {
+        for (at, reason) in notes {
+            self.book.restore(at, reason);
+        }
+    }
+
+    /// The reason has ended: what was deferred for it is read again.
+    pub fn lifted(&mut self, reason: DeferReason, now: Time) -> Vec<Action> {
+        match self.book.lifted(reason, now) {
+            again if again.is_empty() => Vec::new(),
+            again => vec![Action::Reread(again)],
+        }
+    }
+
+    /// Another directory is in force: records of senders and keys that were unknown are read again.
+    pub fn set_directory(&mut self, directory: Arc<Directory>, now: Time) -> Vec<Action> {
+        self.directory = directory;
+        let mut actions = self.lifted(DeferReason::UnknownSender, now);
+        actions.extend(self.lifted(DeferReason::KeyMissing, now));
+        actions
+    }
+
+    /// Group time has moved on: parcels past their expiry are dropped.
+    pub fn set_group_time(&mut self, group_time: Time, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.group_time = self.group_time.max(group_time);
+        while let Some(&(expiry, key)) = self.open_by_expiry.first().filter(|(expiry, _)| *expiry < self.group_time) {
+            self.open_by_expiry.remove(&(expiry, key));
+            actions.push(Action::Abandon(key));
+            let passed = self.forget(&key);
+            if !passed.is_empty() {
+                actions.push(Action::Pass(passed));
+            }
+        }
+        while let Some(&(expiry, key)) = self.ended_by_expiry.first().filter(|(expiry, _)| *expiry < self.group_time) {
+            self.ended_by_expiry.remove(&(expiry, key));
+            self.ended.remove(&key);
+        }
+        if !actions.is_empty() {
+            self.reread_for_memory(now, &mut actions);
+        }
+        actions
+    }
+
+    /// What time alone calls for; to be called about every second. Records deferred for [`super::deferred::READ_AGAIN_AFTER`]
+    /// are read again. Parcels of which nothing came for [`STALLED_AFTER`] are asked for, leave memory, and have their
+    /// addresses noted, so that no cursor waits for them.
+    pub fn due(&mut self, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let stalled: Vec<ParcelKey> = self
+            .parcels
+            .iter()
+            .filter(|(_, parcel)| !parcel.is_whole() && now.since(parcel.touched) >= STALLED_AFTER)
+            .filter(|(_, parcel)| parcel.slots.values().all(|slot| !slot.recovering))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in stalled {
+            self.ask_for(&key, now, &mut actions);
+            self.park(&key, now, &mut actions);
+        }
+        let due = self.book.due(now);
+        if !due.is_empty() {
+            actions.push(Action::Reread(due));
+        }
+        self.reread_for_memory(now, &mut actions);
+        actions
+    }
+
+    fn ask_for(&mut self, key: &ParcelKey, now: Time, actions: &mut Vec<Action>) {
+        let Some(parcel) = self.parcels.get_mut(key) else { return };
+        if parcel.asked.is_some_and(|asked| now.since(asked) < ASK_AGAIN_AFTER) {
+            return;
+        }
+        parcel.asked = Some(now);
+        let stripe = parcel.next();
+        let (following, _) = parcel.next_headers();
+        let held = following
+            .iter()
+            .filter_map(|digest| parcel.slots.get(&(stripe, *digest)))
+            .flat_map(|slot| slot.held.keys().copied())
+            .collect::<BTreeSet<_>>();
+        actions.push(Action::Missing(Missing { parcel: *key, stripe, held: held.into_iter().collect() }));
+    }
+
+    fn park(&mut self, key: &ParcelKey, now: Time, actions: &mut Vec<Action>) {
+        let slots: Vec<_> = match self.parcels.get(key) {
+            Some(parcel) if parcel.refused.is_none() => parcel.slots.keys().copied().collect(),
+            _ => Vec::new(),
+        };
+        for (stripe, digest) in slots {
+            self.evict((*key, stripe, digest), DeferReason::Stalled, now, actions);
+        }
+        let Some(parcel) = self.parcels.get_mut(key) else { return };
+        if !parcel.addresses.is_empty() {
+            let addresses = std::mem::take(&mut parcel.addresses);
+            parcel.noted.extend(&addresses);
+            actions.push(Action::Defer { addresses, reason: DeferReason::Stalled });
+        }
+        self.settle(key);
+    }
+
+    /// Bytes held half-gathered.
+    pub fn held_bytes(&self) -> usize {
+        self.admission.total()
+    }
+
+    /// Bytes held for one sender.
+    pub fn held_bytes_of(&self, sender: &VerifyingKeyBytes) -> usize {
+        self.admission.held(sender)
+    }
+
+    /// Parcels being gathered.
+    pub fn open_parcels(&self) -> usize {
+        self.parcels.len()
+    }
+
+    /// Whether nothing of this parcel is wanted any more.
+    pub fn has_ended(&self, key: &ParcelKey) -> bool {
+        self.ended.contains_key(key)
+    }
+
+    /// Deferred addresses.
+    pub fn deferred(&self) -> usize {
+        self.book.len()
+    }
+
+    /// Deferred addresses of one sender.
+    pub fn deferred_of(&self, sender: &VerifyingKeyBytes) -> usize {
+        self.book.count(sender)
+    }
+
+    /// Deferred addresses for each reason.
+    pub fn deferred_by_reason(&self) -> BTreeMap<DeferReason, usize> {
+        self.book.reasons()
+    }
+
+    /// Addresses that went because their sender's bound was reached, since the start.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+}

@@ -1,0 +1,183 @@
+//! One parcel as far as it was gathered: stripes kept apart by the digest of their header, the end of the chain that was
+//! handed out, and the addresses that wait for the parcel's end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Address, Addresses};
+use crate::core::id::{Digest, RefusalReason, Time};
+use crate::core::limits;
+use crate::core::split::header::StripeHeader;
+use crate::core::split::segment::VerifiedSegment;
+
+/// What a parcel costs beside its shards, in bytes: rounded up from the sizes of these types.
+const PARCEL_BYTES: usize = 512;
+/// What a stripe costs beside its shards, in bytes.
+const SLOT_BYTES: usize = 512;
+/// What a run of addresses costs, in bytes.
+const RUN_BYTES: usize = 32;
+/// What a held segment costs beside its record, in bytes: its header is kept parsed.
+const SEGMENT_BYTES: usize = 512;
+
+/// The most that taking this segment can cost, in bytes.
+pub(super) fn cost_at_most(segment: &VerifiedSegment) -> usize {
+    PARCEL_BYTES + SLOT_BYTES + 2 * RUN_BYTES + segment_cost(segment)
+}
+
+/// What holding this segment costs, in bytes.
+pub(super) fn segment_cost(segment: &VerifiedSegment) -> usize {
+    SEGMENT_BYTES + 2 * segment.header_bytes().len() + segment.shard().len()
+}
+
+/// A segment in memory.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub segment: VerifiedSegment,
+    pub at: Address,
+    pub cost: usize,
+}
+
+/// A stripe that was not handed out yet, under one signed header.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub header: Arc<StripeHeader>,
+    pub held: BTreeMap<u16, Held>,
+    pub recovering: bool,
+}
+
+impl Slot {
+    fn k(&self) -> usize {
+        self.header.core.profile.k()
+    }
+
+    /// Whether it has the shards that rebuild it.
+    pub fn is_complete(&self) -> bool {
+        self.held.len() >= self.k()
+    }
+}
+
+/// The last stripe of the chain that was handed out (or, in a refused parcel, followed by its links alone).
+#[derive(Debug, Clone)]
+pub(super) struct Tip {
+    pub header: Arc<StripeHeader>,
+    pub digest: Digest,
+}
+
+/// Where a segment belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It adds a shard; `contradicts` names another header of the same stripe, if this one is new beside it.
+    New { contradicts: Option<Digest> },
+    /// Nothing needs it; its address waits for the parcel's end.
+    Surplus,
+    /// Its header contradicts those that are followed.
+    Rival,
+}
+
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub expiry: Time,
+    pub tip: Option<Tip>,
+    pub slots: BTreeMap<(u32, Digest), Slot>,
+    /// Wait for the parcel's end; cursors stand before them.
+    pub addresses: Addresses,
+    /// Wait for the parcel's end; durably noted, so cursors passed them.
+    pub noted: Addresses,
+    pub refused: Option<RefusalReason>,
+    /// When something last helped it on.
+    pub touched: Time,
+    /// When the sender was last asked for what is missing.
+    pub asked: Option<Time>,
+    /// What admission counts for it beside held segments.
+    pub charged: usize,
+}
+
+impl Parcel {
+    pub fn new(expiry: Time, now: Time) -> Self {
+        Self {
+            expiry,
+            tip: None,
+            slots: BTreeMap::new(),
+            addresses: Addresses::default(),
+            noted: Addresses::default(),
+            refused: None,
+            touched: now,
+            asked: None,
+            charged: 0,
+        }
+    }
+
+    /// The index of the stripe to hand out next.
+    pub fn next(&self) -> u32 {
+        self.tip.as_ref().map_or(0, |tip| tip.header.stripe.saturating_add(1))
+    }
+
+    /// Whether every stripe was handed out.
+    pub fn is_whole(&self) -> bool {
+        self.tip.as_ref().is_some_and(|tip| tip.header.last)
+    }
+
+    /// Whether this header can be the next of the chain: right index, previous digest and core.
+    pub fn follows(&self, header: &StripeHeader) -> bool {
+        match &self.tip {
+            None => header.stripe == 0,
+            Some(tip) => {
+                !tip.header.last
+                    && header.stripe == self.next()
+                    && header.previous == tip.digest
+                    && header.core == tip.header.core
+            }
+        }
+    }
+
+    /// Where a segment belongs.
+    pub fn place(&self, segment: &VerifiedSegment) -> Place {
+        let header = segment.header();
+        if self.tip.is_some() && header.stripe < self.next() {
+            let at_tip = self.tip.as_ref().filter(|tip| tip.header.stripe == header.stripe);
+            return if at_tip.is_some_and(|tip| tip.digest != segment.digest()) {
+                Place::Rival
+            } else {
+                Place::Surplus
+            };
+        }
+        if self.is_whole() || (header.stripe == self.next() && !self.follows(header)) {
+            return Place::Rival;
+        }
+        if let Some(slot) = self.slots.get(&(header.stripe, segment.digest())) {
+            let needless = slot.is_complete() || slot.held.contains_key(&segment.index()) || self.refused.is_some();
+            return if needless { Place::Surplus } else { Place::New { contradicts: None } };
+        }
+        let mut others = self.headers_of(header.stripe);
+        let contradicts = others.next();
+        if contradicts.is_some() && others.count() + 2 > limits::HEADERS_PER_STRIPE {
+            return Place::Rival;
+        }
+        Place::New { contradicts }
+    }
+
+    fn headers_of(&self, stripe: u32) -> impl Iterator<Item = Digest> + '_ {
+        self.slots.range((stripe, Digest([0; 32]))..=(stripe, Digest([0xff; 32]))).map(|((_, digest), _)| *digest)
+    }
+
+    /// The headers of the next stripe, those that follow the chain and those that do not.
+    pub fn next_headers(&self) -> (Vec<Digest>, Vec<Digest>) {
+        let next = self.next();
+        self.headers_of(next)
+            .partition(|digest| self.slots.get(&(next, *digest)).is_some_and(|slot| self.follows(&slot.header)))
+    }
+
+    /// What it costs beside held segments, in bytes.
+    pub fn overhead(&self) -> usize {
+        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * (self.addresses.run_count() + self.noted.run_count())
+    }
+
+    /// Whether nothing would be lost with it.
+    pub fn is_void(&self) -> bool {
+        self.tip.is_none()
+            && self.refused.is_none()
+            && self.slots.is_empty()
+            && self.addresses.is_empty()
+            && self.noted.is_empty()
+    }
+}

@@ -1,0 +1,387 @@
+//! The reassembler of one destination: verified segments in, actions out. The driver carries the actions out in their order
+//! and hands results back.
+//!
+//! A parcel is known by (sender, epoch, parcel id) and followed along the chain of its headers' digests. Of headers that
+//! contradict each other, at most [`limits::HEADERS_PER_STRIPE`] are gathered apart; the first to follow the chain and be
+//! complete is followed, the others are deferred. A node so stages one D for a parcel; when a majority staged another, it
+//! learns so from the log and fetches (R1, R11).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::{Action, Delivery, Equivocation, RecoverJob, Recovered, Refused};
+use super::admission::{Admission, Caps};
+use super::deferred::{Book, DeferReason, Entry};
+use super::gate::Skip;
+use super::parcel::{Held, Parcel, Place, Slot, Tip, cost_at_most, segment_cost};
+use super::{Address, ParcelKey};
+use crate::core::directory::{Directory, KeyState};
+use crate::core::id::{DestinationTag, Digest, RefusalReason, Time};
+use crate::core::limits;
+use crate::core::split::header::{Core, StripeHeader};
+use crate::core::split::segment::VerifiedSegment;
+
+/// Gathers the parcels of one destination. Pure: segments and time come in, actions go out. `now` is the node's own clock
+/// and only measures waiting; fates follow group time.
+#[derive(Debug)]
+pub struct Reassembler {
+    pub(super) directory: Arc<Directory>,
+    pub(super) tag: DestinationTag,
+    pub(super) group_time: Time,
+    pub(super) parcels: BTreeMap<ParcelKey, Parcel>,
+    /// Ended parcels and their expiry.
+    pub(super) ended: BTreeMap<ParcelKey, Time>,
+    pub(super) ended_by_expiry: BTreeSet<(Time, ParcelKey)>,
+    pub(super) open_by_expiry: BTreeSet<(Time, ParcelKey)>,
+    /// Stripes whose shards can be dropped.
+    pub(super) evictable: BTreeSet<(ParcelKey, u32, Digest)>,
+    pub(super) admission: Admission,
+    pub(super) book: Book,
+    pub(super) overflowed: u64,
+}
+
+impl Reassembler {
+    /// Starts with nothing gathered, for the destination of this tag.
+    pub fn new(directory: Arc<Directory>, tag: DestinationTag, caps: Caps) -> Self {
+        Self {
+            directory,
+            tag,
+            group_time: Time::default(),
+            parcels: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            ended_by_expiry: BTreeSet::new(),
+            open_by_expiry: BTreeSet::new(),
+            evictable: BTreeSet::new(),
+            admission: Admission::new(caps),
+            book: Book::default(),
+            overflowed: 0,
+        }
+    }
+
+    /// Takes what the gate said of the record at this address.
+    pub fn take(&mut self, checked: Result<VerifiedSegment, Skip>, at: Address, now: Time) -> Vec<Action> {
+        let skip = match checked {
+            Ok(segment) => return self.receive(segment, at, now),
+            Err(skip) => skip,
+        };
+        let mut actions = Vec::new();
+        let tried = self.book.remove(at).is_some();
+        match skip.deferral() {
+            None => actions.push(Action::Pass(at.into())),
+            // An unverified sender's name is only a claim, so all of them share one bound.
+            Some(reason) => {
+                self.defer(at, Entry { reason, sender: None, of: None, cost: 0, tried }, now, &mut actions);
+            }
+        }
+        actions
+    }
+
+    /// Takes a verified segment.
+    pub fn receive(&mut self, segment: VerifiedSegment, at: Address, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let tried = self.book.remove(at).is_some();
+        let key = ParcelKey::of(&segment.header().core);
+        let expiry = segment.header().core.expiry;
+        if self.ended.contains_key(&key) || self.group_time > expiry {
+            actions.push(Action::Pass(at.into()));
+            return actions;
+        }
+        let stripe = segment.header().stripe;
+        let cost = cost_at_most(&segment);
+        let entry = |reason| Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried };
+        let known = self.parcels.get(&key);
+        let refused = match known {
+            Some(parcel) => parcel.refused,
+            None => match self.judge(&segment.header().core) {
+                Ok(()) => None,
+                Err(Judgement::Refused(reason)) => Some(reason),
+                Err(Judgement::Deferred(reason)) => {
+                    self.defer(at, entry(reason), now, &mut actions);
+                    return actions;
+                }
+            },
+        };
+        let place = known.map_or(Place::New { contradicts: None }, |parcel| parcel.place(&segment));
+        if place == Place::Rival {
+            self.alarm_rival(&key, &segment, &mut actions);
+            self.defer(at, entry(DeferReason::Equivocation), now, &mut actions);
+            return actions;
+        }
+        let digest = segment.digest();
+        if let Err(reason) = self.make_room((key, stripe, digest), cost, now, &mut actions) {
+            self.defer(at, entry(reason), now, &mut actions);
+            self.settle(&key);
+            return actions;
+        }
+        // Making room may have dropped this parcel's other stripes, and the parcel with them.
+        let parcel = self.parcels.entry(key).or_insert_with(|| Parcel::new(expiry, now));
+        self.open_by_expiry.insert((expiry, key));
+        parcel.refused = refused;
+        parcel.addresses.insert(at);
+        if let Place::New { contradicts } = place {
+            parcel.touched = now;
+            if let Some(first) = contradicts {
+                actions.push(Action::Equivocation(Equivocation { parcel: key, stripe, first, second: digest }));
+            }
+            let slot = parcel.slots.entry((stripe, digest)).or_insert_with(|| Slot {
+                header: Arc::new(segment.header().clone()),
+                held: BTreeMap::new(),
+                recovering: false,
+            });
+            if refused.is_none() {
+                let cost = segment_cost(&segment);
+                self.admission.take(&key.sender, cost);
+                slot.held.insert(segment.index(), Held { segment, at, cost });
+                self.evictable.insert((key, stripe, digest));
+            }
+        }
+        self.settle(&key);
+        self.advance(&key, now, &mut actions);
+        actions
+    }
+
+    /// Whether the directory in force lets this parcel in, whatever its sealed bytes (R22).
+    fn judge(&self, core: &Core) -> Result<(), Judgement> {
+        let missing = Judgement::Deferred(DeferReason::KeyMissing);
+        let (Some(entry), Some(destination)) =
+            (self.directory.destination_by_tag(&self.tag), core.destination(&self.tag))
+        else {
+            return Err(missing);
+        };
+        let key = entry.key(&destination.key).ok_or(missing)?;
+        if core.suite < entry.minimum_suite || core.suite != key.suite {
+            return Err(Judgement::Refused(RefusalReason::Suite));
+        }
+        if key.state == KeyState::Retired {
+            return Err(Judgement::Refused(RefusalReason::RetiredKey));
+        }
+        if core.life() > entry.max_life + Duration::from_millis(limits::EXPIRY_SLACK_MILLIS) {
+            return Err(Judgement::Refused(RefusalReason::ExpiryTooFar));
+        }
+        Ok(())
+    }
+
+    fn alarm_rival(&self, key: &ParcelKey, segment: &VerifiedSegment, actions: &mut Vec<Action>) {
+        let stripe = segment.header().stripe;
+        let first = self.parcels.get(key).and_then(|parcel| {
+            let beside = parcel.slots.keys().find(|(index, _)| *index == stripe).map(|(_, digest)| *digest);
+            beside.or_else(|| parcel.tip.as_ref().map(|tip| tip.digest))
+        });
+        if let Some(first) = first {
+            actions.push(Action::Equivocation(Equivocation { parcel: *key, stripe, first, second: segment.digest() }));
+        }
+    }
+
+    /// Drops the latest stripes, of this sender or of the one that holds the most, until `bytes` more fit; never earlier
+    /// stripes of the same sender than the one that asks, so that the earliest always comes in and moves on.
+    fn make_room(
+        &mut self,
+        asking: (ParcelKey, u32, Digest),
+        bytes: usize,
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), DeferReason> {
+        let sender = asking.0.sender;
+        while let Some(reason) = self.admission.refuses(&sender, bytes) {
+            let largest = self.admission.largest().filter(|other| {
+                reason == DeferReason::TotalMemory && self.admission.held(other) > self.admission.held(&sender) + bytes
+            });
+            let victim = largest.unwrap_or(sender);
+            let above = (ParcelKey::last_of(&victim), u32::MAX, Digest([0xff; 32]));
+            let latest = self.evictable.range(..=above).next_back().copied().filter(|(key, ..)| key.sender == victim);
+            match latest {
+                Some(latest) if victim != sender || latest > asking => self.evict(latest, reason, now, actions),
+                _ => return Err(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops a stripe's shards from memory and defers their addresses.
+    pub(super) fn evict(
+        &mut self,
+        (key, stripe, digest): (ParcelKey, u32, Digest),
+        reason: DeferReason,
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) {
+        self.evictable.remove(&(key, stripe, digest));
+        let Some(parcel) = self.parcels.get_mut(&key) else { return };
+        let Some(slot) = parcel.slots.remove(&(stripe, digest)) else { return };
+        let mut dropped = Vec::with_capacity(slot.held.len());
+        for held in slot.held.into_values() {
+            parcel.addresses.remove(held.at);
+            parcel.noted.remove(held.at);
+            self.admission.give_back(&key.sender, held.cost);
+            dropped.push((held.at, cost_at_most(&held.segment)));
+        }
+        for (at, cost) in dropped {
+            let entry = Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried: false };
+            self.defer(at, entry, now, actions);
+        }
+        self.settle(&key);
+    }
+
+    /// Notes an address in the book; over the sender's bound this newest one goes (R16): the sender's outbox has it.
+    pub(super) fn defer(&mut self, at: Address, entry: Entry, now: Time, actions: &mut Vec<Action>) {
+        if !self.book.note(at, entry, now, self.admission.caps().deferred) {
+            self.overflowed += 1;
+            actions.push(Action::Pass(at.into()));
+            return;
+        }
+        match actions.last_mut() {
+            Some(Action::Defer { addresses, reason }) if *reason == entry.reason => {
+                addresses.insert(at);
+            }
+            _ => actions.push(Action::Defer { addresses: at.into(), reason: entry.reason }),
+        }
+    }
+
+    /// Brings what admission counts for a parcel up to date, and forgets a parcel of which nothing is left.
+    pub(super) fn settle(&mut self, key: &ParcelKey) {
+        let Some(parcel) = self.parcels.get_mut(key) else { return };
+        if parcel.is_void() {
+            self.admission.give_back(&key.sender, parcel.charged);
+            self.open_by_expiry.remove(&(parcel.expiry, *key));
+            self.parcels.remove(key);
+            return;
+        }
+        let overhead = parcel.overhead();
+        if overhead > parcel.charged {
+            self.admission.take(&key.sender, overhead - parcel.charged);
+        } else {
+            self.admission.give_back(&key.sender, parcel.charged - overhead);
+        }
+        parcel.charged = overhead;
+    }
+
+    /// Moves a parcel on as far as it goes by itself.
+    pub(super) fn advance(&mut self, key: &ParcelKey, now: Time, actions: &mut Vec<Action>) {
+        loop {
+            let Some(parcel) = self.parcels.get_mut(key) else { return };
+            let next = parcel.next();
+            let (following, contradicting) = parcel.next_headers();
+            let reason = parcel.refused;
+            for digest in contradicting {
+                self.evict((*key, next, digest), DeferReason::Equivocation, now, actions);
+            }
+            let Some(parcel) = self.parcels.get_mut(key) else { return };
+            match reason {
+                Some(reason) => {
+                    if let Some(tip) = parcel.tip.as_ref().filter(|tip| tip.header.last) {
+                        let refused = Refused { parcel: *key, digest: tip.digest, reason, expiry: parcel.expiry };
+                        actions.push(Action::Refuse(refused));
+                        let expiry = parcel.expiry;
+                        self.finish(key, expiry, now, actions);
+                        return;
+                    }
+                    let Some(&digest) = following.first() else { return };
+                    if let Some(slot) = parcel.slots.remove(&(next, digest)) {
+                        parcel.tip = Some(Tip { header: slot.header, digest });
+                    }
+                    self.settle(key);
+                }
+                None => {
+                    self.start_recovery(key, &following, now, actions);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Starts the recovery of the next stripe when it is complete; reads deferred shards again when they complete it.
+    fn start_recovery(&mut self, key: &ParcelKey, following: &[Digest], now: Time, actions: &mut Vec<Action>) {
+        let Some(parcel) = self.parcels.get_mut(key) else { return };
+        let next = parcel.next();
+        if following.iter().any(|digest| parcel.slots.get(&(next, *digest)).is_some_and(|slot| slot.recovering)) {
+            return;
+        }
+        for &digest in following {
+            if let Some(slot) = parcel.slots.get_mut(&(next, digest)).filter(|slot| slot.is_complete()) {
+                slot.recovering = true;
+                self.evictable.remove(&(*key, next, digest));
+                let segments = slot.held.values().map(|held| held.segment.clone()).collect();
+                actions.push(Action::Recover(RecoverJob { parcel: *key, stripe: next, digest, segments }));
+                return;
+            }
+        }
+        let k = parcel.tip.as_ref().map(|tip| &tip.header).or(parcel.slots.values().next().map(|slot| &slot.header));
+        let Some(k) = k.map(|header| header.core.profile.k()) else { return };
+        let held = following.iter().filter_map(|digest| parcel.slots.get(&(next, *digest))).map(|s| s.held.len()).max();
+        let deferred = self.book.untried(key, next);
+        if !deferred.is_empty() && held.unwrap_or(0) + deferred.len() >= k {
+            self.book.read_all(&deferred, now);
+            actions.push(Action::Reread(deferred));
+        }
+    }
+
+    /// Takes the result of a recovery.
+    pub fn recovered(&mut self, recovered: Recovered, now: Time) -> Vec<Action> {
+        let Recovered { parcel: key, stripe, digest, result } = recovered;
+        let mut actions = Vec::new();
+        let Some(parcel) = self.parcels.get_mut(&key) else { return actions };
+        match parcel.slots.get_mut(&(stripe, digest)) {
+            Some(slot) if slot.recovering => slot.recovering = false,
+            _ => return actions,
+        }
+        parcel.touched = now;
+        match result {
+            Ok(sealed) => {
+                if let Some(header) = self.take_tip(&key, stripe, digest) {
+                    actions.push(Action::Deliver(Delivery { parcel: key, header, digest, sealed }));
+                }
+                self.advance_past(&key, stripe, now, &mut actions);
+            }
+            Err(error) => match error.refusal() {
+                Some(reason) => {
+                    self.take_tip(&key, stripe, digest);
+                    actions.extend(self.refuse(&key, reason, now));
+                }
+                None => self.evict((key, stripe, digest), DeferReason::Local, now, &mut actions),
+            },
+        }
+        self.reread_for_memory(now, &mut actions);
+        actions
+    }
+
+    /// Makes this stripe the tip; its shards leave memory, their addresses wait for the parcel's end.
+    fn take_tip(&mut self, key: &ParcelKey, stripe: u32, digest: Digest) -> Option<Arc<StripeHeader>> {
+        self.evictable.remove(&(*key, stripe, digest));
+        let parcel = self.parcels.get_mut(key)?;
+        let slot = parcel.slots.remove(&(stripe, digest))?;
+        for held in slot.held.values() {
+            self.admission.give_back(&key.sender, held.cost);
+        }
+        let header = Arc::clone(&slot.header);
+        parcel.tip = Some(Tip { header: slot.header, digest });
+        self.settle(key);
+        Some(header)
+    }
+
+    /// After a stripe was handed out: other headers of it contradict the chain. Then on.
+    fn advance_past(&mut self, key: &ParcelKey, stripe: u32, now: Time, actions: &mut Vec<Action>) {
+        let stale: Vec<_> = match self.parcels.get(key) {
+            Some(parcel) if parcel.is_whole() => parcel.slots.keys().copied().collect(),
+            Some(parcel) => parcel.slots.keys().copied().take_while(|(index, _)| *index <= stripe).collect(),
+            None => return,
+        };
+        for (index, digest) in stale {
+            self.evict((*key, index, digest), DeferReason::Equivocation, now, actions);
+        }
+        self.advance(key, now, actions);
+    }
+
+    pub(super) fn reread_for_memory(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Self { admission, book, .. } = self;
+        let again = book.for_memory(now, |sender| admission.room(sender));
+        if !again.is_empty() {
+            actions.push(Action::Reread(again));
+        }
+    }
+}
+
+enum Judgement {
+    Refused(RefusalReason),
+    Deferred(DeferReason),
+}
