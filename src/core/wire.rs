@@ -327,6 +327,8 @@ labels! {
     AT_REST = "at-rest";
     /// K_tx wrapped to a node or reader that asked for it.
     GRANT = "grant";
+    /// A frame of the embedded transport's log.
+    RECORDS = "records";
 }
 
 #[cfg(test)]
