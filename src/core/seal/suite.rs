@@ -373,6 +373,7 @@ fn open<K: Kem>(
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
