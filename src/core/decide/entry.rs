@@ -1,0 +1,298 @@
+//! The one shape of a log entry: a time and operations (R4).
+//!
+//! Owns entries, commits and their bytes. Must not know what applying them does.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::manifest::{ItemMessage, ManifestItem, fixed, id, items, name};
+use crate::core::id::{Digest, Epoch, Incarnation, NodeName, ParcelId, SenderName, Time, VerifyingKeyBytes};
+use crate::core::limits;
+use crate::core::wire::{WireError, in_range};
+
+/// The version of entries that this code writes, and the highest that it can apply.
+pub const ENTRY_VERSION: u32 = 1;
+
+/// Numbers of the operations in the log. A number is never used for something else.
+pub mod op_number {
+    /// A [`super::Commit`].
+    pub const COMMIT: u32 = 1;
+    /// A [`super::DirectoryOp`].
+    pub const DIRECTORY: u32 = 2;
+    /// Kept for marking committed transactions as purged (R24); unknown to this version.
+    pub const PURGE: u32 = 3;
+    /// Kept for forgetting rows before the retention horizon (R26); unknown to this version.
+    pub const RETENTION: u32 = 4;
+    /// Kept for allocating Raft ids to (node, incarnation) (R12); unknown to this version.
+    pub const NODE_ID: u32 = 5;
+}
+
+/// Why bytes are no entry or manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// A version that this code does not know. The node must stop: applying something else would split the group.
+    #[error(
+        "{what} has version {version}, this program knows {ENTRY_VERSION}: stop this node and install the version that wrote it"
+    )]
+    UnknownVersion {
+        /// What was read.
+        what: &'static str,
+        /// Its version.
+        version: u32,
+    },
+    /// An operation that this code does not know. The node must stop.
+    #[error(
+        "the log entry has an operation with number {number}, which this program does not know: stop this node and install the version that wrote it"
+    )]
+    UnknownOp {
+        /// Its number.
+        number: u32,
+    },
+    /// The bytes are no message of protocol buffers.
+    #[error("the bytes are no protocol buffers message: {text}")]
+    Message {
+        /// What the decoder says.
+        text: String,
+    },
+    /// A field has a wrong length, range or value.
+    #[error(transparent)]
+    Field(#[from] WireError),
+    /// The bytes are not what writing the same entry gives: fields unknown to this version, repeated or out of order.
+    #[error("{what}: the bytes are not in the one form that version {ENTRY_VERSION} writes")]
+    NotCanonical {
+        /// What was read.
+        what: &'static str,
+    },
+}
+
+impl From<prost::DecodeError> for EntryError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Message { text: error.to_string() }
+    }
+}
+
+impl EntryError {
+    /// Whether reading the same bytes can succeed under a later version of the program.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::UnknownVersion { .. } | Self::UnknownOp { .. } => true,
+            Self::Field(error) => error.retryable(),
+            Self::Message { .. } | Self::NotCanonical { .. } => false,
+        }
+    }
+}
+
+/// One entry of a group's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Group time moves here, unless it is there or further already (R7).
+    pub time: Time,
+    /// What happens, in this order; empty when only time passes.
+    pub ops: Vec<Op>,
+}
+
+/// One operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Transactions of a staged parcel get their fates.
+    Commit(Commit),
+    /// A directory takes effect (R8).
+    Directory(DirectoryOp),
+}
+
+/// Transactions of a parcel that a quorum staged (R5, R10, R11).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Commit {
+    /// The parcel's id.
+    pub parcel: ParcelId,
+    /// D: what the parcel *is*.
+    pub digest: Digest,
+    /// Who sent it, by directory name.
+    pub sender: SenderName,
+    /// The start of the sender's client that sealed it.
+    pub epoch: Epoch,
+    /// The latest deadline that the parcel's header allows its transactions.
+    pub expiry: Time,
+    /// The digest of the whole manifest, which all reporters reported.
+    pub manifest_digest: Digest,
+    /// Who reported (parcel, D, manifest digest), and the life of their stores.
+    pub reporters: BTreeMap<NodeName, Incarnation>,
+    /// Those items of the manifest that are to be decided here, in this order.
+    pub items: Vec<ManifestItem>,
+}
+
+/// A signed directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirectoryOp {
+    /// The operator's public key. The first directory of a log pins it; later ones must name the same.
+    pub operator: VerifyingKeyBytes,
+    /// The directory file's bytes, signature included; at most [`limits::DIRECTORY_BYTES`].
+    pub bytes: Bytes,
+}
+
+impl Entry {
+    /// The first entry of a group's log: its directory, and no time yet (R7: the next entry starts group time).
+    pub fn founding(directory: DirectoryOp) -> Self {
+        Self { time: Time(0), ops: vec![Op::Directory(directory)] }
+    }
+
+    /// Its bytes: protocol buffers, fields in ascending order (docs/wire-format.md).
+    pub fn encode(&self) -> Vec<u8> {
+        EntryMessage {
+            version: ENTRY_VERSION,
+            time_ms: self.time.0,
+            ops: self
+                .ops
+                .iter()
+                .map(|op| match op {
+                    Op::Commit(commit) => {
+                        OpMessage { number: op_number::COMMIT, body: CommitMessage::from(commit).encode_to_vec() }
+                    }
+                    Op::Directory(directory) => OpMessage {
+                        number: op_number::DIRECTORY,
+                        body: DirectoryMessage {
+                            operator: directory.operator.0.to_vec(),
+                            bytes: directory.bytes.clone(),
+                        }
+                        .encode_to_vec(),
+                    },
+                })
+                .collect(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads and checks an entry; at most [`limits::ENTRY_BYTES`]. Errors: [`EntryError`]; whatever it is, the node
+    /// must stop, because it cannot apply what the group committed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        in_range(bytes.len() as u64, 0, limits::ENTRY_BYTES as u64, "entry")?;
+        let message = EntryMessage::decode(bytes)?;
+        if message.version != ENTRY_VERSION {
+            return Err(EntryError::UnknownVersion { what: "log entry", version: message.version });
+        }
+        let ops = message.ops.into_iter().map(Op::try_from).collect::<Result<_, _>>()?;
+        let entry = Self { time: Time(message.time_ms), ops };
+        if entry.encode() != bytes {
+            return Err(EntryError::NotCanonical { what: "log entry" });
+        }
+        Ok(entry)
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EntryMessage {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(uint64, tag = "2")]
+    time_ms: u64,
+    #[prost(message, repeated, tag = "3")]
+    ops: Vec<OpMessage>,
+}
+
+/// An operation is a number and bytes rather than a `oneof`, so that an unknown one is seen and never skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OpMessage {
+    #[prost(uint32, tag = "1")]
+    number: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    body: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CommitMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    parcel: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    digest: Vec<u8>,
+    #[prost(string, tag = "3")]
+    sender: String,
+    #[prost(bytes = "vec", tag = "4")]
+    epoch: Vec<u8>,
+    #[prost(uint64, tag = "5")]
+    expiry_ms: u64,
+    #[prost(bytes = "vec", tag = "6")]
+    manifest_digest: Vec<u8>,
+    #[prost(message, repeated, tag = "7")]
+    reporters: Vec<ReporterMessage>,
+    #[prost(message, repeated, tag = "8")]
+    items: Vec<ItemMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReporterMessage {
+    #[prost(string, tag = "1")]
+    node: String,
+    #[prost(bytes = "vec", tag = "2")]
+    incarnation: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DirectoryMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    operator: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    bytes: Bytes,
+}
+
+impl From<&Commit> for CommitMessage {
+    fn from(commit: &Commit) -> Self {
+        Self {
+            parcel: commit.parcel.to_bytes().to_vec(),
+            digest: commit.digest.0.to_vec(),
+            sender: commit.sender.as_str().to_owned(),
+            epoch: commit.epoch.0.to_vec(),
+            expiry_ms: commit.expiry.0,
+            manifest_digest: commit.manifest_digest.0.to_vec(),
+            reporters: commit
+                .reporters
+                .iter()
+                .map(|(node, incarnation)| ReporterMessage {
+                    node: node.as_str().to_owned(),
+                    incarnation: incarnation.0.to_vec(),
+                })
+                .collect(),
+            items: commit.items.iter().map(ItemMessage::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<OpMessage> for Op {
+    type Error = EntryError;
+
+    fn try_from(message: OpMessage) -> Result<Self, EntryError> {
+        match message.number {
+            op_number::COMMIT => CommitMessage::decode(message.body.as_slice())?.try_into().map(Self::Commit),
+            op_number::DIRECTORY => {
+                let body = DirectoryMessage::decode(message.body.as_slice())?;
+                in_range(body.bytes.len() as u64, 1, limits::DIRECTORY_BYTES as u64, "directory")?;
+                let operator = VerifyingKeyBytes(fixed(&body.operator, "operator key")?);
+                Ok(Self::Directory(DirectoryOp { operator, bytes: body.bytes }))
+            }
+            number => Err(EntryError::UnknownOp { number }),
+        }
+    }
+}
+
+impl TryFrom<CommitMessage> for Commit {
+    type Error = EntryError;
+
+    fn try_from(message: CommitMessage) -> Result<Self, EntryError> {
+        let mut reporters = BTreeMap::new();
+        for reporter in message.reporters {
+            let node = name(&reporter.node, "reporter")?;
+            reporters.insert(node, Incarnation(fixed(&reporter.incarnation, "reporter incarnation")?));
+        }
+        Ok(Self {
+            parcel: id(ParcelId::from_bytes, &message.parcel, "commit parcel")?,
+            digest: Digest(fixed(&message.digest, "commit digest")?),
+            sender: name(&message.sender, "commit sender")?,
+            epoch: Epoch(fixed(&message.epoch, "commit epoch")?),
+            expiry: Time(message.expiry_ms),
+            manifest_digest: Digest(fixed(&message.manifest_digest, "commit manifest digest")?),
+            reporters,
+            items: items(message.items)?,
+        })
+    }
+}
