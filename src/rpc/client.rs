@@ -131,16 +131,13 @@ impl Dialer {
 
     /// The Peer service of a node, with its limits. Errors: as [`Dialer::connect`].
     pub fn peer(&self, node: &NodeName) -> Result<PeerClient<Channel>, DialError> {
-        Ok(PeerClient::new(self.connect(node)?)
-            .max_decoding_message_size(limits::RPC_BYTES)
-            .max_encoding_message_size(limits::RPC_BYTES))
+        // No limit on what is sent: the node refuses it by name, where a limit here would only break the stream.
+        Ok(PeerClient::new(self.connect(node)?).max_decoding_message_size(limits::RPC_BYTES))
     }
 
     /// The Reader service of a node, with its limits. Errors: as [`Dialer::connect`].
     pub fn reader(&self, node: &NodeName) -> Result<ReaderClient<Channel>, DialError> {
-        Ok(ReaderClient::new(self.connect(node)?)
-            .max_decoding_message_size(limits::RPC_BYTES)
-            .max_encoding_message_size(limits::RPC_BYTES))
+        Ok(ReaderClient::new(self.connect(node)?).max_decoding_message_size(limits::RPC_BYTES))
     }
 
     /// Awaits a call, at most `limit`. Errors: the call's, or DEADLINE_EXCEEDED.
@@ -245,7 +242,7 @@ pub fn retryable(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::ResourceExhausted | Code::Cancelled => true,
         // A connection that broke under a call (also by the alert that refuses our key) is UNKNOWN with a cause.
-        Code::Unknown | Code::Internal => std::error::Error::source(status).is_some(),
+        Code::Unknown => std::error::Error::source(status).is_some(),
         _ => false,
     }
 }
