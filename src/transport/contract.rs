@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::core::id::{DestinationName, EnvironmentName, Time};
+use crate::core::limits;
 
 /// A topic's name, as the transport knows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,15 +72,22 @@ pub struct Partition {
     pub copies: u8,
 }
 
+/// How long a read waits for a first record.
+pub const READ_WAIT: Duration = Duration::from_millis(500);
+
+/// How many bytes of records a read gives, about; always at least one record, if there is one.
+pub const READ_BYTES: usize = 1 << 20;
+
 /// Where a record lies in its partition, from 0.
 pub type Offset = i64;
 
 /// What is appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The record's key: a segment's UUID, or who a notice is for.
+    /// The record's key: a segment's UUID, or who a notice is for; at most `limits::KEY_BYTES`. An empty key and none are
+    /// the same.
     pub key: Bytes,
-    /// The record's bytes.
+    /// The record's bytes, at most `limits::SEGMENT_BYTES`.
     pub value: Bytes,
 }
 
@@ -218,6 +226,18 @@ impl ReadError {
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
+}
+
+/// Whether a record is within what every transport carries. Errors: the mend, for [`AppendError::Refused`].
+pub(super) fn fits(record: &Record) -> Result<(), String> {
+    let (key, value) = (record.key.len(), record.value.len());
+    if key > limits::KEY_BYTES {
+        return Err(format!("a key of {key} bytes: the most is {}", limits::KEY_BYTES));
+    }
+    if value > limits::SEGMENT_BYTES {
+        return Err(format!("a record of {value} bytes: the most is {}; use smaller shards", limits::SEGMENT_BYTES));
+    }
+    Ok(())
 }
 
 /// Partitions only: append to one, read one from an offset. Policy lives in the core.

@@ -1,0 +1,475 @@
+//! A hostile transport for tests and the demo: wraps another and drops, duplicates, delays, reorders, corrupts, truncates,
+//! replays and withholds records, and loses, silences or slows whole domains. What it does to a record follows from a seed.
+//!
+//! Owns the faults and their count. Must not look inside a record: what belongs together is told by the caller.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::contract::{
+    Ack, AppendError, Batch, Domain, Full, Offset, Partition, PartitionId, Pending, READ_WAIT, ReadError, Record,
+    Topic, Transport,
+};
+use crate::seams::Seams;
+
+/// Records whose history the adversary remembers; beyond it the oldest are forgotten.
+const MEMORY: usize = 65_536;
+/// Old records kept for replays.
+const REPLAYS: usize = 64;
+
+/// What belongs together: of all records with one `key`, at most `most` are lost or damaged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// Names the group, for example a stripe's digest.
+    pub key: Vec<u8>,
+    /// How many different records of it may be lost or damaged, for example m.
+    pub most: usize,
+}
+
+/// Tells which group a record belongs to; records of none (`None`) are left alone.
+pub type Classifier = Arc<dyn Fn(&Record) -> Option<Group> + Send + Sync>;
+
+/// How often each fault strikes a record: shares of 1. At most one strikes at a time, so their sum should be at most 1.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Rates {
+    /// Acknowledged and never there.
+    pub drop: f64,
+    /// One bit of its value is flipped.
+    pub corrupt: f64,
+    /// Its value ends early.
+    pub truncate: f64,
+    /// There, and never given to a reader.
+    pub withhold: f64,
+    /// There twice.
+    pub duplicate: f64,
+    /// An older record appears once more beside it.
+    pub replay: f64,
+    /// Appended and acknowledged later, up to [`AdversaryOptions::delay`].
+    pub delay: f64,
+    /// Appended behind records that came after it.
+    pub reorder: f64,
+}
+
+/// How an adversary behaves.
+#[derive(Clone)]
+pub struct AdversaryOptions {
+    /// Where its decisions come from.
+    pub seed: u64,
+    /// How often it strikes.
+    pub rates: Rates,
+    /// The longest delay.
+    pub delay: Duration,
+    /// Bounds what is lost or damaged of each group; without it, nothing is bounded.
+    pub classifier: Option<Classifier>,
+}
+
+impl AdversaryOptions {
+    /// Harmless: passes everything on.
+    pub fn harmless(seed: u64) -> Self {
+        Self { seed, rates: Rates::default(), delay: Duration::from_millis(50), classifier: None }
+    }
+}
+
+/// What a domain does, beside the faults of single records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mood {
+    /// It works.
+    #[default]
+    Well,
+    /// It is gone: not up, appends fail, reads fail.
+    Away,
+    /// Its connection stands and nothing comes back: appends are neither made nor acknowledged, reads wait.
+    Silent,
+    /// Everything takes this much longer.
+    Slow(Duration),
+}
+
+macro_rules! deeds {
+    ($($(#[$doc:meta])* $field:ident),* $(,)?) => {
+        /// What an adversary did so far, in records.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub struct Deeds { $($(#[$doc])* pub $field: u64),* }
+
+        #[derive(Debug, Default)]
+        struct Count { $($field: AtomicU64),* }
+
+        impl Count {
+            fn now(&self) -> Deeds {
+                Deeds { $($field: self.$field.load(Ordering::Relaxed)),* }
+            }
+        }
+    };
+}
+
+deeds! {
+    /// Given to it.
+    appended,
+    /// Dropped.
+    dropped,
+    /// Corrupted.
+    corrupted,
+    /// Truncated.
+    truncated,
+    /// Withheld from readers, each reader's attempt counted once.
+    withheld,
+    /// Duplicated.
+    duplicated,
+    /// Replayed.
+    replayed,
+    /// Delayed.
+    delayed,
+    /// Put behind later ones.
+    reordered,
+}
+
+impl Deeds {
+    /// Records that were lost or damaged on the way in.
+    pub fn hurt(&self) -> u64 {
+        self.dropped + self.corrupted + self.truncated
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Drop,
+    Corrupt,
+    Truncate,
+    Withhold,
+    Duplicate,
+    Replay,
+    Delay,
+    Reorder,
+}
+
+impl Fault {
+    fn hurts(self) -> bool {
+        matches!(self, Self::Drop | Self::Corrupt | Self::Truncate | Self::Withhold)
+    }
+}
+
+/// The adversary around a transport. Clones share the inner transport, the moods and the count.
+pub struct Adversary<T> {
+    inner: Arc<T>,
+    options: AdversaryOptions,
+    seams: Seams,
+    state: Arc<Mutex<State>>,
+    count: Arc<Count>,
+}
+
+#[derive(Default)]
+struct State {
+    moods: BTreeMap<Domain, Mood>,
+    /// How often each record came by, so that a record sent again meets another fate; oldest first to be forgotten.
+    seen: BTreeMap<[u8; 16], u32>,
+    seen_order: VecDeque<[u8; 16]>,
+    /// Which records of each group are hurt.
+    hurt: BTreeMap<Vec<u8>, BTreeSet<[u8; 16]>>,
+    hurt_order: VecDeque<Vec<u8>>,
+    /// Records to withhold from readers.
+    withheld: BTreeSet<[u8; 16]>,
+    past: VecDeque<(PartitionId, Record)>,
+    last: BTreeMap<PartitionId, Offset>,
+}
+
+impl<T> Clone for Adversary<T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            options: self.options.clone(),
+            seams: self.seams.clone(),
+            state: self.state.clone(),
+            count: self.count.clone(),
+        }
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for Adversary<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Adversary")
+            .field("inner", &self.inner)
+            .field("deeds", &self.count.now())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Adversary<T> {
+    /// Wraps a transport.
+    pub fn new(inner: T, options: AdversaryOptions, seams: &Seams) -> Self {
+        let (state, count) = (Arc::default(), Arc::default());
+        Self { inner: Arc::new(inner), options, seams: seams.clone(), state, count }
+    }
+
+    /// The transport inside, which the adversary does not touch.
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// Sets what a domain does from now on.
+    pub fn set_mood(&self, domain: &Domain, mood: Mood) {
+        self.state().moods.insert(domain.clone(), mood);
+    }
+
+    /// What it did so far.
+    pub fn deeds(&self) -> Deeds {
+        self.count.now()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mood(&self, of: &PartitionId) -> Mood {
+        let partitions = self.inner.partitions(&of.topic);
+        let found = partitions.iter().find(|partition| partition.id == *of);
+        found.and_then(|partition| self.state().moods.get(&partition.domain).copied()).unwrap_or_default()
+    }
+
+    /// The fault that strikes this record now, if any, and the number that decides its details.
+    fn strike(&self, record: &Record) -> (Option<Fault>, u64) {
+        let name = name_of(record);
+        let mut state = self.state();
+        let attempt = state.attempt(name);
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.options.seed.to_be_bytes()).update(&name).update(&attempt.to_be_bytes());
+        let mut numbers = [[0; 8]; 2];
+        hash.finalize_xof().fill(numbers.as_flattened_mut());
+        let [chance, detail] = numbers.map(u64::from_be_bytes);
+        let fault = self.options.rates.pick(chance as f64 / (u64::MAX as f64 + 1.0));
+        let Some(fault) = fault else { return (None, detail) };
+        if fault.hurts()
+            && let Some(classifier) = &self.options.classifier
+        {
+            let allowed = classifier(record).is_some_and(|group| state.may_hurt(group, name));
+            if !allowed {
+                return (None, detail);
+            }
+        }
+        if fault == Fault::Withhold {
+            state.withheld.insert(name);
+            while state.withheld.len() > MEMORY {
+                state.withheld.pop_first();
+            }
+        }
+        (Some(fault), detail)
+    }
+
+    /// Appends later, and again when there is no credit then.
+    fn append_after(&self, wait: Duration, to: PartitionId, record: Record) -> Pending<Ack> {
+        let (fulfil, pending) = Pending::new();
+        let (inner, clock) = (self.inner.clone(), self.seams.clock.clone());
+        let began = clock.monotonic();
+        tokio::spawn(async move {
+            clock.sleep(wait).await;
+            let mut record = record;
+            let answer = loop {
+                match inner.append(to.clone(), record) {
+                    Ok(pending) => break pending.await,
+                    Err(Full(back)) => record = back,
+                }
+                clock.sleep(Duration::from_millis(5)).await;
+            };
+            let took = clock.monotonic().saturating_sub(began);
+            // The one who appended may have stopped waiting.
+            let _ = fulfil.send(answer.map(|ack| Ack { took, ..ack }));
+        });
+        pending
+    }
+
+    fn on_the_side(&self, to: PartitionId, record: Record) {
+        // A duplicate or replay for which there is no credit does not happen.
+        drop(self.inner.append(to, record));
+    }
+}
+
+fn name_of(record: &Record) -> [u8; 16] {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&(record.key.len() as u64).to_be_bytes()).update(&record.key).update(&record.value);
+    let mut name = [0; 16];
+    hash.finalize_xof().fill(&mut name);
+    name
+}
+
+impl Rates {
+    fn pick(&self, chance: f64) -> Option<Fault> {
+        let shares = [
+            (self.drop, Fault::Drop),
+            (self.corrupt, Fault::Corrupt),
+            (self.truncate, Fault::Truncate),
+            (self.withhold, Fault::Withhold),
+            (self.duplicate, Fault::Duplicate),
+            (self.replay, Fault::Replay),
+            (self.delay, Fault::Delay),
+            (self.reorder, Fault::Reorder),
+        ];
+        let mut below = 0.0;
+        for (share, fault) in shares {
+            below += share;
+            if chance < below {
+                return Some(fault);
+            }
+        }
+        None
+    }
+}
+
+impl State {
+    fn attempt(&mut self, name: [u8; 16]) -> u32 {
+        if let Some(attempt) = self.seen.get_mut(&name) {
+            *attempt += 1;
+            return *attempt;
+        }
+        self.seen.insert(name, 0);
+        self.seen_order.push_back(name);
+        if self.seen_order.len() > MEMORY
+            && let Some(oldest) = self.seen_order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        0
+    }
+
+    fn may_hurt(&mut self, group: Group, name: [u8; 16]) -> bool {
+        if !self.hurt.contains_key(&group.key) {
+            self.hurt_order.push_back(group.key.clone());
+            if self.hurt_order.len() > MEMORY
+                && let Some(oldest) = self.hurt_order.pop_front()
+            {
+                self.hurt.remove(&oldest);
+            }
+        }
+        let hurt = self.hurt.entry(group.key).or_default();
+        if hurt.len() < group.most {
+            hurt.insert(name);
+        }
+        hurt.contains(&name)
+    }
+}
+
+impl<T: Transport> Transport for Adversary<T> {
+    fn partitions(&self, topic: &Topic) -> Arc<[Partition]> {
+        let partitions = self.inner.partitions(topic);
+        let state = self.state();
+        if state.moods.is_empty() {
+            return partitions;
+        }
+        let away = |domain: &Domain| state.moods.get(domain) == Some(&Mood::Away);
+        partitions.iter().map(|known| Partition { up: known.up && !away(&known.domain), ..known.clone() }).collect()
+    }
+
+    fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {
+        let count = &self.count;
+        let add = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        let slow = match self.mood(&to) {
+            Mood::Well => Duration::ZERO,
+            Mood::Slow(by) => by,
+            Mood::Away => {
+                let (fulfil, pending) = Pending::new();
+                let lost = AppendError::Absent { partition: to, cause: "the domain is away".to_owned() };
+                // The receiver is in `pending`.
+                let _ = fulfil.send(Err(lost));
+                return Ok(pending);
+            }
+            Mood::Silent => {
+                let (fulfil, pending) = Pending::new();
+                let clock = self.seams.clock.clone();
+                tokio::spawn(async move {
+                    clock.sleep(Duration::from_secs(5)).await;
+                    let lost = AppendError::Absent { partition: to, cause: "no acknowledgement in time".to_owned() };
+                    // The one who appended may have stopped waiting.
+                    let _ = fulfil.send(Err(lost));
+                });
+                return Ok(pending);
+            }
+        };
+        add(&count.appended);
+        let (fault, detail) = self.strike(&record);
+        let mut record = record;
+        let mut wait = slow;
+        match fault {
+            Some(Fault::Drop) => {
+                add(&count.dropped);
+                let (fulfil, pending) = Pending::new();
+                let offset = self.state().last.get(&to).copied().unwrap_or(0);
+                // The receiver is in `pending`.
+                let _ = fulfil.send(Ok(Ack { offset, took: slow }).map_err(|never: AppendError| never));
+                return Ok(pending);
+            }
+            Some(Fault::Corrupt) if !record.value.is_empty() => {
+                add(&count.corrupted);
+                let mut value = record.value.to_vec();
+                let at = (detail >> 3) as usize % value.len();
+                if let Some(byte) = value.get_mut(at) {
+                    *byte ^= 1 << (detail & 7);
+                }
+                record.value = Bytes::from(value);
+            }
+            Some(Fault::Truncate) if !record.value.is_empty() => {
+                add(&count.truncated);
+                record.value.truncate(detail as usize % record.value.len());
+            }
+            Some(Fault::Duplicate) => {
+                add(&count.duplicated);
+                self.on_the_side(to.clone(), record.clone());
+            }
+            Some(Fault::Replay) => {
+                let old = {
+                    let state = self.state();
+                    let places = state.past.len().max(1);
+                    state.past.get(detail as usize % places).cloned()
+                };
+                if let Some((at, old)) = old {
+                    add(&count.replayed);
+                    self.on_the_side(at, old);
+                }
+            }
+            Some(Fault::Delay) => {
+                add(&count.delayed);
+                wait += self.options.delay.mul_f64((detail % 1000) as f64 / 1000.0);
+            }
+            Some(Fault::Reorder) => {
+                add(&count.reordered);
+                wait += self.options.delay;
+            }
+            _ => {}
+        }
+        if self.options.rates.replay > 0.0 {
+            let mut state = self.state();
+            state.past.push_back((to.clone(), record.clone()));
+            if state.past.len() > REPLAYS {
+                state.past.pop_front();
+            }
+        }
+        if wait.is_zero() { self.inner.append(to, record) } else { Ok(self.append_after(wait, to, record)) }
+    }
+
+    async fn read(&self, from: PartitionId, at: Offset) -> Result<Batch, ReadError> {
+        match self.mood(&from) {
+            Mood::Well => {}
+            Mood::Slow(by) => self.seams.clock.sleep(by).await,
+            Mood::Away => {
+                self.seams.clock.sleep(READ_WAIT).await;
+                return Err(ReadError::Absent { partition: from, cause: "the domain is away".to_owned() });
+            }
+            Mood::Silent => {
+                self.seams.clock.sleep(READ_WAIT).await;
+                return Ok(Batch { records: Vec::new(), next: at, low: 0, end: at });
+            }
+        }
+        let mut batch = self.inner.read(from.clone(), at).await?;
+        let mut state = self.state();
+        state.last.insert(from, batch.end);
+        if !state.withheld.is_empty() {
+            let before = batch.records.len();
+            batch.records.retain(|found| {
+                let value = found.value.clone().unwrap_or_default();
+                !state.withheld.contains(&name_of(&Record { key: found.key.clone(), value }))
+            });
+            self.count.withheld.fetch_add((before - batch.records.len()) as u64, Ordering::Relaxed);
+        }
+        Ok(batch)
+    }
+}

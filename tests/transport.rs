@@ -1,0 +1,9 @@
+//! Every transport behind the contract passes one conformance suite: the embedded one, the adversary that does nothing, and
+//! Kafka on a real cluster. What is particular to one of them follows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod transport {
+    mod adversary;
+    mod conformance;
+    mod embedded;
+}
