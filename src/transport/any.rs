@@ -74,15 +74,6 @@ impl AnyTransport {
             seams.clock.sleep(Duration::from_millis(20)).await;
         }
     }
-
-    /// Tells the brokers how far a group of readers came, for tools that show lag. Best effort: nothing depends on it.
-    pub fn commit_offsets(&self, group: &str, offsets: &[(PartitionId, Offset)]) {
-        match self {
-            // Nobody but this process sees an embedded transport.
-            Self::Embedded(_) => {}
-            Self::Adversary(adversary) => adversary.inner().commit_offsets(group, offsets),
-        }
-    }
 }
 
 impl Transport for AnyTransport {
