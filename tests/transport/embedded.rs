@@ -60,20 +60,16 @@ async fn child_that_appends_until_it_is_killed() {
     if transport.partitions(&topic).is_empty() {
         transport.create_topic(&topic, 3).await.expect("created");
     }
-    let appenders: Vec<_> = (0..3)
-        .map(|number| {
-            let (transport, to) = (transport.clone(), partition(&topic, number));
-            tokio::spawn(async move {
-                loop {
-                    let offset = append(&transport, &to, record(b"key", &[number as u8; 20_000])).await;
-                    println!("\nacknowledged {number} {offset}");
-                }
-            })
-        })
-        .collect();
-    for appender in appenders {
-        appender.await.expect("it appends until the end");
-    }
+    let appender = |number: i32| {
+        let (transport, to) = (&transport, partition(&topic, number));
+        async move {
+            loop {
+                let offset = append(transport, &to, record(b"key", &[number as u8; 20_000])).await;
+                println!("\nacknowledged {number} {offset}");
+            }
+        }
+    };
+    tokio::join!(appender(0), appender(1), appender(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
