@@ -1,2 +1,5 @@
 //! The `sealcast` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    sealcast::cli::run(std::env::args_os())
+}

@@ -1,1 +1,114 @@
 //! The command line: one file per command. Data goes to stdout, logs and progress to stderr.
+//!
+//! To add a command: a file with a `clap::Args` type (help text and an example in it) and its
+//! `run(self, &mut Context) -> Result<Exit, CliError>`, and one variant of [`Command`].
+//!
+//! Owns arguments, exit codes and what is printed. Must not hold logic that a library user would miss.
+
+mod completion;
+mod config;
+mod directory;
+mod exit;
+mod init;
+mod keys;
+mod man;
+mod output;
+
+pub use exit::{CliError, Exit};
+pub use output::{Format, Output, Row};
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::seams::Seams;
+
+/// Moves transactions through a Kafka that nobody needs to trust: sealed, split, committed by a majority of nodes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sealcast",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unknown (timed out, attach again),
+4 rejected or expired by consensus, 5 unavailable (try again).
+
+Example:
+  sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web --reader app"
+)]
+struct Cli {
+    /// How data and errors are printed: a table for people, or one JSON object a line
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table, env = "SEALCAST_FORMAT")]
+    format: Format,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Init(init::Init),
+    Keys(keys::Keys),
+    Directory(directory::DirectoryCommand),
+    Config(config::ConfigCommand),
+    Completion(completion::Completion),
+    Man(man::Man),
+}
+
+/// What every command gets.
+pub struct Context {
+    /// The machine.
+    pub seams: Seams,
+    /// Where data is printed.
+    pub output: Output,
+}
+
+/// Runs the command of these arguments (the program's name first) and says how it ended.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<_> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &args),
+    };
+    let mut context = Context { seams: Seams::real(), output: Output::new(cli.format) };
+    let outcome = match cli.command {
+        Command::Init(command) => command.run(&mut context),
+        Command::Keys(command) => command.run(&mut context),
+        Command::Directory(command) => command.run(&mut context),
+        Command::Config(command) => command.run(&mut context),
+        Command::Completion(command) => command.run(&mut context),
+        Command::Man(command) => command.run(&mut context),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) if error.is_closed_output() => Exit::Done.into(),
+        Err(error) => {
+            error.print(cli.format);
+            error.exit().into()
+        }
+    }
+}
+
+/// Wrong arguments, or a request for help or version. JSON was asked for when the arguments say so, readable or not.
+fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    let asked = |pair: &[OsString]| {
+        pair.first().is_some_and(|arg| arg == "--format") && pair.last().is_some_and(|arg| arg == "json")
+    };
+    let json = args.iter().any(|arg| arg == "--format=json") || args.windows(2).any(asked);
+    if error.use_stderr() && json {
+        let text = error.to_string();
+        let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        CliError::usage(message).print(Format::Json);
+    } else if error.print().is_err() {
+        return Exit::Failed.into();
+    }
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+/// The whole command line, for completion, manual pages and the tests of help texts.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}

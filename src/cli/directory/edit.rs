@@ -1,0 +1,131 @@
+//! What `sealcast directory add` and `remove` do to a draft.
+
+use std::path::Path;
+
+use super::{Add, Kind, wrong};
+use crate::cli::CliError;
+use crate::cli::keys::read_public;
+use crate::core::directory::{
+    DestinationEntry, DestinationKey, Draft, KeyState, NodeEntry, ReaderEntry, SenderEntry, check_kem_key,
+};
+use crate::core::id::{DestinationName, EnvironmentId, NodeName, ReaderName, SenderName, Suite, VerifyingKeyBytes};
+use crate::core::sign::PublicKey;
+use crate::keys::PublicKeys;
+
+/// Adds an entry, or replaces it.
+pub(super) fn add(draft: &mut Draft, entry: Add) -> Result<(), CliError> {
+    match entry {
+        Add::Node { name, address, public } => match read_public(&public)? {
+            PublicKeys::Node { signing, tls, hpke } => {
+                check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
+                let signing = checked(&public, &signing)?;
+                let tls = checked(&public, &tls)?.bytes();
+                draft.add_node(NodeEntry { name, address, signing, tls, hpke });
+            }
+            other => return Err(wrong_kind(&public, &other, "node")),
+        },
+        Add::Sender { name, public, destinations } => match read_public(&public)? {
+            PublicKeys::Sender { signing } => {
+                let signing = checked(&public, &signing)?;
+                draft.add_sender(SenderEntry { name, signing, destinations: destinations.into_iter().collect() });
+            }
+            other => return Err(wrong_kind(&public, &other, "sender")),
+        },
+        Add::Reader { name, public, destinations } => match read_public(&public)? {
+            PublicKeys::Reader { signing, hpke } => {
+                check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
+                let signing = checked(&public, &signing)?;
+                let destinations = destinations.into_iter().collect();
+                draft.add_reader(ReaderEntry { name, signing, hpke, destinations });
+            }
+            other => return Err(wrong_kind(&public, &other, "reader")),
+        },
+        Add::Destination { name, public, nodes, minimum_suite, max_life, idempotency_window, retention } => {
+            let before = draft.destinations.remove(&name);
+            let mut entry = before
+                .unwrap_or_else(|| DestinationEntry::new(draft.environment, name.clone(), nodes.clone(), Vec::new()));
+            if !nodes.is_empty() {
+                entry.nodes = DestinationEntry::new(draft.environment, name.clone(), nodes, Vec::new()).nodes;
+            }
+            if let Some(public) = public {
+                entry.keys = merged(&entry, &public, draft.environment)?;
+            }
+            entry.minimum_suite = minimum_suite.unwrap_or(entry.minimum_suite);
+            entry.max_life = max_life.map_or(entry.max_life, |span| span.0);
+            entry.idempotency_window = idempotency_window.map_or(entry.idempotency_window, |span| span.0);
+            entry.retention = retention.map_or(entry.retention, |span| span.0);
+            draft.add_destination(entry);
+        }
+    }
+    Ok(())
+}
+
+/// The keys of a public file as current, after those of the entry that it does not name, which are retired.
+fn merged(
+    entry: &DestinationEntry,
+    public: &Path,
+    environment: EnvironmentId,
+) -> Result<Vec<DestinationKey>, CliError> {
+    let (of_environment, of_destination, given) = match read_public(public)? {
+        PublicKeys::Destination { environment, destination, key } => (environment, destination, key),
+        other => return Err(wrong_kind(public, &other, "destination")),
+    };
+    if of_environment != environment || of_destination != entry.name {
+        let problem = format!("these keys are of destination {of_destination} in environment {of_environment}");
+        return Err(wrong(public, problem));
+    }
+    let mut keys: Vec<_> = entry
+        .keys
+        .iter()
+        .filter(|old| given.iter().all(|new| new.id != old.id))
+        .map(|old| DestinationKey { state: KeyState::Retired, ..old.clone() })
+        .collect();
+    for key in given {
+        keys.push(DestinationKey::current(key.suite, key.public).map_err(|error| wrong(public, error))?);
+    }
+    Ok(keys)
+}
+
+/// Removes an entry that nobody names any more.
+pub(super) fn remove(draft: &mut Draft, kind: Kind, name: &str) -> Result<(), CliError> {
+    let word = format!("{kind:?}").to_lowercase();
+    let named_by =
+        |who: String| Err(CliError::usage(format!("{word} {name}: {who} still names it: change that first")));
+    let removed = match kind {
+        Kind::Node => {
+            let user = draft.destinations.values().find(|entry| entry.nodes.iter().any(|node| node.as_str() == name));
+            if let Some(user) = user {
+                return named_by(format!("destination {}", user.name));
+            }
+            draft.nodes.remove(&parsed::<NodeName>(name)?).is_some()
+        }
+        Kind::Destination => {
+            let name: DestinationName = parsed(name)?;
+            let sender = draft.senders.values().find(|entry| entry.destinations.contains(&name));
+            let reader = draft.readers.values().find(|entry| entry.destinations.contains(&name));
+            match (sender, reader) {
+                (Some(sender), _) => return named_by(format!("sender {}", sender.name)),
+                (_, Some(reader)) => return named_by(format!("reader {}", reader.name)),
+                (None, None) => draft.destinations.remove(&name).is_some(),
+            }
+        }
+        Kind::Sender => draft.senders.remove(&parsed::<SenderName>(name)?).is_some(),
+        Kind::Reader => draft.readers.remove(&parsed::<ReaderName>(name)?).is_some(),
+    };
+    if removed { Ok(()) } else { Err(CliError::usage(format!("there is no {word} {name} in the draft"))) }
+}
+
+fn parsed<T: std::str::FromStr>(name: &str) -> Result<T, CliError>
+where
+    T::Err: std::fmt::Display,
+{
+    name.parse().map_err(|error| CliError::usage(format!("{error}")))
+}
+
+fn checked(file: &Path, key: &VerifyingKeyBytes) -> Result<PublicKey, CliError> {
+    PublicKey::check(key).map_err(|error| wrong(file, error))
+}
+
+fn wrong_kind(file: &Path, given: &PublicKeys, needed: &str) -> CliError {
+    wrong(file, format!("this is a {} key, a {needed}'s is needed here", given.kind().word()))
+}

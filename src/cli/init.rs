@@ -1,0 +1,198 @@
+//! `sealcast init`: a whole environment, ready to start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{CliError, Context, Exit};
+use crate::config::TransportSettings;
+use crate::config::environment::{self, Plan, VALID_FOR, Written};
+use crate::core::directory::{Span, write_time};
+use crate::core::id::{DestinationName, EnvironmentName, NodeName, ReaderName, SenderName, Suite};
+
+/// Writes a whole environment: keys, the signed directory, and a folder for each machine
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web --reader app
+  sealcast init shop --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
+      --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 --destination orders --sender web -o shop")]
+#[command(group = clap::ArgGroup::new("transport").required(true))]
+pub(super) struct Init {
+    /// The environment's name, part of its topics' names
+    name: EnvironmentName,
+
+    /// Bootstrap brokers of the Kafka cluster
+    #[arg(long, group = "transport", value_delimiter = ',', value_name = "HOST:PORT,..")]
+    kafka: Vec<String>,
+
+    /// No Kafka: a folder for the embedded transport, used by one process; relative to the environment's folder
+    #[arg(long, group = "transport", value_name = "PATH", num_args = 0..=1, default_missing_value = "transport")]
+    embedded: Option<PathBuf>,
+
+    /// A librdkafka property for all configurations; repeat for more
+    #[arg(short = 'X', value_name = "PROP=VALUE", value_parser = property, requires = "kafka")]
+    properties: Vec<(String, String)>,
+
+    /// Nodes, with addresses or (all of them) without: then on this machine, from port 7401 on
+    #[arg(long, required = true, value_delimiter = ',', value_name = "NAME[=HOST:PORT],..", value_parser = node)]
+    nodes: Vec<(NodeName, Option<String>)>,
+
+    /// A destination; repeat for more
+    #[arg(long = "destination", required = true, value_name = "NAME", value_delimiter = ',')]
+    destinations: Vec<DestinationName>,
+
+    /// A sender, allowed to send to every destination; repeat for more
+    #[arg(long = "sender", value_name = "NAME", value_delimiter = ',')]
+    senders: Vec<SenderName>,
+
+    /// A reader, allowed to read every destination; repeat for more
+    #[arg(long = "reader", value_name = "NAME", value_delimiter = ',')]
+    readers: Vec<ReaderName>,
+
+    /// The suite that senders seal with: x-wing (hybrid post-quantum) or x25519
+    #[arg(long, default_value_t = Suite::XWing)]
+    suite: Suite,
+
+    /// Refuse parcels of a lower suite (x25519 is the lowest)
+    #[arg(long, default_value_t = Suite::X25519, value_name = "SUITE")]
+    minimum_suite: Suite,
+
+    /// How long the directory is valid, for example 365d
+    #[arg(long, default_value_t = Span(VALID_FOR), value_name = "TIME")]
+    valid_for: Span,
+
+    /// Where to write; default a folder of the environment's name
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected PROP=VALUE, for example security.protocol=ssl".to_owned()),
+    }
+}
+
+fn node(text: &str) -> Result<(NodeName, Option<String>), String> {
+    let (name, address) = match text.split_once('=') {
+        Some((name, address)) => (name, Some(address.to_owned())),
+        None => (text, None),
+    };
+    Ok((name.parse().map_err(|error| format!("{error}"))?, address))
+}
+
+#[derive(Serialize)]
+struct Made<'a> {
+    environment: &'a EnvironmentName,
+    folder: String,
+    directory_version: u64,
+    valid_until: String,
+    operator: String,
+    operator_key: String,
+    nodes: BTreeMap<&'a NodeName, String>,
+    senders: BTreeMap<&'a SenderName, String>,
+    readers: BTreeMap<&'a ReaderName, String>,
+    next: Vec<String>,
+}
+
+impl Init {
+    pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
+        let folder = self.output.clone().unwrap_or_else(|| PathBuf::from(self.name.as_str()));
+        let plan = self.plan()?;
+        let written = environment::write(&plan, &folder, &context.seams)?;
+        let next = next(&plan, &written);
+        if context.output.is_json() {
+            let shown = |path: &PathBuf| path.display().to_string();
+            context.output.object(&Made {
+                environment: &plan.name,
+                folder: shown(&written.folder),
+                directory_version: written.directory.version,
+                valid_until: write_time(written.directory.valid_until),
+                operator: written.operator.to_string(),
+                operator_key: shown(&written.operator_key),
+                nodes: written.nodes.iter().map(|(name, path)| (name, shown(path))).collect(),
+                senders: written.senders.iter().map(|(name, path)| (name, shown(path))).collect(),
+                readers: written.readers.iter().map(|(name, path)| (name, shown(path))).collect(),
+                next,
+            })?;
+            return Ok(Exit::Done);
+        }
+        let mut text = format!(
+            "Wrote environment {} into {}: {} files.\n\n\
+             Keep {} apart from all machines: whoever has it decides who may send and read.\n\
+             Each folder below nodes/, senders/ and readers/ is for one machine. The directory is valid until {}.\n\n\
+             Next:\n",
+            plan.name,
+            written.folder.display(),
+            written.files.len(),
+            written.folder.join("operator").display(),
+            write_time(written.directory.valid_until),
+        );
+        for command in next {
+            text.push_str(&format!("  {command}\n"));
+        }
+        context.output.raw(text.as_bytes())?;
+        Ok(Exit::Done)
+    }
+
+    fn plan(self) -> Result<Plan, CliError> {
+        let given = self.nodes.len();
+        let nodes = if self.nodes.iter().all(|(_, address)| address.is_none()) {
+            Plan::on_loopback(self.nodes.into_iter().map(|(name, _)| name))?
+        } else {
+            let mut nodes = BTreeMap::new();
+            for (name, address) in self.nodes {
+                let address = address.ok_or_else(|| {
+                    CliError::usage(format!("--nodes: {name} has no address: give all of them one, or none"))
+                })?;
+                nodes.insert(name, address);
+            }
+            nodes
+        };
+        if nodes.len() != given {
+            return Err(CliError::usage("--nodes: a node is named twice"));
+        }
+        if self.suite < self.minimum_suite {
+            let (suite, minimum) = (self.suite, self.minimum_suite);
+            return Err(CliError::usage(format!("--suite {suite} is below --minimum-suite {minimum}: raise it")));
+        }
+        let transport = match self.embedded {
+            Some(path) => TransportSettings::Embedded { path },
+            None => TransportSettings::Kafka { brokers: self.kafka, properties: self.properties.into_iter().collect() },
+        };
+        Ok(Plan {
+            name: self.name,
+            nodes,
+            destinations: set(self.destinations),
+            senders: set(self.senders),
+            readers: set(self.readers),
+            transport,
+            suite: self.suite,
+            minimum_suite: self.minimum_suite,
+            valid_for: self.valid_for.0,
+        })
+    }
+}
+
+fn set<T: Ord>(names: Vec<T>) -> BTreeSet<T> {
+    names.into_iter().collect()
+}
+
+/// The next commands to type.
+fn next(plan: &Plan, written: &Written) -> Vec<String> {
+    let mut next = Vec::new();
+    let kafka = matches!(plan.transport, TransportSettings::Kafka { .. });
+    if let (true, Some(config)) = (kafka, written.nodes.values().next()) {
+        next.push(format!("sealcast topic init --config {}", config.display()));
+    }
+    next.extend(written.nodes.values().map(|config| format!("sealcast node run --config {}", config.display())));
+    if let (Some(destination), Some(config)) = (plan.destinations.first(), written.senders.values().next()) {
+        next.push(format!("echo hello | sealcast send {destination} - --config {}", config.display()));
+    }
+    if let (Some(destination), Some(config)) = (plan.destinations.first(), written.readers.values().next()) {
+        next.push(format!("sealcast watch {destination} --config {}", config.display()));
+    }
+    next
+}

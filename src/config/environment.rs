@@ -1,0 +1,402 @@
+//! A whole new environment, written at once: what `sealcast init` does.
+//!
+//! ```text
+//! DIR/operator/           operator.key  directory.toml (draft)  directory (signed)  destinations/NAME.key
+//! DIR/nodes/NAME/         node.toml     node.key    directory   destinations/NAME.keyring
+//! DIR/senders/NAME/       client.toml   sender.key  directory
+//! DIR/readers/NAME/       client.toml   reader.key  directory
+//! ```
+//!
+//! Each folder is for one machine, readable by its owner alone. The same plan, clock and randomness give the same bytes.
+//!
+//! Owns this layout. Must not start, publish or create topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::TransportSettings;
+use crate::core::directory::{DestinationEntry, Directory, DirectoryError, Draft};
+use crate::core::id::{
+    DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, VerifyingKeyBytes,
+};
+use crate::core::sign;
+use crate::keys::{KeyError, KeyRing, NodeKeys, OperatorKey, ReaderKey, SecretFile, SenderKey};
+use crate::seams::{Disk, RandomnessError, Seams};
+
+/// The loopback port of the first node when no addresses are given; the next nodes have the next ones.
+pub const FIRST_PORT: u16 = 7401;
+
+/// How far above a node's port its metrics and health pages are.
+const HTTP_ABOVE: u16 = 100;
+
+/// How long a directory is valid when the plan does not say: a year.
+pub const VALID_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What to write.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The environment's name, part of its topics' names.
+    pub name: EnvironmentName,
+    /// Every node with its address, `HOST:PORT`. Each is a voter of each destination.
+    pub nodes: BTreeMap<NodeName, String>,
+    /// The destinations, at least one.
+    pub destinations: BTreeSet<DestinationName>,
+    /// Who may send, to every destination.
+    pub senders: BTreeSet<SenderName>,
+    /// Who may read every destination.
+    pub readers: BTreeSet<ReaderName>,
+    /// What carries segments and notices. A relative embedded path is relative to the environment's folder.
+    pub transport: TransportSettings,
+    /// The suite that senders seal with. Destinations have keys of both.
+    pub suite: Suite,
+    /// Parcels of a lower suite are refused.
+    pub minimum_suite: Suite,
+    /// How long the directory is valid, from now.
+    pub valid_for: Duration,
+}
+
+impl Plan {
+    /// Addresses on loopback for nodes that are only named: ports from [`FIRST_PORT`] on, in the order given. Errors:
+    /// [`EnvironmentError::Plan`] for a name given twice.
+    pub fn on_loopback(
+        names: impl IntoIterator<Item = NodeName>,
+    ) -> Result<BTreeMap<NodeName, String>, EnvironmentError> {
+        let mut nodes = BTreeMap::new();
+        for (name, port) in names.into_iter().zip(FIRST_PORT..) {
+            if nodes.insert(name.clone(), format!("127.0.0.1:{port}")).is_some() {
+                return Err(EnvironmentError::Plan { problem: format!("node {name} is named twice") });
+            }
+        }
+        Ok(nodes)
+    }
+}
+
+/// What was written, and where.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The environment's folder.
+    pub folder: PathBuf,
+    /// The signed directory, verified.
+    pub directory: Directory,
+    /// The operator's public key.
+    pub operator: VerifyingKeyBytes,
+    /// The operator's key file.
+    pub operator_key: PathBuf,
+    /// Each node's `node.toml`.
+    pub nodes: BTreeMap<NodeName, PathBuf>,
+    /// Each sender's `client.toml`.
+    pub senders: BTreeMap<SenderName, PathBuf>,
+    /// Each reader's `client.toml`.
+    pub readers: BTreeMap<ReaderName, PathBuf>,
+    /// Every file, in the order of writing.
+    pub files: Vec<PathBuf>,
+}
+
+/// Why an environment was not written. What was written before the failure stays: remove the folder, then try again.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The folder has something in it.
+    #[error("{}: is not empty: name a new folder, nothing is ever overwritten", folder.display())]
+    Exists {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// The plan cannot be.
+    #[error("{problem}")]
+    Plan {
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The directory that follows from the plan would be refused.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A key could not be made or written.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The operating system gave no randomness.
+    #[error(transparent)]
+    Randomness(#[from] RandomnessError),
+    /// The file system refused.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+}
+
+impl EnvironmentError {
+    /// Whether trying again, in a new folder, can help.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Key(cause) => cause.retryable(),
+            Self::Randomness(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Every secret of a new environment.
+struct Secrets {
+    operator: OperatorKey,
+    nodes: BTreeMap<NodeName, NodeKeys>,
+    rings: BTreeMap<DestinationName, KeyRing>,
+    senders: BTreeMap<SenderName, SenderKey>,
+    readers: BTreeMap<ReaderName, ReaderKey>,
+}
+
+/// Makes all keys and writes the environment into `folder`, which must be absent or empty. Blocks. Errors:
+/// [`EnvironmentError`].
+pub fn write(plan: &Plan, folder: &Path, seams: &Seams) -> Result<Written, EnvironmentError> {
+    if plan.destinations.is_empty() {
+        return Err(EnvironmentError::Plan { problem: "name at least one destination".to_owned() });
+    }
+    let files = Files { root: folder, disk: &*seams.disk, written: Vec::new() };
+    if !seams.disk.list(folder).map_err(files.failed(folder))?.is_empty() {
+        return Err(EnvironmentError::Exists { folder: folder.to_path_buf() });
+    }
+    let environment = EnvironmentId(seams.randomness.array()?);
+    let secrets = Secrets::draw(plan, environment, seams)?;
+    let draft = draft(plan, environment, &secrets, seams)?;
+    let signed = draft.sign(secrets.operator.signing())?;
+    let directory = Directory::verify(&signed, &secrets.operator.signing().public(), draft.version)?;
+    files.write(plan, &secrets, &draft, directory, seams)
+}
+
+impl Secrets {
+    fn draw(plan: &Plan, environment: EnvironmentId, seams: &Seams) -> Result<Self, EnvironmentError> {
+        let randomness = &*seams.randomness;
+        let mut secrets = Self {
+            operator: OperatorKey::generate(randomness)?,
+            nodes: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            readers: BTreeMap::new(),
+        };
+        for name in plan.nodes.keys() {
+            secrets.nodes.insert(name.clone(), NodeKeys::generate(randomness)?);
+        }
+        for name in &plan.destinations {
+            let suites = [Suite::X25519, Suite::XWing];
+            secrets.rings.insert(name.clone(), KeyRing::generate(environment, name.clone(), &suites, randomness)?);
+        }
+        for name in &plan.senders {
+            secrets.senders.insert(name.clone(), SenderKey::generate(randomness)?);
+        }
+        for name in &plan.readers {
+            secrets.readers.insert(name.clone(), ReaderKey::generate(randomness)?);
+        }
+        Ok(secrets)
+    }
+}
+
+fn draft(plan: &Plan, environment: EnvironmentId, secrets: &Secrets, seams: &Seams) -> Result<Draft, EnvironmentError> {
+    let mut draft = Draft::new(environment, plan.name.clone(), seams.clock.now().after(plan.valid_for));
+    for (name, address) in &plan.nodes {
+        if let Some(keys) = secrets.nodes.get(name) {
+            draft.add_node(keys.entry(name.clone(), address.clone()));
+        }
+    }
+    for (name, ring) in &secrets.rings {
+        let voters = plan.nodes.keys().cloned();
+        let mut entry = DestinationEntry::new(environment, name.clone(), voters, ring.public_keys());
+        entry.minimum_suite = plan.minimum_suite;
+        draft.add_destination(entry);
+    }
+    for (name, key) in &secrets.senders {
+        draft.add_sender(key.entry(name.clone(), plan.destinations.iter().cloned()));
+    }
+    for (name, key) in &secrets.readers {
+        draft.add_reader(key.entry(name.clone(), plan.destinations.iter().cloned()));
+    }
+    Ok(draft)
+}
+
+struct Files<'a> {
+    root: &'a Path,
+    disk: &'a dyn Disk,
+    written: Vec<PathBuf>,
+}
+
+impl Files<'_> {
+    fn failed(&self, path: &Path) -> impl FnOnce(std::io::Error) -> EnvironmentError + use<> {
+        let path = path.to_path_buf();
+        move |cause| EnvironmentError::Io { path, cause }
+    }
+
+    fn folder(&self, name: &Path) -> Result<PathBuf, EnvironmentError> {
+        let path = self.root.join(name);
+        self.disk.create_folder(&path).map_err(self.failed(&path))?;
+        Ok(path)
+    }
+
+    fn text(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), EnvironmentError> {
+        let file = self.disk.create_new(&path).map_err(self.failed(&path))?;
+        file.write_at(bytes, 0).and_then(|()| file.sync()).map_err(self.failed(&path))?;
+        self.written.push(path);
+        Ok(())
+    }
+
+    fn secret(&mut self, path: PathBuf, key: &impl SecretFile, seams: &Seams) -> Result<(), EnvironmentError> {
+        key.write(&path, seams.clock.now(), self.disk)?;
+        self.written.push(path);
+        Ok(())
+    }
+
+    fn write(
+        mut self,
+        plan: &Plan,
+        secrets: &Secrets,
+        draft: &Draft,
+        directory: Directory,
+        seams: &Seams,
+    ) -> Result<Written, EnvironmentError> {
+        let operator = self.folder(Path::new("operator"))?;
+        let operator_key = operator.join("operator.key");
+        let rings = self.folder(Path::new("operator/destinations"))?;
+        self.secret(operator_key.clone(), &secrets.operator, seams)?;
+        self.text(operator.join("directory.toml"), draft.to_toml()?.as_bytes())?;
+        self.text(operator.join("directory"), directory.bytes())?;
+        for (name, ring) in &secrets.rings {
+            self.secret(rings.join(format!("{name}.key")), ring, seams)?;
+        }
+        let public = secrets.operator.signing().public();
+        let mut configs = Configs { plan, operator: &public, nodes: BTreeMap::new(), senders: BTreeMap::new() };
+        for (name, keys) in &secrets.nodes {
+            let bundle = self.folder(&Path::new("nodes").join(name.as_str()))?;
+            let rings = self.folder(&bundle.join("destinations"))?;
+            let config = bundle.join("node.toml");
+            self.text(config.clone(), configs.node(name)?.as_bytes())?;
+            self.text(bundle.join("directory"), directory.bytes())?;
+            self.secret(bundle.join("node.key"), keys, seams)?;
+            for (destination, ring) in &secrets.rings {
+                let path = rings.join(format!("{destination}.keyring"));
+                if let Some(entry) = directory.nodes.get(name) {
+                    ring.write_sealed(&path, entry, &*seams.randomness, self.disk)?;
+                    self.written.push(path);
+                }
+            }
+            configs.nodes.insert(name.clone(), config);
+        }
+        for (name, key) in &secrets.senders {
+            let bundle = self.folder(&Path::new("senders").join(name.as_str()))?;
+            let config = bundle.join("client.toml");
+            self.text(config.clone(), configs.sender(name).as_bytes())?;
+            self.text(bundle.join("directory"), directory.bytes())?;
+            self.secret(bundle.join("sender.key"), key, seams)?;
+            configs.senders.insert(name.clone(), config);
+        }
+        let mut readers = BTreeMap::new();
+        for (name, key) in &secrets.readers {
+            let bundle = self.folder(&Path::new("readers").join(name.as_str()))?;
+            let config = bundle.join("client.toml");
+            self.text(config.clone(), configs.reader(name).as_bytes())?;
+            self.text(bundle.join("directory"), directory.bytes())?;
+            self.secret(bundle.join("reader.key"), key, seams)?;
+            readers.insert(name.clone(), config);
+        }
+        let folders: BTreeSet<_> = self
+            .written
+            .iter()
+            .flat_map(|path| path.ancestors().skip(1))
+            .filter(|path| path.starts_with(self.root))
+            .collect();
+        for folder in folders {
+            self.disk.sync_folder(folder).map_err(self.failed(folder))?;
+        }
+        Ok(Written {
+            folder: self.root.to_path_buf(),
+            directory,
+            operator: public.bytes(),
+            operator_key,
+            nodes: configs.nodes,
+            senders: configs.senders,
+            readers,
+            files: self.written,
+        })
+    }
+}
+
+/// The texts of the configuration files, and where they went.
+struct Configs<'a> {
+    plan: &'a Plan,
+    operator: &'a sign::PublicKey,
+    nodes: BTreeMap<NodeName, PathBuf>,
+    senders: BTreeMap<SenderName, PathBuf>,
+}
+
+impl Configs<'_> {
+    fn environment(&self) -> String {
+        format!(
+            "[environment]\ndirectory = \"directory\"\noperator = \"{}\"\nminimum_version = 1\n",
+            self.operator.bytes()
+        )
+    }
+
+    fn transport(&self) -> String {
+        let mut text = "\n[transport]\n".to_owned();
+        match &self.plan.transport {
+            TransportSettings::Kafka { brokers, properties } => {
+                let brokers: Vec<_> = brokers.iter().map(|broker| quoted(broker)).collect();
+                text.push_str(&format!("kind = \"kafka\"\nbrokers = [{}]\n", brokers.join(", ")));
+                if !properties.is_empty() {
+                    text.push_str("\n[transport.properties]\n");
+                }
+                for (name, value) in properties {
+                    text.push_str(&format!("{} = {}\n", quoted(name), quoted(value)));
+                }
+            }
+            TransportSettings::Embedded { path } => {
+                // Bundles are two folders below the environment's; an absolute path replaces this.
+                let path = Path::new("../..").join(path);
+                text.push_str(&format!("kind = \"embedded\"\npath = {}\n", quoted(&path.display().to_string())));
+            }
+        }
+        text
+    }
+
+    fn node(&self, name: &NodeName) -> Result<String, EnvironmentError> {
+        let address = self.plan.nodes.get(name).map_or("", String::as_str);
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = port.ok_or_else(|| EnvironmentError::Plan {
+            problem: format!("node {name}: {address:?}: expected HOST:PORT, for example 127.0.0.1:7401"),
+        })?;
+        let http = port.checked_add(HTTP_ABOVE).unwrap_or(port - HTTP_ABOVE);
+        Ok(format!(
+            "# Node {name} of environment {}. Relative paths start at this file's folder.\n\
+             {}{}\n[node]\nname = \"{name}\"\nkey_file = \"node.key\"\nkeyrings = \"destinations\"\ndata = \"data\"\n\
+             # The address that others use is in the directory; set `listen` where this machine listens on another.\n\
+             http = \"127.0.0.1:{http}\"\n\n[log]\nformat = \"pretty\"\nfilter = \"info\"\n",
+            self.plan.name,
+            self.environment(),
+            self.transport(),
+        ))
+    }
+
+    fn sender(&self, name: &SenderName) -> String {
+        format!(
+            "# Sender {name} of environment {}. Relative paths start at this file's folder.\n\
+             {}{}\n[sender]\nname = \"{name}\"\nkey_file = \"sender.key\"\nsuite = \"{}\"\n\n\
+             [outbox]\npath = \"outbox\"\n",
+            self.plan.name,
+            self.environment(),
+            self.transport(),
+            self.plan.suite,
+        )
+    }
+
+    fn reader(&self, name: &ReaderName) -> String {
+        format!(
+            "# Reader {name} of environment {}. Relative paths start at this file's folder.\n\
+             {}\n[reader]\nname = \"{name}\"\nkey_file = \"reader.key\"\n",
+            self.plan.name,
+            self.environment(),
+        )
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
