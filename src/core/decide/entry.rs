@@ -181,6 +181,19 @@ impl Entry {
     }
 }
 
+impl Commit {
+    /// How many bytes this commit takes in an entry, at most.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        // Around it: three tags and lengths, and the operation's number.
+        CommitMessage::from(self).encoded_len() + 20
+    }
+}
+
+/// How many bytes one more item takes in a commit, at most.
+pub(super) fn item_bytes(item: &ManifestItem) -> usize {
+    ItemMessage::from(item).encoded_len() + 6
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct EntryMessage {
     #[prost(uint32, tag = "1")]

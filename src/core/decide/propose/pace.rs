@@ -1,0 +1,92 @@
+//! When the leader writes entries and which group time they carry (R7).
+//!
+//! Owns the rule of group time on the leader's side. Must not know what else an entry holds.
+
+use std::time::Duration;
+
+use crate::core::id::Time;
+
+/// How far the first entry of a term may move group time.
+const FIRST_STEP: Duration = Duration::from_secs(1);
+/// An entry this often while anything is undecided.
+const BUSY: Duration = Duration::from_secs(1);
+/// And this often when nothing is.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The leader's last entry.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pace {
+    /// When it was made, by the leader's monotonic clock, and its time; `None` in a new term.
+    last: Option<(Duration, Time)>,
+}
+
+impl Pace {
+    /// The time of an entry made `now` (the leader's monotonic clock), when group time is `group_time`: the latest time
+    /// that `quorum` of the voters' `clocks` have reached, never before group time, and at most twice the time since the
+    /// leader's last entry after it (1 s for the first of a term). The first time of a log has no such bound: there is
+    /// nothing yet that it could outrun.
+    pub(super) fn time(&self, now: Duration, group_time: Time, mut clocks: Vec<Time>, quorum: usize) -> Time {
+        clocks.sort_unstable_by(|one, other| other.cmp(one));
+        let base = self.last.map_or(group_time, |(_, time)| time.max(group_time));
+        let Some(&reached) = quorum.checked_sub(1).and_then(|at| clocks.get(at)) else { return base };
+        if base == Time(0) {
+            return reached;
+        }
+        let step = self.last.map_or(FIRST_STEP, |(at, _)| now.saturating_sub(at).saturating_mul(2));
+        reached.min(base.after(step)).max(base)
+    }
+
+    /// When an entry is due though nothing but time happens, by the leader's monotonic clock.
+    pub(super) fn due(&self, undecided: bool) -> Duration {
+        self.last.map_or(Duration::ZERO, |(at, _)| at.saturating_add(if undecided { BUSY } else { IDLE }))
+    }
+
+    /// The leader made an entry.
+    pub(super) fn made(&mut self, now: Duration, time: Time) {
+        self.last = Some((now, time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_majority_must_have_reached_it() {
+        let pace = Pace::default();
+        let clocks = vec![Time(5_000), Time(900_000), Time(5_400)];
+        assert_eq!(pace.time(seconds(0), Time(4_900), clocks.clone(), 2), Time(5_400));
+        assert_eq!(pace.time(seconds(0), Time(4_900), clocks.clone(), 3), Time(5_000));
+        assert_eq!(pace.time(seconds(0), Time(4_900), clocks, 4), Time(4_900), "no quorum of clocks: time stands");
+    }
+
+    #[test]
+    fn it_never_goes_back_and_never_runs_ahead() {
+        let mut pace = Pace::default();
+        let far = || vec![Time(1_000_000); 3];
+        assert_eq!(pace.time(seconds(7), Time(10_000), far(), 2), Time(11_000), "first of a term: 1 s");
+        pace.made(seconds(7), Time(11_000));
+        assert_eq!(pace.time(seconds(10), Time(11_000), far(), 2), Time(17_000), "twice the leader's 3 s");
+        assert_eq!(pace.time(seconds(10), Time(11_000), vec![Time(3); 3], 2), Time(11_000));
+    }
+
+    #[test]
+    fn the_first_time_of_a_log_is_taken_as_it_is() {
+        assert_eq!(
+            Pace::default().time(seconds(0), Time(0), vec![Time(1_700_000_000_000); 2], 2),
+            Time(1_700_000_000_000)
+        );
+    }
+
+    #[test]
+    fn time_passes_every_second_while_anything_is_undecided() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.due(false), seconds(0), "a new term says its time at once");
+        pace.made(seconds(50), Time(1));
+        assert_eq!((pace.due(true), pace.due(false)), (seconds(51), seconds(60)));
+    }
+}
