@@ -1,0 +1,300 @@
+//! Staged parcels and bodies as rows, and what fates mean for them.
+//!
+//! Owns the rows of staging. Must not make a fate: it only follows those of `core::decide`.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use redb::ReadableTable;
+
+use super::rows::{BodyRow, Counts, Place, StagedRow};
+use super::state::row;
+use super::tables::{
+    Tables, Writable, beginning, body_key, deadline_key, get, has, position_key, put, read_undecided_key, remove, rows,
+    transaction_key, undecided_key,
+};
+use crate::core::decide::{Manifest, ManifestItem, Row, expired};
+use crate::core::id::{Digest, SenderName, Time, TransactionId};
+use crate::store::StoreError;
+use crate::store::bodies::FinishedBody;
+
+/// A parcel that was opened completely and is to be staged.
+#[derive(Debug)]
+pub struct NewParcel {
+    /// What consensus may know of it.
+    pub manifest: Manifest,
+    /// This node's wall clock.
+    pub staged: Time,
+    /// Its envelope.
+    pub envelope: bytes::Bytes,
+    /// One body for every item of the manifest.
+    pub bodies: Vec<NewBody>,
+}
+
+/// One transaction's ciphertext as it came, and its key wrapped under this node's storage key (R24).
+#[derive(Debug)]
+pub struct NewBody {
+    /// Its number in the parcel.
+    pub index: u32,
+    /// The ciphertext.
+    pub body: FinishedBody,
+    /// K_tx, wrapped.
+    pub wrapped_key: Vec<u8>,
+}
+
+/// How an item of a parcel stands when the parcel is staged, or when it stops being undecided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemStanding {
+    /// It waits for its fate.
+    Undecided,
+    /// Its (sender, transaction id) has this row; whether the row is of this item, a repeat or another payload under the
+    /// same id, `core::decide::standing` says.
+    Decided(Box<Row>),
+    /// Group time has passed its deadline.
+    Expired,
+}
+
+/// An item that was staged and undecided here, and is no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// D of the staged parcel.
+    pub digest: Digest,
+    /// Its sender.
+    pub sender: SenderName,
+    /// The item.
+    pub item: ManifestItem,
+    /// When this node staged the parcel.
+    pub staged: Time,
+    /// Why it is not undecided any more; never [`ItemStanding::Undecided`].
+    pub standing: ItemStanding,
+}
+
+/// Body files whose rows are gone: to be removed once that is durable.
+pub(super) type Obsolete = Vec<(Digest, u32, u64)>;
+
+/// The row of a body.
+pub(super) fn body_row<T: ReadableTable<&'static [u8], &'static [u8]>>(
+    tables: &Tables<T>,
+    digest: &Digest,
+    index: u32,
+) -> Result<Option<BodyRow>, StoreError> {
+    get(&tables.bodies, &body_key(digest, index))?
+        .map(|bytes| {
+            BodyRow::decode(&bytes).map_err(|error| StoreError::damaged("bodies", format!("{digest}.{index}"), error))
+        })
+        .transpose()
+}
+
+/// The row of a staged parcel.
+pub(super) fn staged_row<T: ReadableTable<&'static [u8], &'static [u8]>>(
+    tables: &Tables<T>,
+    digest: &Digest,
+) -> Result<Option<StagedRow>, StoreError> {
+    get(&tables.staged, &digest.0)?
+        .map(|bytes| StagedRow::decode(&bytes).map_err(|error| StoreError::damaged("staged", digest, error)))
+        .transpose()
+}
+
+/// One write transaction's work on staging.
+pub(super) struct Staging<'a, 't> {
+    tables: &'a mut Tables<Writable<'t>>,
+    counts: &'a mut Counts,
+    obsolete: &'a mut Obsolete,
+    touched: BTreeMap<Digest, StagedRow>,
+}
+
+impl<'a, 't> Staging<'a, 't> {
+    pub fn new(tables: &'a mut Tables<Writable<'t>>, counts: &'a mut Counts, obsolete: &'a mut Obsolete) -> Self {
+        Self { tables, counts, obsolete, touched: BTreeMap::new() }
+    }
+
+    /// Stages a parcel: bodies of what is undecided, or committed from this very parcel, stay; the rest is not kept.
+    pub fn stage(&mut self, parcel: NewParcel, group_time: Time) -> Result<Vec<(u32, ItemStanding)>, StoreError> {
+        let NewParcel { manifest, staged, envelope, bodies } = parcel;
+        let mut bodies: BTreeMap<u32, NewBody> = bodies.into_iter().map(|body| (body.index, body)).collect();
+        let mut standings = Vec::with_capacity(manifest.items.len());
+        let mut left = 0;
+        for item in &manifest.items {
+            let body = bodies.remove(&item.index);
+            let decided = row(self.tables, &transaction_key(&manifest.sender, &item.transaction))?;
+            let (keep, standing) = match decided {
+                Some(row) => (is_body_of(&row, &manifest.digest, item.index), ItemStanding::Decided(Box::new(row))),
+                None if expired(group_time, item.deadline) => (false, ItemStanding::Expired),
+                None => (true, ItemStanding::Undecided),
+            };
+            if standing == ItemStanding::Undecided {
+                let key = undecided_key(&manifest.sender, &item.transaction, &manifest.digest, item.index);
+                if !has(&self.tables.undecided, &key)? {
+                    self.counts.undecided += 1;
+                }
+                put(&mut self.tables.undecided, &key, &[])?;
+                put(&mut self.tables.deadlines, &deadline_key(item.deadline, &key), &[])?;
+                left += 1;
+            }
+            if let Some(body) = body {
+                if keep {
+                    self.keep(&manifest.digest, body)?;
+                } else if let Some(number) = body.body.number() {
+                    self.obsolete.push((manifest.digest, body.index, number));
+                }
+            }
+            if let ItemStanding::Decided(row) = &standing {
+                self.found(row)?;
+            }
+            standings.push((item.index, standing));
+        }
+        if left > 0 {
+            let manifest_digest = manifest.manifest_digest();
+            let digest = manifest.digest;
+            let row = StagedRow { manifest, manifest_digest, staged, left, envelope };
+            put(&mut self.tables.staged, &digest.0, &row.encode())?;
+        }
+        Ok(standings)
+    }
+
+    /// Keeps a body that was fetched, when a committed row wants it. Says whether one does.
+    pub fn keep_fetched(
+        &mut self,
+        sender: &SenderName,
+        transaction: &TransactionId,
+        digest: &Digest,
+        body: NewBody,
+    ) -> Result<bool, StoreError> {
+        match row(self.tables, &transaction_key(sender, transaction))? {
+            Some(row) if is_body_of(&row, digest, body.index) => {
+                self.keep(digest, body)?;
+                self.found(&row)?;
+                Ok(true)
+            }
+            _ => {
+                if let Some(number) = body.body.number() {
+                    self.obsolete.push((*digest, body.index, number));
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn keep(&mut self, digest: &Digest, new: NewBody) -> Result<(), StoreError> {
+        self.drop_body(digest, new.index)?;
+        let place = match (new.body.inline(), new.body.number()) {
+            (Some(bytes), _) => Place::Inline(bytes.clone()),
+            (None, Some(number)) => Place::File(number),
+            (None, None) => {
+                return Err(StoreError::Failed { doing: "staging a body", cause: "it has no name yet".to_owned() });
+            }
+        };
+        self.counts.bytes += new.body.length;
+        let row = BodyRow { length: new.body.length, digest: new.body.digest, wrapped_key: new.wrapped_key, place };
+        put(&mut self.tables.bodies, &body_key(digest, new.index), &row.encode())
+    }
+
+    fn drop_body(&mut self, digest: &Digest, index: u32) -> Result<(), StoreError> {
+        if let Some(row) = body_row(self.tables, digest, index)? {
+            self.counts.bytes = self.counts.bytes.saturating_sub(row.length);
+            if let Place::File(number) = row.place {
+                self.obsolete.push((*digest, index, number));
+            }
+            remove(&mut self.tables.bodies, &body_key(digest, index))?;
+        }
+        Ok(())
+    }
+
+    /// A committed row's body is here now: it is missing no longer.
+    fn found(&mut self, row: &Row) -> Result<(), StoreError> {
+        if row.is_committed()
+            && has(&self.tables.bodies, &body_key(&row.digest, row.index))?
+            && remove(&mut self.tables.missing, &position_key(row.position))?
+        {
+            self.counts.missing = self.counts.missing.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Follows new rows: staged items of their transactions are settled, bodies of other parcels go, and a committed row
+    /// without its body is missing.
+    pub fn decided(&mut self, new: &[Row]) -> Result<Vec<Settled>, StoreError> {
+        let mut settled = Vec::new();
+        for row in new {
+            let key = transaction_key(&row.sender, &row.transaction);
+            for (undecided, _) in beginning(&self.tables.undecided, &key, false, usize::MAX)? {
+                let standing = ItemStanding::Decided(Box::new(row.clone()));
+                settled.push(self.settle(&undecided, standing)?);
+            }
+            if !row.is_committed() {
+                self.counts.rejected += 1;
+                continue;
+            }
+            self.counts.committed += 1;
+            if !has(&self.tables.bodies, &body_key(&row.digest, row.index))? {
+                put(&mut self.tables.missing, &position_key(row.position), &[])?;
+                self.counts.missing += 1;
+            }
+        }
+        Ok(settled)
+    }
+
+    /// Settles everything staged whose deadline group time has passed.
+    pub fn expire(&mut self, group_time: Time) -> Result<Vec<Settled>, StoreError> {
+        let mut settled = Vec::new();
+        let end = group_time.0.to_be_bytes().to_vec();
+        for (key, _) in rows(&self.tables.deadlines, ..end, false, usize::MAX)? {
+            let undecided = key.get(8..).unwrap_or_default();
+            settled.push(self.settle(undecided, ItemStanding::Expired)?);
+        }
+        Ok(settled)
+    }
+
+    /// Forgets a staged parcel that cannot be committed (its refusal stands); what is decided of it stays.
+    pub fn withdraw(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let Some(row) = staged_row(self.tables, digest)? else { return Ok(()) };
+        for item in &row.manifest.items {
+            let key = undecided_key(&row.manifest.sender, &item.transaction, digest, item.index);
+            if remove(&mut self.tables.undecided, &key)? {
+                self.counts.undecided = self.counts.undecided.saturating_sub(1);
+                remove(&mut self.tables.deadlines, &deadline_key(item.deadline, &key))?;
+                self.drop_body(digest, item.index)?;
+            }
+        }
+        remove(&mut self.tables.staged, &digest.0)?;
+        Ok(())
+    }
+
+    fn settle(&mut self, undecided: &[u8], standing: ItemStanding) -> Result<Settled, StoreError> {
+        let (sender, _, digest, index) = read_undecided_key(undecided)?;
+        let damaged = || StoreError::damaged("staged", digest, "it lacks a transaction that is undecided");
+        if let Entry::Vacant(entry) = self.touched.entry(digest) {
+            entry.insert(staged_row(self.tables, &digest)?.ok_or_else(damaged)?);
+        }
+        let parcel = self.touched.get_mut(&digest).ok_or_else(damaged)?;
+        parcel.left = parcel.left.saturating_sub(1);
+        let item = parcel.manifest.items.iter().find(|item| item.index == index).cloned().ok_or_else(damaged)?;
+        let staged = parcel.staged;
+        if remove(&mut self.tables.undecided, undecided)? {
+            self.counts.undecided = self.counts.undecided.saturating_sub(1);
+        }
+        remove(&mut self.tables.deadlines, &deadline_key(item.deadline, undecided))?;
+        let keep = matches!(&standing, ItemStanding::Decided(row) if is_body_of(row, &digest, item.index));
+        if !keep {
+            self.drop_body(&digest, item.index)?;
+        }
+        Ok(Settled { digest, sender, item, staged, standing })
+    }
+
+    /// Writes staged parcels back that [`Staging::decided`] and [`Staging::expire`] changed; once an entry, so that a
+    /// parcel of many transactions is not written for each of them.
+    pub fn finish(self) -> Result<(), StoreError> {
+        for (digest, parcel) in &self.touched {
+            if parcel.left == 0 {
+                remove(&mut self.tables.staged, &digest.0)?;
+            } else {
+                put(&mut self.tables.staged, &digest.0, &parcel.encode())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_body_of(row: &Row, digest: &Digest, index: u32) -> bool {
+    row.is_committed() && row.digest == *digest && row.index == index
+}

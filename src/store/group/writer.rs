@@ -1,0 +1,467 @@
+//! The one writer of a group's database: a thread that takes mutations from a channel and puts all that wait into one
+//! commit (R19).
+//!
+//! Owns the write transaction. What only apply computes is committed without fsync when nothing durable waits; it then
+//! becomes durable with the next durable commit, never before the log that it follows from, because both go through this
+//! queue in order. After the first error it stops for good.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+use redb::{Database, Durability};
+use tokio::sync::watch;
+
+use super::rows::{AlarmRow, Counts, DeferredAddress, DeferredRow, OffsetRow, SeenRow, guard};
+use super::staging::{ItemStanding, NewBody, NewParcel, Obsolete, Staging};
+use super::state::{Head, Parsed, StateView, held, name, put_meta};
+use super::tables::{Tables, Writable, beginning, deferred_key, has, put, remove, rows};
+use super::{Applied, Progress};
+use crate::core::decide::{self, Entry};
+use crate::core::id::{Digest, NodeName, SenderName, TransactionId};
+use crate::core::limits;
+use crate::store::StoreError;
+use crate::store::bodies::Bodies;
+
+/// Most jobs of one commit: bounds how long the first of them waits.
+const JOBS_PER_COMMIT: usize = 512;
+
+/// Bytes that must stay free before anything new is taken in, so that what was taken can be finished: the log, fates,
+/// offsets.
+const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// One change of the store.
+#[derive(Debug)]
+pub enum Mutation {
+    /// Appends log entries at their indexes. Durable.
+    AppendLog(Vec<(u64, Bytes)>),
+    /// Removes log entries from this index on. Durable.
+    TruncateLog {
+        /// First index that goes.
+        from: u64,
+    },
+    /// Removes log entries up to this index. Durable.
+    PurgeLog {
+        /// Last index that goes.
+        through: u64,
+        /// What consensus remembers of it.
+        id: Bytes,
+    },
+    /// Keeps consensus's vote. Durable.
+    SaveVote(Bytes),
+    /// Keeps what consensus knows to be committed. Not durable by itself.
+    SaveCommitted(Bytes),
+    /// Keeps a fetched body, if a committed row wants it. Durable.
+    KeepBody {
+        /// Its sender.
+        sender: SenderName,
+        /// Its transaction.
+        transaction: TransactionId,
+        /// D of the parcel that was committed.
+        digest: Digest,
+        /// The body.
+        body: NewBody,
+    },
+    /// Forgets a staged parcel's undecided transactions. Durable.
+    Withdraw(Digest),
+    /// Advances a collection offset. Not durable by itself: behind is safe, and it never becomes durable before what was
+    /// staged ahead of it.
+    SetOffset {
+        /// Which partition.
+        partition: i32,
+        /// Its offset.
+        offset: OffsetRow,
+    },
+    /// Notes a record that is to be read again. Durable. Beyond [`limits::DEFERRED_PER_SENDER`] of its sender it is not
+    /// kept: the newest go first (R16).
+    Defer {
+        /// Where it lies.
+        address: DeferredAddress,
+        /// Why.
+        row: DeferredRow,
+    },
+    /// Forgets a deferred record. Not durable by itself: reading once more is safe.
+    Undefer(DeferredAddress),
+    /// Keeps this node's signed refusal of a parcel (R22). Durable.
+    Refuse {
+        /// D.
+        digest: Digest,
+        /// The signed refusal.
+        notice: Bytes,
+    },
+    /// Raises or changes an alarm. Durable.
+    Raise {
+        /// Its name.
+        name: String,
+        /// Since when, and what to do.
+        row: AlarmRow,
+    },
+    /// Clears an alarm. Durable.
+    Clear {
+        /// Its name.
+        name: String,
+    },
+    /// Keeps what was seen of another node (R12). Not durable by itself.
+    Seen {
+        /// The other node.
+        node: NodeName,
+        /// What was seen.
+        row: SeenRow,
+    },
+    /// Keeps a small fact of the node under a name; empty bytes remove it. Durable.
+    Note {
+        /// Its name.
+        name: String,
+        /// The fact.
+        value: Bytes,
+    },
+}
+
+impl Mutation {
+    fn durable(&self) -> bool {
+        !matches!(self, Self::SaveCommitted(_) | Self::SetOffset { .. } | Self::Undefer(_) | Self::Seen { .. })
+    }
+
+    /// Whether it takes in something new, which a disk that is nearly full refuses.
+    fn admits(&self) -> bool {
+        matches!(self, Self::KeepBody { .. } | Self::Defer { .. } | Self::Refuse { .. })
+    }
+}
+
+/// A log entry for the state: what consensus committed.
+#[derive(Debug, Clone)]
+pub struct ApplyEntry {
+    /// Its index.
+    pub index: u64,
+    /// Its log id as consensus writes it.
+    pub id: Bytes,
+    /// The membership that it brings, as consensus writes it.
+    pub membership: Option<Bytes>,
+    /// The entry itself; none for those that only consensus needs.
+    pub entry: Option<Entry>,
+}
+
+/// How a job's end is told. Called on the writer's thread: it must not block.
+pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// What waits for the writer.
+pub(super) enum Job {
+    Write(Vec<Mutation>, Done<()>),
+    Stage(Box<NewParcel>, Done<Vec<(u32, ItemStanding)>>),
+    Apply(Vec<ApplyEntry>, Done<Vec<Applied>>),
+}
+
+impl Job {
+    fn durable(&self) -> bool {
+        match self {
+            Self::Write(mutations, _) => mutations.iter().any(Mutation::durable),
+            Self::Stage(..) => true,
+            Self::Apply(..) => false,
+        }
+    }
+
+    fn admits(&self) -> bool {
+        match self {
+            Self::Write(mutations, _) => mutations.iter().any(Mutation::admits),
+            Self::Stage(..) => true,
+            Self::Apply(..) => false,
+        }
+    }
+
+    pub fn fail(self, error: StoreError) {
+        match self {
+            Self::Write(_, done) => done(Err(error)),
+            Self::Stage(_, done) => done(Err(error)),
+            Self::Apply(_, done) => done(Err(error)),
+        }
+    }
+}
+
+/// Answers that wait for the commit.
+enum Answer {
+    Write(Done<()>),
+    Stage(Vec<(u32, ItemStanding)>, Done<Vec<(u32, ItemStanding)>>),
+    Apply(Vec<Applied>, Done<Vec<Applied>>),
+}
+
+/// The writer's own state.
+pub(super) struct Writer {
+    pub database: Arc<Database>,
+    pub bodies: Bodies,
+    pub head: Head,
+    pub counts: Counts,
+    pub parsed: Arc<Parsed>,
+    pub progress: watch::Sender<Progress>,
+    pub fatal: watch::Sender<Option<Arc<str>>>,
+    pub obsolete: Obsolete,
+    pub deferred: BTreeMap<[u8; 32], usize>,
+}
+
+impl Writer {
+    /// Runs until the last sender is gone, or until the first error.
+    pub fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        let mut told = TellPanic(Some(self.fatal.clone()));
+        while let Ok(first) = jobs.recv() {
+            let mut batch = vec![first];
+            while batch.len() < JOBS_PER_COMMIT
+                && let Ok(job) = jobs.try_recv()
+            {
+                batch.push(job);
+            }
+            if let Err(error) = self.commit(self.admit(batch)) {
+                let cause: Arc<str> = error.to_string().into();
+                tracing::error!(%cause, "the store stops: the node must be restarted");
+                self.fatal.send_replace(Some(cause.clone()));
+                while let Ok(job) = jobs.recv() {
+                    job.fail(StoreError::Stopped { cause: cause.to_string() });
+                }
+                break;
+            }
+        }
+        told.0 = None;
+    }
+
+    /// Sends back what a nearly full disk must not take in.
+    fn admit(&self, batch: Vec<Job>) -> Vec<Job> {
+        if !batch.iter().any(Job::admits) {
+            return batch;
+        }
+        // A file system that cannot say is no reason to refuse: the write itself will tell.
+        let free = self.bodies.free().unwrap_or(u64::MAX);
+        if free >= RESERVED_BYTES {
+            return batch;
+        }
+        let (refused, taken): (Vec<_>, Vec<_>) = batch.into_iter().partition(Job::admits);
+        for job in refused {
+            job.fail(StoreError::DiskFull { free, needed: RESERVED_BYTES });
+        }
+        taken
+    }
+
+    fn commit(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let durable = batch.iter().any(Job::durable);
+        let mut answers = Vec::with_capacity(batch.len());
+        let result = self.write(batch, durable, &mut answers);
+        match result {
+            Ok(progress) => {
+                // Readers see the rows before anybody hears of them.
+                self.progress.send_if_modified(|before| {
+                    let changed = *before != progress;
+                    *before = progress;
+                    changed
+                });
+                for answer in answers {
+                    match answer {
+                        Answer::Write(done) => done(Ok(())),
+                        Answer::Stage(standings, done) => done(Ok(standings)),
+                        Answer::Apply(applied, done) => done(Ok(applied)),
+                    }
+                }
+                if durable {
+                    for (digest, index, number) in std::mem::take(&mut self.obsolete) {
+                        if let Err(error) = self.bodies.remove(&digest, index, number) {
+                            // The file is only in the way; the next start sweeps it.
+                            tracing::warn!(%error, "a body's file stays behind");
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                let stopped = || StoreError::Stopped { cause: cause.clone() };
+                for answer in answers {
+                    match answer {
+                        Answer::Write(done) => done(Err(stopped())),
+                        Answer::Stage(_, done) => done(Err(stopped())),
+                        Answer::Apply(_, done) => done(Err(stopped())),
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&mut self, batch: Vec<Job>, durable: bool, answers: &mut Vec<Answer>) -> Result<Progress, StoreError> {
+        let database = self.database.clone();
+        let mut jobs = batch.into_iter();
+        let result: Result<Progress, StoreError> = (|| {
+            let mut transaction = database.begin_write().map_err(StoreError::failed("starting a commit"))?;
+            transaction
+                .set_durability(if durable { Durability::Immediate } else { Durability::None })
+                .map_err(StoreError::failed("starting a commit"))?;
+            let progress = {
+                let mut tables = Tables::write(&transaction)?;
+                let counts = self.counts;
+                for job in jobs.by_ref() {
+                    // The answer is kept first, so that an error on the way reaches this job too.
+                    self.run_job(&mut tables, job, answers)?;
+                }
+                if self.counts != counts {
+                    put_meta(&mut tables.meta, name::COUNTS, &self.counts.encode())?;
+                }
+                Progress {
+                    applied: self.head.applied,
+                    group_time: self.head.group_time,
+                    state_digest: self.head.digest,
+                    directory_version: self.head.directory.as_ref().map_or(0, |directory| directory.version),
+                    held: held(&tables)?,
+                    counts: self.counts,
+                }
+            };
+            transaction.commit().map_err(StoreError::failed("committing to the store"))?;
+            Ok(progress)
+        })();
+        if let Err(error) = &result {
+            for job in jobs {
+                job.fail(StoreError::Stopped { cause: error.to_string() });
+            }
+        }
+        result
+    }
+
+    fn run_job(
+        &mut self,
+        tables: &mut Tables<Writable<'_>>,
+        job: Job,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StoreError> {
+        match job {
+            Job::Write(mutations, done) => {
+                answers.push(Answer::Write(done));
+                for mutation in mutations {
+                    self.mutate(tables, mutation)?;
+                }
+            }
+            Job::Stage(parcel, done) => {
+                answers.push(Answer::Stage(Vec::new(), done));
+                let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
+                let standings = staging.stage(*parcel, self.head.group_time)?;
+                if let Some(Answer::Stage(answer, _)) = answers.last_mut() {
+                    *answer = standings;
+                }
+            }
+            Job::Apply(entries, done) => {
+                answers.push(Answer::Apply(Vec::new(), done));
+                for entry in entries {
+                    let applied = self.apply(tables, entry)?;
+                    if let Some(Answer::Apply(answer, _)) = answers.last_mut() {
+                        answer.push(applied);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, tables: &mut Tables<Writable<'_>>, entry: ApplyEntry) -> Result<Applied, StoreError> {
+        let ApplyEntry { index, id, membership, entry } = entry;
+        let mut applied = Applied { index, changes: None, settled: Vec::new() };
+        if let Some(entry) = entry {
+            let view = StateView { tables, head: &self.head };
+            let changes = decide::apply(&view, index, &entry).map_err(StoreError::failed("applying a log entry"))?;
+            self.head.put(tables, &changes, &self.parsed)?;
+            let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
+            applied.settled = staging.decided(&changes.rows)?;
+            applied.settled.extend(staging.expire(changes.group_time)?);
+            staging.finish()?;
+            applied.changes = Some(Arc::new(changes));
+        }
+        if let Some(membership) = membership {
+            put_meta(&mut tables.meta, name::MEMBERSHIP, &membership)?;
+        }
+        self.head.applied = index;
+        put_meta(&mut tables.meta, name::APPLIED, &[index.to_be_bytes().as_slice(), &id].concat())?;
+        Ok(applied)
+    }
+
+    fn mutate(&mut self, tables: &mut Tables<Writable<'_>>, mutation: Mutation) -> Result<(), StoreError> {
+        match mutation {
+            Mutation::AppendLog(entries) => {
+                for (index, bytes) in entries {
+                    let key = index.to_be_bytes();
+                    put(&mut tables.log, &key, &guard(&key, &bytes))?;
+                }
+            }
+            Mutation::TruncateLog { from } => remove_range(&mut tables.log, from, u64::MAX)?,
+            Mutation::PurgeLog { through, id } => {
+                remove_range(&mut tables.log, 0, through)?;
+                put_meta(&mut tables.meta, name::PURGED, &id)?;
+            }
+            Mutation::SaveVote(vote) => put_meta(&mut tables.meta, name::VOTE, &vote)?,
+            Mutation::SaveCommitted(id) => put_meta(&mut tables.meta, name::COMMITTED, &id)?,
+            Mutation::KeepBody { sender, transaction, digest, body } => {
+                let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
+                staging.keep_fetched(&sender, &transaction, &digest, body)?;
+            }
+            Mutation::Withdraw(digest) => {
+                Staging::new(tables, &mut self.counts, &mut self.obsolete).withdraw(&digest)?;
+            }
+            Mutation::SetOffset { partition, offset } => {
+                put(&mut tables.offsets, &partition.to_be_bytes(), &offset.encode())?;
+            }
+            Mutation::Defer { address, row } => self.defer(tables, address, &row)?,
+            Mutation::Undefer(address) => {
+                let key = deferred_key(&address.sender, address.partition, address.offset);
+                if remove(&mut tables.deferred, &key)?
+                    && let Some(count) = self.deferred.get_mut(&address.sender)
+                {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            Mutation::Refuse { digest, notice } => put(&mut tables.refusals, &digest.0, &notice)?,
+            Mutation::Raise { name, row } => put(&mut tables.alarms, name.as_bytes(), &row.encode())?,
+            Mutation::Clear { name } => {
+                remove(&mut tables.alarms, name.as_bytes())?;
+            }
+            Mutation::Seen { node, row } => put(&mut tables.seen, node.as_str().as_bytes(), &row.encode())?,
+            Mutation::Note { name, value } if value.is_empty() => {
+                remove(&mut tables.notes, name.as_bytes())?;
+            }
+            Mutation::Note { name, value } => put(&mut tables.notes, name.as_bytes(), &value)?,
+        }
+        Ok(())
+    }
+
+    fn defer(
+        &mut self,
+        tables: &mut Tables<Writable<'_>>,
+        address: DeferredAddress,
+        row: &DeferredRow,
+    ) -> Result<(), StoreError> {
+        let key = deferred_key(&address.sender, address.partition, address.offset);
+        let count = match self.deferred.get(&address.sender) {
+            Some(count) => *count,
+            None => beginning(&tables.deferred, &address.sender, false, usize::MAX)?.len(),
+        };
+        let known = has(&tables.deferred, &key)?;
+        if known || count < limits::DEFERRED_PER_SENDER {
+            put(&mut tables.deferred, &key, &row.encode())?;
+        }
+        let count = if known || count >= limits::DEFERRED_PER_SENDER { count } else { count + 1 };
+        self.deferred.insert(address.sender, count);
+        Ok(())
+    }
+}
+
+fn remove_range(table: &mut Writable<'_>, from: u64, through: u64) -> Result<(), StoreError> {
+    let range = from.to_be_bytes().to_vec()..=through.to_be_bytes().to_vec();
+    for (key, _) in rows(table, range, false, usize::MAX)? {
+        remove(table, &key)?;
+    }
+    Ok(())
+}
+
+/// Says that the writer is gone when its thread unwinds.
+struct TellPanic(Option<watch::Sender<Option<Arc<str>>>>);
+
+impl Drop for TellPanic {
+    fn drop(&mut self) {
+        if let Some(fatal) = &self.0 {
+            fatal.send_replace(Some("the store's writer ended unexpectedly".into()));
+        }
+    }
+}
