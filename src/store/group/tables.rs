@@ -113,11 +113,20 @@ pub fn rows<T: ReadableTable<&'static [u8], &'static [u8]>>(
 ) -> Result<Vec<Row>, StoreError> {
     let bounds = (range.start_bound().map(Vec::as_slice), range.end_bound().map(Vec::as_slice));
     let found = table.range::<&[u8]>(bounds).map_err(StoreError::failed("reading rows"))?;
-    let take = |row: Result<(redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>| {
-        row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))
-            .map_err(StoreError::failed("reading rows"))
-    };
-    if back { found.rev().take(most).map(take).collect() } else { found.take(most).map(take).collect() }
+    let mut taken = Vec::new();
+    let mut take = |key: &[u8], value: &[u8]| taken.push((key.to_vec(), value.to_vec()));
+    if back {
+        for row in found.rev().take(most) {
+            let (key, value) = row.map_err(StoreError::failed("reading rows"))?;
+            take(key.value(), value.value());
+        }
+    } else {
+        for row in found.take(most) {
+            let (key, value) = row.map_err(StoreError::failed("reading rows"))?;
+            take(key.value(), value.value());
+        }
+    }
+    Ok(taken)
 }
 
 /// At most `most` rows whose keys begin so.
