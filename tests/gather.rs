@@ -531,7 +531,7 @@ fn n35_a_miscoded_stripe_refuses_the_parcel_under_its_d() {
                 node.send(record);
             });
         }
-        assert_eq!(node.refused, [expected.clone()]);
+        assert_eq!(node.refused.as_slice(), std::slice::from_ref(&expected));
         assert!(node.staged.is_empty());
         node.assert_clean();
     }
@@ -558,6 +558,9 @@ fn a_refusal_by_whoever_opens_waits_for_d_too() {
     node.assert_clean();
 }
 
+/// What a sender does to its core.
+type Change<'a> = &'a dyn Fn(&mut Core);
+
 #[test]
 fn n14_n15_n16_n39_what_the_directory_rules_out_is_refused() {
     let mut draft = draft();
@@ -572,7 +575,7 @@ fn n14_n15_n16_n39_what_the_directory_rules_out_is_refused() {
         retired
     };
     let directory = Arc::new(sign(&draft));
-    let cases: [(&dyn Fn(&mut Core), RefusalReason); 5] = [
+    let cases: [(Change, RefusalReason); 5] = [
         (&|core| core.destinations[0].key = retired.id, RefusalReason::RetiredKey),
         (&|core| core.suite = Suite::X25519, RefusalReason::Suite),
         (&|core| (core.suite, core.destinations[0].key) = (Suite::X25519, key_suite_1().id), RefusalReason::Suite),
