@@ -101,11 +101,11 @@ impl CliError {
         let mut stderr = std::io::stderr().lock();
         let text = match format {
             Format::Table => format!("sealcast: {}", self.message),
-            Format::Json => serde_json::json!({
-                "v": super::output::VERSION,
-                "error": {"kind": self.exit.word(), "exit": self.exit as u8, "message": self.message},
-            })
-            .to_string(),
+            Format::Json => format!(
+                "{{\"v\":{},\"error\":{}}}",
+                super::output::VERSION,
+                serde_json::json!({"kind": self.exit.word(), "exit": self.exit as u8, "message": self.message})
+            ),
         };
         // With stderr closed there is nobody left to tell.
         let _ = writeln!(stderr, "{text}");

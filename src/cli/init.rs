@@ -15,9 +15,10 @@ use crate::core::id::{DestinationName, EnvironmentName, NodeName, ReaderName, Se
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web --reader app
-  sealcast init shop --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
-      --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 --destination orders --sender web -o shop")]
+  sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web
+  sealcast init shop -o shop --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
+      --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 \\
+      --destination orders --sender web --reader app")]
 #[command(group = clap::ArgGroup::new("transport").required(true))]
 pub(super) struct Init {
     /// The environment's name, part of its topics' names

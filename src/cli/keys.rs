@@ -36,7 +36,7 @@ Examples:
     /// Seals a destination's keys to a node of the directory: the node's key ring file
     #[command(after_help = "\
 Example:
-  sealcast keys seal operator/destinations/orders.key --directory operator/directory.toml --node d -o orders.keyring")]
+  sealcast keys seal orders.key --directory directory.toml --node d -o orders.keyring")]
     Seal {
         /// The destination's key file
         #[arg(value_name = "FILE")]

@@ -37,7 +37,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unknown (timed o
 4 rejected or expired by consensus, 5 unavailable (try again).
 
 Example:
-  sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web --reader app"
+  sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web"
 )]
 struct Cli {
     /// How data and errors are printed: a table for people, or one JSON object a line
@@ -101,6 +101,7 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if error.use_stderr() && json {
         let text = error.to_string();
         let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        let message = message.split("\n\n").next().unwrap_or(message);
         CliError::usage(message).print(Format::Json);
     } else if error.print().is_err() {
         return Exit::Failed.into();

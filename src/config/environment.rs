@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::TransportSettings;
 use crate::core::directory::{DestinationEntry, Directory, DirectoryError, Draft};
 use crate::core::id::{
-    DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, VerifyingKeyBytes,
+    DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, Time, VerifyingKeyBytes,
 };
 use crate::core::sign;
 use crate::keys::{KeyError, KeyRing, NodeKeys, OperatorKey, ReaderKey, SecretFile, SenderKey};
@@ -193,7 +193,10 @@ impl Secrets {
 }
 
 fn draft(plan: &Plan, environment: EnvironmentId, secrets: &Secrets, seams: &Seams) -> Result<Draft, EnvironmentError> {
-    let mut draft = Draft::new(environment, plan.name.clone(), seams.clock.now().after(plan.valid_for));
+    let valid_until = seams.clock.now().after(plan.valid_for);
+    // Whole seconds, for the eye.
+    let valid_until = Time(valid_until.0 - valid_until.0 % 1000);
+    let mut draft = Draft::new(environment, plan.name.clone(), valid_until);
     for (name, address) in &plan.nodes {
         if let Some(keys) = secrets.nodes.get(name) {
             draft.add_node(keys.entry(name.clone(), address.clone()));
@@ -265,8 +268,9 @@ impl Files<'_> {
         let public = secrets.operator.signing().public();
         let mut configs = Configs { plan, operator: &public, nodes: BTreeMap::new(), senders: BTreeMap::new() };
         for (name, keys) in &secrets.nodes {
-            let bundle = self.folder(&Path::new("nodes").join(name.as_str()))?;
+            let bundle = Path::new("nodes").join(name.as_str());
             let rings = self.folder(&bundle.join("destinations"))?;
+            let bundle = self.root.join(bundle);
             let config = bundle.join("node.toml");
             self.text(config.clone(), configs.node(name)?.as_bytes())?;
             self.text(bundle.join("directory"), directory.bytes())?;

@@ -78,9 +78,7 @@ Examples:
         file: PathBuf,
     },
     /// Verifies a signed directory
-    #[command(
-        after_help = "Example:\n  sealcast directory verify directory --operator operator.pub --minimum-version 3"
-    )]
+    #[command(after_help = "Example:\n  sealcast directory verify directory --operator operator.pub")]
     Verify {
         /// The file
         #[arg(value_name = "FILE", default_value = "directory")]
