@@ -107,3 +107,13 @@ pub const ENDED_PARCELS: usize = 65_536;
 /// How far a sender's clock may have gone back between submitting and sealing, in milliseconds: a parcel's expiry is at most
 /// its id's time, the destination's longest life and this.
 pub const EXPIRY_SLACK_MILLIS: u64 = 3600 * 1000;
+
+/// Longest content type of a transaction, in bytes: media types of the registry are far shorter.
+pub const CONTENT_TYPE_BYTES: usize = 128;
+
+/// Longest plaintext of a transaction's STREAM, in bytes (72 GiB): the longest payload, its private header, and what Padmé
+/// adds to them (less than 12 %).
+pub const STREAM_BYTES: u64 = 72 << 30;
+
+/// Widest window of a zstd frame, as a power of two (8 MiB): what opening a compressed payload may cost in memory.
+pub const ZSTD_WINDOW_LOG: u32 = 23;
