@@ -11,7 +11,6 @@ mod state;
 mod tables;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -19,7 +18,7 @@ use std::thread::JoinHandle;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::{oneshot, watch};
 
-pub use rows::{AlarmRow, Counts, DeferredAddress, DeferredRow, OffsetRow, PreviousRecord, SeenRow, StagedRow};
+pub use rows::{AlarmRow, Counts, DeferredRow, SeenRow, StagedRow};
 pub use snapshot::{Body, Snapshot};
 pub use staging::{ItemStanding, NewBody, NewParcel, Settled};
 pub use writer::{ApplyEntry, Done, Mutation};
@@ -126,7 +125,6 @@ impl GroupStore {
             progress: progress_sender,
             fatal: fatal_sender,
             obsolete: Vec::new(),
-            deferred: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("store-{}", options.destination))

@@ -7,7 +7,8 @@
 use bytes::Bytes;
 
 use crate::core::decide::Manifest;
-use crate::core::id::{Digest, SegmentId, Time};
+use crate::core::gather::{DeferReason, Identity, Mark};
+use crate::core::id::{Digest, Time};
 use crate::core::limits;
 use crate::core::wire::{Reader, WireError, Writer};
 
@@ -126,100 +127,52 @@ impl BodyRow {
     }
 }
 
-/// A collection offset and the record before it (R17).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OffsetRow {
-    /// The next offset to collect.
-    pub next: i64,
-    /// The record before it, by which a truncated or replaced partition is noticed; none at the very start.
-    pub previous: Option<PreviousRecord>,
-}
-
-/// What stands before a collection offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PreviousRecord {
-    /// Its offset.
-    pub offset: i64,
-    /// Its key, when it was a segment's; else none.
-    pub key: Option<SegmentId>,
-    /// BLAKE3 of its bytes.
-    pub digest: Digest,
-}
-
-impl OffsetRow {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut to = Writer::with_capacity(80);
-        to.u8(ROW_VERSION).u64(self.next as u64).flag(self.previous.is_some());
-        if let Some(previous) = &self.previous {
-            to.u64(previous.offset as u64).flag(previous.key.is_some());
-            if let Some(key) = previous.key {
-                to.put(&key.to_bytes());
-            }
-            to.put(&previous.digest.0);
-        }
-        to.finish()
+/// The row of a collection offset (R17).
+pub(super) fn encode_mark(mark: &Mark) -> Vec<u8> {
+    let mut to = Writer::with_capacity(64);
+    to.u8(ROW_VERSION).u64(mark.offset as u64).flag(mark.previous.is_some());
+    if let Some((offset, identity)) = &mark.previous {
+        to.u64(*offset as u64).put(&identity.0.0);
     }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let mut from = Reader::new(bytes);
-        version(&mut from)?;
-        let next = from.u64("offset")? as i64;
-        let previous =
-            match from.flag("previous record")? {
-                false => None,
-                true => Some(PreviousRecord {
-                    offset: from.u64("previous offset")? as i64,
-                    key: match from.flag("previous key")? {
-                        false => None,
-                        true => Some(SegmentId::from_bytes(from.array("previous key")?).map_err(|_| {
-                            WireError::Invalid { field: "previous key", expected: "a UUID of version 8" }
-                        })?),
-                    },
-                    digest: Digest(from.array("previous digest")?),
-                }),
-            };
-        from.finish("offset")?;
-        Ok(Self { next, previous })
-    }
+    to.finish()
 }
 
-/// A record that is read again later (R16).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DeferredAddress {
-    /// The sender's public key; zeros for every sender that the directory does not know, so that they share one bound.
-    pub sender: [u8; 32],
-    /// Which partition.
-    pub partition: i32,
-    /// Which offset.
-    pub offset: i64,
+/// Back from [`encode_mark`].
+pub(super) fn decode_mark(bytes: &[u8]) -> Result<Mark, WireError> {
+    let mut from = Reader::new(bytes);
+    version(&mut from)?;
+    let offset = from.u64("offset")? as i64;
+    let previous = match from.flag("previous record")? {
+        false => None,
+        true => Some((from.u64("previous offset")? as i64, Identity(Digest(from.array("previous identity")?)))),
+    };
+    from.finish("offset")?;
+    Ok(Mark { offset, previous })
 }
 
-/// Why a record is read again later.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a record is read again later (R16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeferredRow {
     /// Since when.
     pub since: Time,
-    /// A number of the node's list of reasons.
-    pub reason: u8,
-    /// The parcel's bytes that identify it, as the node wants to find it again.
-    pub parcel: Vec<u8>,
+    /// Why.
+    pub reason: DeferReason,
 }
 
 impl DeferredRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut to = Writer::with_capacity(64);
-        to.u8(ROW_VERSION).u64(self.since.0).u8(self.reason).short_bytes(&self.parcel);
+        let mut to = Writer::with_capacity(16);
+        to.u8(ROW_VERSION).u64(self.since.0).u8(self.reason.number());
         to.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut from = Reader::new(bytes);
         version(&mut from)?;
-        let row = Self {
-            since: Time(from.u64("since")?),
-            reason: from.u8("reason")?,
-            parcel: from.short_bytes(usize::from(u16::MAX), "parcel")?.to_vec(),
-        };
+        let since = Time(from.u64("since")?);
+        let number = from.u8("reason")?;
+        let unknown = WireError::Unknown { field: "reason", value: number.into() };
+        let row = Self { since, reason: DeferReason::from_number(number).ok_or(unknown)? };
         from.finish("deferred record")?;
         Ok(row)
     }

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable};
 
-use super::rows::{AlarmRow, Counts, DeferredAddress, DeferredRow, OffsetRow, Place, SeenRow, StagedRow, unguard};
+use super::rows::{AlarmRow, Counts, DeferredRow, Place, SeenRow, StagedRow, decode_mark, unguard};
 use super::staging::{body_row, staged_row};
 use super::state::{Head, Parsed, StateView, directory, get_meta, held, name, row};
 use super::tables::{
-    ReadOnly, Row as TableRow, Tables, beginning, body_key, deferred_key, get, has, key_key, position_key,
-    read_deferred_key, read_position, read_undecided_key, rows, transaction_key,
+    ReadOnly, Row as TableRow, Tables, beginning, body_key, get, has, key_key, position_key, read_address,
+    read_position, read_undecided_key, rows, transaction_key,
 };
 use crate::core::decide::{Claim, Row, View};
 use crate::core::directory::Directory;
+use crate::core::gather::{Address, Mark};
 use crate::core::id::{
     DestinationName, Digest, IdempotencyTag, KeyTag, NodeName, Position, SenderName, Time, TransactionId,
     VerifyingKeyBytes,
@@ -358,31 +359,22 @@ impl Snapshot {
 
     // --- collecting
 
-    /// The collection offset of a partition.
-    pub fn offset(&self, partition: i32) -> Result<Option<OffsetRow>, StoreError> {
+    /// How far a partition was collected; `None` for one that never was.
+    pub fn offset(&self, partition: i32) -> Result<Option<Mark>, StoreError> {
         get(&self.tables.offsets, &partition.to_be_bytes())?
-            .map(|bytes| OffsetRow::decode(&bytes).map_err(|error| StoreError::damaged("offsets", partition, error)))
+            .map(|bytes| decode_mark(&bytes).map_err(|error| StoreError::damaged("offsets", partition, error)))
             .transpose()
     }
 
-    /// At most `most` deferred records after an address, by sender, partition and offset.
-    pub fn deferred(
-        &self,
-        after: Option<&DeferredAddress>,
-        most: usize,
-    ) -> Result<Vec<(DeferredAddress, DeferredRow)>, StoreError> {
-        let mut from = Vec::new();
-        if let Some(address) = after {
-            from = deferred_key(&address.sender, address.partition, address.offset);
-            from.push(0);
-        }
-        rows(&self.tables.deferred, from.., false, most)?
+    /// The deferred records, by partition and offset.
+    pub fn deferred(&self) -> Result<Vec<(Address, DeferredRow)>, StoreError> {
+        rows(&self.tables.deferred, .., false, usize::MAX)?
             .into_iter()
             .map(|(key, row)| {
                 let damaged =
                     |cause: String| StoreError::damaged("deferred", data_encoding::HEXLOWER.encode(&key), cause);
-                let address = read_deferred_key(&key).ok_or_else(|| damaged("no address".to_owned()))?;
-                Ok((address, DeferredRow::decode(&row).map_err(|error| damaged(error.to_string()))?))
+                let at = read_address(&key).ok_or_else(|| damaged("no address".to_owned()))?;
+                Ok((at, DeferredRow::decode(&row).map_err(|error| damaged(error.to_string()))?))
             })
             .collect()
     }

@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::rows::DeferredAddress;
+use crate::core::gather::Address;
 use crate::core::id::{Digest, KeyTag, Position, SenderName, Time, TransactionId};
 use crate::core::wire::{Reader, Writer};
 use crate::store::StoreError;
@@ -75,7 +75,7 @@ tables! {
     missing;
     /// Partition -> the next offset to collect and what stands before it.
     offsets;
-    /// (sender key, partition, offset) -> why the record there is read again later.
+    /// (partition, offset) -> why the record there is read again later.
     deferred;
     /// D -> this node's signed refusal.
     refusals;
@@ -234,19 +234,16 @@ pub fn deadline_key(deadline: Time, undecided: &[u8]) -> Vec<u8> {
 }
 
 /// Key of `deferred`.
-pub fn deferred_key(sender: &[u8; 32], partition: i32, offset: i64) -> Vec<u8> {
+pub fn address_key(at: Address) -> Vec<u8> {
     let mut key = Writer::default();
     // Both are zero or more; shifting the sign keeps the order for all values.
-    key.put(sender).u32(partition as u32 ^ 1 << 31).u64(offset as u64 ^ 1 << 63);
+    key.u32(at.partition as u32 ^ 1 << 31).u64(at.offset as u64 ^ 1 << 63);
     key.finish()
 }
 
-/// Back from [`deferred_key`].
-pub fn read_deferred_key(key: &[u8]) -> Option<DeferredAddress> {
+/// Back from [`address_key`].
+pub fn read_address(key: &[u8]) -> Option<Address> {
     let mut from = Reader::new(key);
-    Some(DeferredAddress {
-        sender: from.array("sender").ok()?,
-        partition: (from.u32("partition").ok()? ^ 1 << 31) as i32,
-        offset: (from.u64("offset").ok()? ^ 1 << 63) as i64,
-    })
+    let partition = (from.u32("partition").ok()? ^ 1 << 31) as i32;
+    Some(Address { partition, offset: (from.u64("offset").ok()? ^ 1 << 63) as i64 })
 }

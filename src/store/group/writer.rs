@@ -5,21 +5,20 @@
 //! becomes durable with the next durable commit, never before the log that it follows from, because both go through this
 //! queue in order. After the first error it stops for good.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use redb::{Database, Durability};
 use tokio::sync::watch;
 
-use super::rows::{AlarmRow, Counts, DeferredAddress, DeferredRow, OffsetRow, SeenRow, guard};
+use super::rows::{AlarmRow, Counts, DeferredRow, SeenRow, encode_mark, guard};
 use super::staging::{ItemStanding, NewBody, NewParcel, Obsolete, Staging};
 use super::state::{Head, Parsed, StateView, held, name, put_meta};
-use super::tables::{Tables, Writable, beginning, deferred_key, has, put, remove, rows};
+use super::tables::{Tables, Writable, address_key, put, remove, rows};
 use super::{Applied, Progress};
 use crate::core::decide::{self, Entry};
+use crate::core::gather::{Address, Mark};
 use crate::core::id::{Digest, NodeName, SenderName, TransactionId};
-use crate::core::limits;
 use crate::store::StoreError;
 use crate::store::bodies::Bodies;
 
@@ -69,19 +68,18 @@ pub enum Mutation {
     SetOffset {
         /// Which partition.
         partition: i32,
-        /// Its offset.
-        offset: OffsetRow,
+        /// How far it is.
+        mark: Mark,
     },
-    /// Notes a record that is to be read again. Durable. Beyond [`limits::DEFERRED_PER_SENDER`] of its sender it is not
-    /// kept: the newest go first (R16).
+    /// Notes a record that is to be read again. Durable. How many there may be of a sender, gathering decides (R16).
     Defer {
         /// Where it lies.
-        address: DeferredAddress,
+        at: Address,
         /// Why.
         row: DeferredRow,
     },
     /// Forgets a deferred record. Not durable by itself: reading once more is safe.
-    Undefer(DeferredAddress),
+    Undefer(Address),
     /// Keeps this node's signed refusal of a parcel (R22). Durable.
     Refuse {
         /// D.
@@ -194,7 +192,6 @@ pub(super) struct Writer {
     pub progress: watch::Sender<Progress>,
     pub fatal: watch::Sender<Option<Arc<str>>>,
     pub obsolete: Obsolete,
-    pub deferred: BTreeMap<[u8; 32], usize>,
 }
 
 impl Writer {
@@ -400,17 +397,12 @@ impl Writer {
             Mutation::Withdraw(digest) => {
                 Staging::new(tables, &mut self.counts, &mut self.obsolete).withdraw(&digest)?;
             }
-            Mutation::SetOffset { partition, offset } => {
-                put(&mut tables.offsets, &partition.to_be_bytes(), &offset.encode())?;
+            Mutation::SetOffset { partition, mark } => {
+                put(&mut tables.offsets, &partition.to_be_bytes(), &encode_mark(&mark))?;
             }
-            Mutation::Defer { address, row } => self.defer(tables, address, &row)?,
-            Mutation::Undefer(address) => {
-                let key = deferred_key(&address.sender, address.partition, address.offset);
-                if remove(&mut tables.deferred, &key)?
-                    && let Some(count) = self.deferred.get_mut(&address.sender)
-                {
-                    *count = count.saturating_sub(1);
-                }
+            Mutation::Defer { at, row } => put(&mut tables.deferred, &address_key(at), &row.encode())?,
+            Mutation::Undefer(at) => {
+                remove(&mut tables.deferred, &address_key(at))?;
             }
             Mutation::Refuse { digest, notice } => put(&mut tables.refusals, &digest.0, &notice)?,
             Mutation::Raise { name, row } => put(&mut tables.alarms, name.as_bytes(), &row.encode())?,
@@ -423,26 +415,6 @@ impl Writer {
             }
             Mutation::Note { name, value } => put(&mut tables.notes, name.as_bytes(), &value)?,
         }
-        Ok(())
-    }
-
-    fn defer(
-        &mut self,
-        tables: &mut Tables<Writable<'_>>,
-        address: DeferredAddress,
-        row: &DeferredRow,
-    ) -> Result<(), StoreError> {
-        let key = deferred_key(&address.sender, address.partition, address.offset);
-        let count = match self.deferred.get(&address.sender) {
-            Some(count) => *count,
-            None => beginning(&tables.deferred, &address.sender, false, usize::MAX)?.len(),
-        };
-        let known = has(&tables.deferred, &key)?;
-        if known || count < limits::DEFERRED_PER_SENDER {
-            put(&mut tables.deferred, &key, &row.encode())?;
-        }
-        let count = if known || count >= limits::DEFERRED_PER_SENDER { count } else { count + 1 };
-        self.deferred.insert(address.sender, count);
         Ok(())
     }
 }
