@@ -3,6 +3,7 @@
 
 mod apply;
 mod entry;
+mod item;
 mod manifest;
 mod propose;
 mod rows;
