@@ -376,6 +376,15 @@ impl<'de> serde::Deserialize<'de> for Position {
     }
 }
 
+/// The transaction that claimed an idempotency key first (R6): what a duplicate's receipt names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+pub struct First {
+    /// Its id.
+    pub transaction: TransactionId,
+    /// Where it was committed.
+    pub position: Position,
+}
+
 /// What a handle prints, what a successor names, what *expired* is about.
 /// Written `DESTINATION/TRANSACTION/DEADLINE`, the deadline in milliseconds since 1970.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -117,3 +117,11 @@ pub const STREAM_BYTES: u64 = 72 << 30;
 
 /// Widest window of a zstd frame, as a power of two (8 MiB): what opening a compressed payload may cost in memory.
 pub const ZSTD_WINDOW_LOG: u32 = 23;
+/// Most ranges of stripes in a *missing* notice: what is lost beyond them is asked for with the next one.
+pub const MISSING_RANGES: usize = 256;
+
+/// Most tickets in one query of a sender.
+pub const TICKETS_PER_QUERY: usize = 256;
+
+/// Most statements that a client keeps of one node about one transaction: one for each directory version that it names.
+pub const STATEMENTS_PER_NODE: usize = 4;

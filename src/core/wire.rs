@@ -313,6 +313,8 @@ labels! {
     DIRECTORY = "directory";
     /// A receipt's leaf in its batch's tree.
     RECEIPT = "receipt";
+    /// The key of a record on the notices topic.
+    NOTICE = "notice";
     /// The signature over a batch of receipts.
     RECEIPTS = "receipts";
     /// A refusal's signature.

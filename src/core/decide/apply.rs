@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::entry::{Commit, DirectoryOp, Entry, Op};
 use super::manifest::ManifestItem;
-use super::rows::{Claim, Decided, Decision, First, Row, Standing, expired, standing};
+use super::rows::{Claim, Decided, Decision, Row, Standing, expired, standing};
 use super::view::{Applied, Changes, DirectoryChange, Outcome, View};
 use crate::core::directory::{DestinationEntry, Directory, DirectoryError};
 use crate::core::id::{
-    IdempotencyTag, KeyTag, OnPredecessor, Position, Rejection, SenderName, TransactionId, VerifyingKeyBytes,
+    First, IdempotencyTag, KeyTag, OnPredecessor, Position, Rejection, SenderName, TransactionId, VerifyingKeyBytes,
 };
 use crate::core::sign::PublicKey;
 

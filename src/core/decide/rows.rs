@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::manifest::ManifestItem;
 use crate::core::id::{
-    Digest, Fate, KeyTag, ParcelId, PayloadTag, Position, Rejection, SenderName, Time, TransactionId,
+    Digest, Fate, First, KeyTag, ParcelId, PayloadTag, Position, Rejection, SenderName, Time, TransactionId,
 };
 use crate::core::wire::{Reader, WireError, Writer};
 
@@ -62,15 +62,6 @@ pub enum Decision {
     Rejected(Rejection),
     /// It is rejected as a duplicate of the one that claimed its idempotency key first.
     Duplicate(First),
-}
-
-/// The transaction that claimed an idempotency key first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct First {
-    /// Its id.
-    pub transaction: TransactionId,
-    /// Where it was committed.
-    pub position: Position,
 }
 
 impl Decision {
@@ -174,10 +165,17 @@ impl Row {
         let mut to = Writer::with_capacity(320);
         to.u8(ROW_VERSION).name(self.sender.as_str()).put(&self.transaction.to_bytes()).u64(self.deadline.0);
         match self.decision {
-            Decision::Committed => to.u8(0),
-            Decision::Rejected(reason) => to.u8(reason as u8),
-            Decision::Duplicate(first) => to.u8(Rejection::Duplicate as u8).put(&first.encode()),
-        };
+            Decision::Committed => {
+                to.u8(0);
+            }
+            Decision::Rejected(reason) => {
+                to.u8(reason as u8);
+            }
+            Decision::Duplicate(first) => {
+                to.u8(Rejection::Duplicate as u8);
+                put_first(&mut to, first);
+            }
+        }
         put_position(&mut to, self.position);
         to.u64(self.decided.0).u64(self.directory).put(&self.parcel.to_bytes()).put(&self.digest.0).u32(self.index);
         to.u64(self.payload_bytes).u64(self.ciphertext_bytes).put(&self.ciphertext_digest.0);
@@ -199,7 +197,7 @@ impl Row {
             decision: match from.u8("row decision")? {
                 0 => Decision::Committed,
                 number => match Rejection::from_number(number) {
-                    Some(Rejection::Duplicate) => Decision::Duplicate(First::read(&mut from)?),
+                    Some(Rejection::Duplicate) => Decision::Duplicate(first(&mut from)?),
                     Some(reason) => Decision::Rejected(reason),
                     None => return Err(WireError::Unknown { field: "row decision", value: number.into() }),
                 },
@@ -234,24 +232,22 @@ pub(super) struct Decided {
     pub(super) directory: u64,
 }
 
-impl First {
-    fn encode(&self) -> Vec<u8> {
-        let mut to = Writer::with_capacity(28);
-        to.put(&self.transaction.to_bytes());
-        put_position(&mut to, self.position);
-        to.finish()
-    }
+fn put_first(to: &mut Writer, first: First) {
+    to.put(&first.transaction.to_bytes());
+    put_position(to, first.position);
+}
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { transaction: transaction(from, "first transaction")?, position: position(from, "first position")? })
-    }
+fn first(from: &mut Reader<'_>) -> Result<First, WireError> {
+    Ok(First { transaction: transaction(from, "first transaction")?, position: position(from, "first position")? })
 }
 
 impl Claim {
     /// Its bytes in the store and in the state digest.
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::with_capacity(37);
-        to.u8(ROW_VERSION).put(&self.first.encode()).u64(self.until.0);
+        to.u8(ROW_VERSION);
+        put_first(&mut to, self.first);
+        to.u64(self.until.0);
         to.finish()
     }
 
@@ -259,7 +255,7 @@ impl Claim {
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let mut from = Reader::new(bytes);
         version(&mut from, "claim version")?;
-        let claim = Self { first: First::read(&mut from)?, until: Time(from.u64("claim end")?) };
+        let claim = Self { first: first(&mut from)?, until: Time(from.u64("claim end")?) };
         from.finish("claim")?;
         Ok(claim)
     }

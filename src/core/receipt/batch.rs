@@ -1,0 +1,187 @@
+//! Receipts: statements in batches, one signature over the root of their tree, and for each its path.
+//!
+//! Owns signing and verifying batches. Must not count them.
+
+#![deny(clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+
+use super::notice::{Kind, NoticeError, Verified, begin, notice_key, voter};
+use super::statement::Statement;
+use super::{Directories, NOTICE_VERSION};
+use crate::core::id::{DestinationTag, Digest, NodeName, SenderName};
+use crate::core::limits;
+use crate::core::sign::{SIGNATURE_BYTES, SecretKey};
+use crate::core::split::merkle;
+use crate::core::wire::{Reader, WireError, Writer, in_range, label};
+
+/// One record for the notices topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoticeRecord {
+    /// The record's key: see [`notice_key`].
+    pub key: [u8; 16],
+    /// The record's value.
+    pub value: Vec<u8>,
+}
+
+/// Longest statement, in bytes: its fields with the longest sender's name and a duplicate's first.
+const STATEMENT_BYTES: usize = 256;
+/// Longest path: the depth of a tree over [`limits::RECEIPTS_PER_BATCH`] leaves.
+const PATH_HASHES: usize = 11;
+
+/// What a batch's signature is over, and the signature.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Head {
+    destination: DestinationTag,
+    node: NodeName,
+    directory: u64,
+    count: u16,
+    root: Digest,
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::with_capacity(128);
+        to.put(&self.destination.0).name(self.node.as_str()).u64(self.directory).u16(self.count).put(&self.root.0);
+        to.finish()
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Receipt {
+    index: u16,
+    statement: Statement,
+    path: Vec<Digest>,
+}
+
+/// Receipts of one node for one sender, as a record carries them: unverified.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Receipts {
+    head: Head,
+    signature: [u8; SIGNATURE_BYTES],
+    sender: SenderName,
+    receipts: Vec<Receipt>,
+}
+
+/// Signs statements of one group: one signature for up to [`limits::RECEIPTS_PER_BATCH`] of them. Gives the records to
+/// publish, at least one for each sender; none for no statements. `directory` is the version of the directory in force
+/// here, which lists `key` as this node's signing key.
+pub fn sign_receipts(
+    key: &SecretKey,
+    node: &NodeName,
+    destination: DestinationTag,
+    directory: u64,
+    statements: &[Statement],
+) -> Vec<NoticeRecord> {
+    let batches = statements.chunks(limits::RECEIPTS_PER_BATCH);
+    batches.flat_map(|batch| sign_batch(key, node, destination, directory, batch)).collect()
+}
+
+fn sign_batch(
+    key: &SecretKey,
+    node: &NodeName,
+    destination: DestinationTag,
+    directory: u64,
+    statements: &[Statement],
+) -> Vec<NoticeRecord> {
+    let encoded: Vec<Vec<u8>> = statements.iter().map(Statement::encode).collect();
+    let leaves: Vec<Digest> = encoded.iter().map(|bytes| Statement::leaf(bytes)).collect();
+    let Some((root, paths)) = merkle::proofs(&leaves) else { return Vec::new() };
+    // At most RECEIPTS_PER_BATCH.
+    let head = Head { destination, node: node.clone(), directory, count: statements.len() as u16, root }.encode();
+    let signature = key.sign(label::RECEIPTS, &head);
+    let mut by_sender: BTreeMap<&SenderName, Vec<Vec<u8>>> = BTreeMap::new();
+    for (index, ((statement, bytes), path)) in statements.iter().zip(&encoded).zip(&paths).enumerate() {
+        let mut to = Writer::with_capacity(bytes.len() + 5 + path.len() * 32);
+        to.u16(index as u16).short_bytes(bytes).u8(path.len() as u8);
+        path.iter().for_each(|hash| {
+            to.put(&hash.0);
+        });
+        by_sender.entry(&statement.sender).or_default().push(to.finish());
+    }
+    let mut records = Vec::new();
+    for (sender, receipts) in by_sender {
+        let mut rest = receipts.as_slice();
+        while !rest.is_empty() {
+            let mut room = limits::NOTICE_BYTES - head.len() - SIGNATURE_BYTES - 16;
+            let fits = rest.iter().take_while(|receipt| {
+                let fits = receipt.len() <= room;
+                room = room.saturating_sub(receipt.len());
+                fits
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            let mut to = begin(Kind::Receipts);
+            to.put(&head).put(&signature).u16(now.len() as u16);
+            now.iter().for_each(|receipt| {
+                to.put(receipt);
+            });
+            records.push(NoticeRecord { key: notice_key(sender), value: to.finish() });
+            rest = later;
+        }
+    }
+    records
+}
+
+impl Receipts {
+    /// Whose transactions it is about.
+    pub fn sender(&self) -> &SenderName {
+        &self.sender
+    }
+
+    /// Which group says it.
+    pub fn destination(&self) -> DestinationTag {
+        self.head.destination
+    }
+
+    pub(super) fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        let head = Head {
+            destination: DestinationTag(from.array("receipts: destination tag")?),
+            node: from.name("receipts: node")?,
+            directory: from.u64("receipts: directory version")?,
+            count: from.u16("receipts: batch size")?,
+            root: Digest(from.array("receipts: root")?),
+        };
+        in_range(head.count.into(), 1, limits::RECEIPTS_PER_BATCH as u64, "receipts: batch size")?;
+        let signature = from.array("receipts: signature")?;
+        let number = from.u16("receipts: number")?;
+        in_range(number.into(), 1, head.count.into(), "receipts: number")?;
+        let mut receipts: Vec<Receipt> = Vec::new();
+        for _ in 0..number {
+            let index = from.u16("receipt: index")?;
+            let lowest = receipts.last().map_or(0, |last| u64::from(last.index) + 1);
+            in_range(index.into(), lowest, u64::from(head.count) - 1, "receipt: index")?;
+            let statement = Statement::decode(from.short_bytes(STATEMENT_BYTES, "receipt: statement")?)?;
+            let length = from.u8("receipt: path length")?;
+            in_range(length.into(), 0, PATH_HASHES as u64, "receipt: path length")?;
+            let path = (0..length).map(|_| from.array("receipt: path").map(Digest)).collect::<Result<_, _>>()?;
+            receipts.push(Receipt { index, statement, path });
+        }
+        let sender = receipts.first().map(|first| first.statement.sender.clone());
+        match sender {
+            Some(sender) if receipts.iter().all(|receipt| receipt.statement.sender == sender) => {
+                Ok(Self { head, signature, sender, receipts })
+            }
+            _ => Err(WireError::Invalid { field: "receipts: sender", expected: "one sender in all statements" }),
+        }
+    }
+
+    /// Verifies signature and paths with the node's key of the directory version that the batch names. Nothing is taken
+    /// when anything fails. Errors: [`NoticeError::UnknownDirectory`] (try again when it is known),
+    /// [`NoticeError::UnknownNode`], [`NoticeError::Signature`], [`NoticeError::Path`].
+    pub fn verify(self, directories: &Directories) -> Result<Vec<Verified<Statement>>, NoticeError> {
+        let Head { destination, node, directory, count, root } = self.head.clone();
+        let key = voter(directories, directory, destination, &node)?;
+        key.verify(label::RECEIPTS, &self.head.encode(), &self.signature)
+            .map_err(|_| NoticeError::Signature { node: node.clone() })?;
+        for receipt in &self.receipts {
+            let leaf = Statement::leaf(&receipt.statement.encode());
+            if merkle::climb(leaf, receipt.index.into(), count.into(), &receipt.path) != Some(root) {
+                return Err(NoticeError::Path { node, index: receipt.index });
+            }
+        }
+        let verified = |statement| Verified { node: node.clone(), destination, directory, said: statement };
+        Ok(self.receipts.into_iter().map(|receipt| verified(receipt.statement)).collect())
+    }
+}
+
+const _: () = assert!(1 << PATH_HASHES == limits::RECEIPTS_PER_BATCH && NOTICE_VERSION == 1);

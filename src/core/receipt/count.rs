@@ -1,0 +1,178 @@
+//! How a client counts: a majority of the voters of one directory version, by node name, saying the same (R13, R22).
+//!
+//! Owns the counting of receipts and refusals. Must not verify signatures: it takes only what was verified.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Directories;
+use super::notice::{Refusal, Verified};
+use super::statement::{StageTimes, Statement, Verdict};
+use crate::core::directory::DestinationEntry;
+use crate::core::id::{DestinationTag, Digest, NodeName, PayloadTag, RefusalReason, SenderName, Ticket};
+use crate::core::limits;
+
+/// What became of a receipt that was given to a [`Counter`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Added {
+    /// It counts.
+    Counted,
+    /// This node said so before.
+    Again,
+    /// It is about another destination, sender, transaction, deadline or payload.
+    Elsewhere,
+    /// This node said something else before. Neither changes the count: the first stays, and people should look at the
+    /// node.
+    Contradiction,
+    /// This node has said this under more directory versions than are kept.
+    TooMany,
+}
+
+/// What a majority says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Agreed {
+    /// What they say; D and group time are those of the first signer by name.
+    pub verdict: Verdict,
+    /// The directory version whose voters were counted.
+    pub directory: u64,
+    /// The voters that say so, and how long it took on each.
+    pub signers: BTreeMap<NodeName, StageTimes>,
+    /// The voters that have not said so yet.
+    pub lacking: Vec<NodeName>,
+}
+
+impl Agreed {
+    /// Whether all voters say so.
+    pub fn is_complete(&self) -> bool {
+        self.lacking.is_empty()
+    }
+}
+
+/// Counts the receipts of one transaction in one destination.
+#[derive(Clone, Debug)]
+pub struct Counter {
+    ticket: Ticket,
+    destination: DestinationTag,
+    sender: SenderName,
+    payload_tag: Option<PayloadTag>,
+    /// By node, then by the directory version that it names.
+    said: BTreeMap<NodeName, BTreeMap<u64, (Verdict, StageTimes)>>,
+}
+
+impl Counter {
+    /// For a ticket of this sender. Without a payload tag (who attaches with a ticket alone does not know it) signers need
+    /// only agree on one.
+    pub fn new(
+        ticket: Ticket,
+        destination: DestinationTag,
+        sender: SenderName,
+        payload_tag: Option<PayloadTag>,
+    ) -> Self {
+        Self { ticket, destination, sender, payload_tag, said: BTreeMap::new() }
+    }
+
+    /// Takes a receipt. It need not be known yet whether its node is a voter: that is judged by
+    /// [`Counter::agreed`], when the directory that it names is known.
+    pub fn add(&mut self, receipt: &Verified<Statement>) -> Added {
+        let Statement { sender, transaction, deadline, directory, verdict, times } = receipt.said();
+        let mine = receipt.destination() == self.destination
+            && *sender == self.sender
+            && *transaction == self.ticket.transaction
+            && *deadline == self.ticket.deadline
+            && match (verdict, verdict.decided(), self.payload_tag) {
+                (_, Some(decided), Some(tag)) => decided.payload_tag == tag,
+                (Verdict::Expired { group_time } | Verdict::Forgotten { group_time }, ..) => group_time > deadline,
+                _ => true,
+            };
+        if !mine {
+            return Added::Elsewhere;
+        }
+        let said = self.said.entry(receipt.node().clone()).or_default();
+        // Having forgotten is no fate, so it contradicts none.
+        let contradicts = |before: &Verdict| {
+            before.fate().is_some() && verdict.fate().is_some() && before.essence() != verdict.essence()
+        };
+        if said.values().any(|(before, _)| contradicts(before)) {
+            return Added::Contradiction;
+        }
+        if said.get(directory).is_some_and(|(before, _)| before.fate().is_some() || verdict.fate().is_none()) {
+            return Added::Again;
+        }
+        if said.len() >= limits::STATEMENTS_PER_NODE && !said.contains_key(directory) {
+            return Added::TooMany;
+        }
+        said.insert(*directory, (*verdict, *times));
+        Added::Counted
+    }
+
+    /// What a majority of the voters of one of these directories says; the one with the most signers, if there are several.
+    /// Directories that are not known are not counted: what they would decide is unknown.
+    pub fn agreed(&self, directories: &Directories) -> Option<Agreed> {
+        let mut groups: BTreeMap<(u64, Verdict), Agreed> = BTreeMap::new();
+        for (node, said) in &self.said {
+            for (version, (verdict, times)) in said {
+                let Some(group) = voters(directories, *version, self.destination).filter(|group| group.has_node(node))
+                else {
+                    continue;
+                };
+                let agreed = groups.entry((*version, verdict.essence())).or_insert_with(|| Agreed {
+                    verdict: *verdict,
+                    directory: *version,
+                    signers: BTreeMap::new(),
+                    lacking: group.nodes.clone(),
+                });
+                agreed.signers.insert(node.clone(), *times);
+                agreed.lacking.retain(|voter| voter != node);
+            }
+        }
+        let quorum = |agreed: &Agreed| {
+            voters(directories, agreed.directory, self.destination)
+                .is_some_and(|group| agreed.signers.len() >= group.quorum())
+        };
+        groups.into_values().filter(quorum).max_by_key(|agreed| (agreed.signers.len(), agreed.directory))
+    }
+
+    /// Who said what so far, majority or not: for people.
+    pub fn said(&self) -> impl Iterator<Item = (&NodeName, &Verdict)> {
+        self.said.iter().filter_map(|(node, said)| Some((node, &said.last_key_value()?.1.0)))
+    }
+}
+
+/// Counts refusals of one parcel: with a majority, its sender seals the transactions anew (R22).
+#[derive(Clone, Debug)]
+pub struct Refusals {
+    destination: DestinationTag,
+    digest: Digest,
+    said: BTreeMap<u64, BTreeMap<NodeName, RefusalReason>>,
+}
+
+impl Refusals {
+    /// For the parcel that is D.
+    pub fn new(destination: DestinationTag, digest: Digest) -> Self {
+        Self { destination, digest, said: BTreeMap::new() }
+    }
+
+    /// Takes a refusal; whether it is about this parcel.
+    pub fn add(&mut self, refusal: &Verified<Refusal>) -> bool {
+        let mine = refusal.destination() == self.destination && refusal.said().digest == self.digest;
+        if mine {
+            let nodes = self.said.entry(refusal.directory()).or_default();
+            nodes.insert(refusal.node().clone(), refusal.said().reason);
+        }
+        mine
+    }
+
+    /// Who refuses it and why, when they are a majority of the voters of one of these directories. A node is counted under
+    /// the directory version that it signed under.
+    pub fn refused(&self, directories: &Directories) -> Option<BTreeMap<NodeName, RefusalReason>> {
+        self.said.iter().rev().find_map(|(version, nodes)| {
+            let group = voters(directories, *version, self.destination)?;
+            let nodes: BTreeMap<_, _> =
+                nodes.iter().filter(|(node, _)| group.has_node(node)).map(|(node, why)| (node.clone(), *why)).collect();
+            (nodes.keys().collect::<BTreeSet<_>>().len() >= group.quorum()).then_some(nodes)
+        })
+    }
+}
+
+fn voters(directories: &Directories, version: u64, destination: DestinationTag) -> Option<&DestinationEntry> {
+    directories.get(&version)?.destination_by_tag(&destination)
+}

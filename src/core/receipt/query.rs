@@ -1,0 +1,133 @@
+//! A sender's question about its transactions: a record of its own kind on the segments topic, answered with receipts.
+//!
+//! Owns its bytes and its signature. Must not answer it.
+
+#![deny(clippy::indexing_slicing)]
+
+use super::NOTICE_VERSION;
+use crate::core::directory::Directory;
+use crate::core::id::{DestinationTag, PayloadTag, SenderName, Time, TransactionId, VerifyingKeyBytes};
+use crate::core::limits;
+use crate::core::sign::{SIGNATURE_BYTES, SecretKey};
+use crate::core::wire::{Reader, WireError, Writer, in_range, label};
+
+/// How every query begins; segments begin otherwise.
+pub const QUERY_MAGIC: [u8; 4] = *b"SCQY";
+
+/// Whether a record of the segments topic is a query.
+pub fn is_query(record: &[u8]) -> bool {
+    record.starts_with(&QUERY_MAGIC)
+}
+
+/// Why a query is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The bytes are no query of this version.
+    #[error(transparent)]
+    Field(#[from] WireError),
+    /// It is about another destination.
+    #[error("it asks destination {given}")]
+    OtherDestination {
+        /// Which.
+        given: DestinationTag,
+    },
+    /// The directory in force has no sender with this key, or does not let it send here.
+    #[error("{key} is the key of no sender that may send here")]
+    UnknownSender {
+        /// The key.
+        key: VerifyingKeyBytes,
+    },
+    /// The sender did not sign this.
+    #[error("the signature is not that of {sender}")]
+    Signature {
+        /// Who is said to have signed.
+        sender: SenderName,
+    },
+}
+
+impl QueryError {
+    /// Whether the same bytes can be answered later: when a later directory lists the sender.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Field(error) => error.retryable(),
+            Self::UnknownSender { .. } => true,
+            Self::OtherDestination { .. } | Self::Signature { .. } => false,
+        }
+    }
+}
+
+/// What a sender asks a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// The sender's clock when it asked: a node passes over a query that is not later than the last one that it answered.
+    pub time: Time,
+    /// The transactions, 1 to [`limits::TICKETS_PER_QUERY`]: id, deadline and, if the asker knows it, payload tag.
+    pub asked: Vec<(TransactionId, Time, Option<PayloadTag>)>,
+}
+
+impl Query {
+    /// Signs the query: the bytes of the record.
+    pub fn sign(&self, key: &SecretKey, destination: DestinationTag) -> Vec<u8> {
+        let mut body = Writer::with_capacity(128 + self.asked.len() * 57);
+        let asked = self.asked.iter().take(limits::TICKETS_PER_QUERY);
+        body.put(&destination.0).put(&key.public().bytes().0).u64(self.time.0).u16(asked.len() as u16);
+        for (transaction, deadline, payload_tag) in asked {
+            body.put(&transaction.to_bytes()).u64(deadline.0).flag(payload_tag.is_some());
+            if let Some(tag) = payload_tag {
+                body.put(&tag.0);
+            }
+        }
+        let mut to = Writer::with_capacity(body.as_slice().len() + 69);
+        to.put(&QUERY_MAGIC).u8(NOTICE_VERSION).put(body.as_slice()).put(&key.sign(label::QUERY, body.as_slice()));
+        to.finish()
+    }
+
+    /// Reads and verifies a query for a group under the directory in force; gives who asks. Shape comes first, then
+    /// destination, sender, signature. Errors: [`QueryError`].
+    pub fn verify(
+        record: &[u8],
+        destination: DestinationTag,
+        directory: &Directory,
+    ) -> Result<(SenderName, Self), QueryError> {
+        let mut from = Reader::new(record);
+        if from.array("query: magic")? != QUERY_MAGIC {
+            return Err(WireError::Invalid { field: "query: magic", expected: "SCQY" }.into());
+        }
+        match from.u8("query: version")? {
+            NOTICE_VERSION => {}
+            other => return Err(WireError::Unknown { field: "query: version", value: other.into() }.into()),
+        }
+        let signed = from.rest();
+        let given = DestinationTag(from.array("query: destination tag")?);
+        let key = VerifyingKeyBytes(from.array("query: sender key")?);
+        let time = Time(from.u64("query: time")?);
+        let count = from.u16("query: tickets")?;
+        in_range(count.into(), 1, limits::TICKETS_PER_QUERY as u64, "query: tickets")?;
+        let asked = (0..count).map(|_| ticket(&mut from)).collect::<Result<_, _>>()?;
+        let signed = signed.split_at_checked(signed.len().saturating_sub(from.left())).map_or(signed, |(body, _)| body);
+        let signature: [u8; SIGNATURE_BYTES] = from.array("query: signature")?;
+        from.finish("query")?;
+        if given != destination {
+            return Err(QueryError::OtherDestination { given });
+        }
+        let sender = directory.sender_by_key(&key).filter(|sender| {
+            let here = directory.destination_by_tag(&destination);
+            here.is_some_and(|here| sender.destinations.contains(&here.name))
+        });
+        let sender = sender.ok_or(QueryError::UnknownSender { key })?;
+        let signed = sender.signing.verify(label::QUERY, signed, &signature);
+        signed.map_err(|_| QueryError::Signature { sender: sender.name.clone() })?;
+        Ok((sender.name.clone(), Self { time, asked }))
+    }
+}
+
+fn ticket(from: &mut Reader<'_>) -> Result<(TransactionId, Time, Option<PayloadTag>), WireError> {
+    let transaction = TransactionId::from_bytes(from.array("query: transaction")?)
+        .map_err(|_| WireError::Invalid { field: "query: transaction", expected: "a UUID of version 7" })?;
+    let deadline = Time(from.u64("query: deadline")?);
+    let tag = match from.flag("query: payload tag")? {
+        true => Some(PayloadTag(from.array("query: payload tag")?)),
+        false => None,
+    };
+    Ok((transaction, deadline, tag))
+}
