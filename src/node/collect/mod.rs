@@ -1,0 +1,419 @@
+//! Collecting for one destination: readers of all partitions feed the reassembler; its actions are carried out in their
+//! order; what passes moves the collection offsets (R16, R17).
+//!
+//! Owns the reassembler, the cursors and the stage. Must not make a fate, nor look into sealed bytes.
+
+mod reader;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use self::reader::{Arrival, Checked, Source};
+use super::NodeError;
+use super::group::{GroupContext, Staged};
+use super::stage::{Message, Stage, StageEvent};
+use crate::core::gather::{
+    Action, Address, Caps, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, Recovered, Refused, Skip,
+};
+use crate::core::id::{SenderName, Time};
+use crate::core::receipt::{Missing as MissingNotice, Refusal};
+use crate::store::group::{DeferredRow, Mutation};
+use crate::telemetry::names;
+use crate::transport::{Topic, Transport};
+
+/// Batches of records that wait for the collector; each is about a mebibyte at most.
+const ARRIVALS: usize = 8;
+
+/// Recovered bytes that wait to be opened; beyond it nothing more is taken in.
+const OPENING_BYTES: usize = 8 * 1024 * 1024;
+
+/// How often time alone is asked for work, and offsets are written down.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Ended parcels that the node's other parts tell the collector of.
+pub type Ended = mpsc::Receiver<(ParcelKey, Time)>;
+
+struct Partition {
+    cursor: Cursor,
+    written: i64,
+    end: i64,
+    /// When the broker appended the last record that was read.
+    seen: Time,
+}
+
+struct Collector {
+    context: Arc<GroupContext>,
+    source: Source,
+    reassembler: Reassembler,
+    partitions: BTreeMap<i32, Partition>,
+    stage: Stage,
+    staged: mpsc::Sender<Staged>,
+    recovered: mpsc::UnboundedSender<Recovered>,
+    mutations: Vec<Mutation>,
+    /// Set once a note could not be kept: offsets then stay where they are until the node starts again.
+    frozen: Arc<AtomicBool>,
+}
+
+/// Collects until the context's `stop`. `ended` tells of parcels that need no gathering any more; `staged` is told of
+/// every parcel that is durable here.
+///
+/// Errors: what the store says; the node must stop then.
+pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sender<Staged>) -> Result<(), NodeError> {
+    let (arrivals, mut arrived) = mpsc::channel(ARRIVALS);
+    let (recovered, mut recoveries) = mpsc::unbounded_channel();
+    let (stage, mut stage_messages) = Stage::new(Arc::clone(&context));
+    let (mut in_force, mut group_time) = (context.in_force.clone(), context.group_time.clone());
+    let directory = in_force.borrow_and_update().clone();
+    let source = Source {
+        seams: context.seams.clone(),
+        transport: Arc::clone(&context.transport),
+        topic: Topic::segments(&context.environment, &context.destination),
+        gate: Arc::new(RwLock::new(Gate::new(Arc::clone(&directory), context.tag))),
+        group_time: group_time.clone(),
+        arrivals,
+        stop: context.stop.clone(),
+    };
+    let mut collector = Collector {
+        reassembler: Reassembler::new(directory, context.tag, Caps::default()),
+        context,
+        source,
+        partitions: BTreeMap::new(),
+        stage,
+        staged,
+        recovered,
+        mutations: Vec::new(),
+        frozen: Arc::new(AtomicBool::new(false)),
+    };
+    collector.restore()?;
+    let stop = collector.context.stop.clone();
+    let clock = Arc::clone(&collector.context.seams.clock);
+    let mut tick = clock.sleep(Duration::ZERO);
+    loop {
+        let now = clock.now();
+        let actions = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(message) = stage_messages.recv() => collector.staged(message, now).await?,
+            Some(result) = recoveries.recv() => collector.reassembler.recovered(result, now),
+            Some((key, expiry)) = ended.recv() => {
+                collector.stage.abandon(&key);
+                collector.reassembler.end(&key, expiry, now)
+            }
+            Ok(()) = in_force.changed() => {
+                let directory = in_force.borrow_and_update().clone();
+                let mut gate = collector.source.gate.write().unwrap_or_else(PoisonError::into_inner);
+                gate.set_directory(Arc::clone(&directory));
+                drop(gate);
+                collector.reassembler.set_directory(directory, now)
+            }
+            Ok(()) = group_time.changed() => {
+                let group_time = *group_time.borrow_and_update();
+                collector.reassembler.set_group_time(group_time, now)
+            }
+            () = &mut tick => {
+                tick = clock.sleep(TICK);
+                collector.tick(now)
+            }
+            Some(arrival) = arrived.recv(), if collector.stage.waiting_bytes() < OPENING_BYTES => {
+                collector.arrival(arrival, now)
+            }
+        };
+        collector.carry_out(actions, now);
+        collector.write_down();
+    }
+    collector.offsets(true);
+    let mutations = std::mem::take(&mut collector.mutations);
+    collector.context.store.write(mutations).await?;
+    Ok(())
+}
+
+impl Collector {
+    /// Takes up what the store knows from before.
+    fn restore(&mut self) -> Result<(), NodeError> {
+        let snapshot = self.context.store.snapshot()?;
+        let now = self.context.seams.clock.now();
+        let directory = self.context.in_force.borrow().clone();
+        for row in snapshot.staged_after(None, usize::MAX)? {
+            let manifest = &row.manifest;
+            if let Some(sender) = directory.senders.get(&manifest.sender) {
+                let key = ParcelKey { sender: sender.signing.bytes(), epoch: manifest.epoch, parcel: manifest.parcel };
+                // Nothing is gathered yet, so there is nothing to carry out.
+                self.reassembler.end(&key, manifest.expiry, now);
+            }
+        }
+        self.reassembler.restore(snapshot.deferred()?.into_iter().map(|(at, row)| (at, row.reason)));
+        Ok(())
+    }
+
+    /// Starts a reader for every partition that has none.
+    fn start_readers(&mut self) {
+        let partitions = self.context.transport.partitions(&self.source.topic);
+        if partitions.is_empty() {
+            let text = format!(
+                "the topic {} is not there or its brokers cannot be reached: `sealcast topic init` makes it, `sealcast topic \
+                 check` says what is wrong",
+                self.source.topic
+            );
+            self.context.alarms.raise("topic-unreachable", text);
+            return;
+        }
+        self.context.alarms.clear("topic-unreachable");
+        for partition in partitions.iter() {
+            let number = partition.id.number;
+            if self.partitions.contains_key(&number) {
+                continue;
+            }
+            let mark = match self.context.store.snapshot().and_then(|snapshot| snapshot.offset(number)) {
+                Ok(mark) => mark.unwrap_or_default(),
+                Err(error) => {
+                    self.context.alarms.raise("store-unreadable", error.to_string());
+                    return;
+                }
+            };
+            tracing::debug!(topic = %self.source.topic, partition = number, offset = mark.offset, "collecting");
+            let state = Partition { cursor: Cursor::new(mark), written: mark.offset, end: mark.offset, seen: Time(0) };
+            self.partitions.insert(number, state);
+            tokio::spawn(self.source.clone().follow(number, mark));
+        }
+    }
+
+    fn tick(&mut self, now: Time) -> Vec<Action> {
+        self.start_readers();
+        self.offsets(false);
+        let (mut lag, mut oldest) = (0, None::<Time>);
+        for partition in self.partitions.values() {
+            let behind = partition.end.saturating_sub(partition.cursor.mark().offset).max(0);
+            lag += behind;
+            if behind > 0 {
+                oldest = Some(oldest.map_or(partition.seen, |time| time.min(partition.seen)));
+            }
+        }
+        let meter = &self.context.meter;
+        meter.set(names::COLLECT_LAG_RECORDS, lag as f64);
+        meter.set(names::COLLECT_LAG_SECONDS, oldest.map_or(0.0, |time| now.since(time).as_secs_f64()));
+        meter.set(names::GATHER_BYTES, self.reassembler.held_bytes() as f64);
+        meter.set(names::GATHER_DEFERRED, self.reassembler.deferred() as f64);
+        self.context.lag.send_replace(super::group::Lag {
+            records: u64::try_from(lag).unwrap_or_default(),
+            age: oldest.map_or(Duration::ZERO, |time| now.since(time)),
+            gathering: self.reassembler.open_parcels() as u64,
+            deferred: self.reassembler.deferred() as u64,
+        });
+        self.reassembler.due(now)
+    }
+
+    fn arrival(&mut self, arrival: Arrival, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match arrival {
+            Arrival::Records { partition, records, next, end } => {
+                if let Some(state) = self.partitions.get_mut(&partition) {
+                    for record in &records {
+                        state.cursor.see(record.at.offset, record.identity);
+                    }
+                    state.cursor.read_to(next);
+                    state.end = end;
+                    state.seen = records.last().map_or(state.seen, |record| record.time);
+                }
+                for record in records {
+                    actions.extend(self.take(record, now));
+                }
+            }
+            Arrival::Again(records) => {
+                for record in records {
+                    actions.extend(self.take(record, now));
+                }
+            }
+            Arrival::Gone(addresses) => {
+                self.context.meter.count_as(names::GATHER_REFUSED, "reason", "gone");
+                for at in addresses {
+                    actions.extend(self.reassembler.take(Err(Skip::NotSegment), at, now));
+                }
+            }
+            // Their notes stay; the book reads them again when they are due.
+            Arrival::Unreached(addresses) => {
+                tracing::debug!(count = addresses.len(), "deferred records are out of reach")
+            }
+            Arrival::Gap { partition, gap, low } => {
+                let text = format!(
+                    "partition {partition} of {}: {gap}. Records may have been lost to this node before it read them; it \
+                     reads the partition again from offset {low}, and senders send again what has no fate",
+                    self.source.topic
+                );
+                tracing::error!(partition, %gap, low, "gap in the collected topic");
+                self.context.meter.count(names::COLLECT_GAPS, 1);
+                self.context.alarms.raise(&format!("gap-{partition}"), text);
+                if let Some(state) = self.partitions.get_mut(&partition) {
+                    state.cursor.restart(low);
+                    state.written = -1;
+                }
+            }
+            Arrival::Trouble { partition, cause } => {
+                let name = format!("partition-unreachable-{partition}");
+                match cause {
+                    Some(cause) => self.context.alarms.raise(&name, cause),
+                    None => self.context.alarms.clear(&name),
+                }
+            }
+        }
+        actions
+    }
+
+    fn take(&mut self, record: Checked, now: Time) -> Vec<Action> {
+        match &record.outcome {
+            Ok(_) => self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", "taken"),
+            Err(skip) => {
+                let outcome = if skip.retryable() { "deferred" } else { "refused" };
+                self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", outcome);
+                self.context.meter.count_as(names::GATHER_REFUSED, "reason", skip.word());
+                tracing::debug!(partition = record.at.partition, offset = record.at.offset, reason = %skip, "record skipped");
+            }
+        }
+        self.reassembler.take(record.outcome, record.at, now)
+    }
+
+    /// Carries actions out, in their order.
+    fn carry_out(&mut self, actions: Vec<Action>, now: Time) {
+        for action in actions {
+            match action {
+                Action::Recover(job) => {
+                    let (work, done) = (Arc::clone(&self.context.seams.work), self.recovered.clone());
+                    work.start(Box::new(move || {
+                        // The collector may have stopped meanwhile: then nobody needs the result.
+                        let _ = done.send(job.run());
+                    }));
+                }
+                Action::Deliver(delivery) => self.stage.deliver(delivery),
+                Action::Refuse(refused) => self.refuse(&refused),
+                Action::Abandon(key) => {
+                    self.context.meter.count_as(names::GATHER_PARCELS, "outcome", "expired");
+                    self.stage.abandon(&key);
+                }
+                Action::Defer { addresses, reason } => {
+                    let row = DeferredRow { since: now, reason };
+                    for at in addresses.iter() {
+                        self.mutations.push(Mutation::Defer { at, row });
+                        self.pass(at);
+                    }
+                }
+                Action::Pass(addresses) => {
+                    for at in addresses.iter() {
+                        self.mutations.push(Mutation::Undefer(at));
+                        self.pass(at);
+                    }
+                }
+                Action::Reread(addresses) => {
+                    tokio::spawn(self.source.clone().again(addresses));
+                }
+                Action::Missing(missing) => self.ask(&missing),
+                Action::Equivocation(Equivocation { parcel, stripe, first, second }) => {
+                    tracing::error!(parcel = %parcel.parcel, stripe, %first, %second, "two signed headers contradict each other");
+                    let text = format!(
+                        "the sender with key {} signed two headers for stripe {stripe} of parcel {} ({first} and {second}): \
+                         its key may be in other hands, or its client was copied while it ran",
+                        parcel.sender, parcel.parcel
+                    );
+                    self.context.alarms.raise("equivocation", text);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, at: Address) {
+        if let Some(partition) = self.partitions.get_mut(&at.partition) {
+            partition.cursor.pass(at.offset);
+        }
+    }
+
+    fn refuse(&mut self, refused: &Refused) {
+        let Refused { parcel, digest, reason, .. } = refused;
+        self.stage.abandon(parcel);
+        tracing::warn!(parcel = %parcel.parcel, %digest, %reason, "parcel refused");
+        self.context.meter.count_as(names::STAGE_REFUSALS, "reason", reason.word());
+        let Some(sender) = self.sender_of(parcel) else { return };
+        let said = Refusal { sender, epoch: parcel.epoch, parcel: parcel.parcel, digest: *digest, reason: *reason };
+        let notice = said.sign(self.context.keys.signing(), &self.context.node, self.context.tag, self.version());
+        self.mutations.push(Mutation::Refuse { digest: *digest, notice: notice.value.clone().into() });
+        self.context.notices.publish(notice);
+    }
+
+    fn ask(&mut self, missing: &Missing) {
+        let parcel = &missing.parcel;
+        tracing::info!(parcel = %parcel.parcel, stripe = missing.stripe, held = missing.held.len(), "asking the sender again");
+        let Some(sender) = self.sender_of(parcel) else { return };
+        // What comes after the stripe to be handed out next may be on its way or not: the sender has it all.
+        let stripes = vec![missing.stripe..=u32::MAX];
+        let said = MissingNotice { sender, epoch: parcel.epoch, parcel: parcel.parcel, stripes };
+        self.context.notices.publish(said.sign(
+            self.context.keys.signing(),
+            &self.context.node,
+            self.context.tag,
+            self.version(),
+        ));
+    }
+
+    /// The name of a parcel's sender; a parcel of a sender that the directory lost meanwhile is nobody's to be told.
+    fn sender_of(&self, parcel: &ParcelKey) -> Option<SenderName> {
+        self.context.in_force.borrow().sender_by_key(&parcel.sender).map(|sender| sender.name.clone())
+    }
+
+    fn version(&self) -> u64 {
+        self.context.in_force.borrow().version
+    }
+
+    async fn staged(&mut self, message: Message, now: Time) -> Result<Vec<Action>, NodeError> {
+        Ok(match self.stage.message(message) {
+            StageEvent::Progress => Vec::new(),
+            StageEvent::Staged { key, expiry, staged } => {
+                self.context.meter.count(names::STAGE_PARCELS, 1);
+                // The reporter may be behind; the store knows the parcel, and the next full report names it.
+                let _ = self.staged.send(staged).await;
+                self.reassembler.end(&key, expiry, now)
+            }
+            StageEvent::Refused { key, reason } => self.reassembler.refuse(&key, reason, now),
+            StageEvent::Deferred { key, reason, cause } => {
+                tracing::warn!(parcel = %key.parcel, reason = reason.word(), %cause, "parcel deferred");
+                self.reassembler.defer_parcel(&key, reason, now)
+            }
+            StageEvent::Fatal(error) => return Err(error.into()),
+        })
+    }
+
+    /// Notes the offsets that moved; the store makes them durable behind what they stand for.
+    fn offsets(&mut self, all: bool) {
+        if self.frozen.load(Ordering::Acquire) {
+            return;
+        }
+        for (&partition, state) in &mut self.partitions {
+            let mark = state.cursor.mark();
+            if mark.offset != state.written || (all && state.written < 0) {
+                state.written = mark.offset;
+                self.mutations.push(Mutation::SetOffset { partition, mark });
+            }
+        }
+    }
+
+    /// Hands mutations to the store in their order. What stops the store stops the node (`GroupStore::failed`). When a full
+    /// disk leaves notes undone, no offset moves any more, so that a restart reads those records again.
+    fn write_down(&mut self) {
+        if self.mutations.is_empty() {
+            return;
+        }
+        let mutations = std::mem::take(&mut self.mutations);
+        let (alarms, frozen) = (self.context.alarms.clone(), Arc::clone(&self.frozen));
+        self.context.store.submit(
+            mutations,
+            Box::new(move |result| {
+                if let Err(error) = result {
+                    frozen.store(true, Ordering::Release);
+                    let mend =
+                        "free space on the node's disk, then restart the node: it reads again what it could not note";
+                    alarms.raise("notes-not-kept", format!("{error}; {mend}"));
+                }
+            }),
+        );
+    }
+}

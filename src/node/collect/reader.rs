@@ -1,0 +1,288 @@
+//! Reading one partition: check that it is still the one that was read (R17), then record after record through the gate.
+//! Also reads deferred addresses again. Must not decide what becomes of a segment: that is the reassembler's.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::gather::{Address, Gap, Gate, Identity, Mark, Skip};
+use crate::core::id::Time;
+use crate::core::split::segment::VerifiedSegment;
+use crate::seams::Seams;
+use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Topic, Transport};
+
+/// How long a reader waits before it asks an absent partition again.
+const ABSENT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Records of one run that are read again at once; a longer run takes several reads.
+const REREAD_RUN: i64 = 64;
+
+/// One record as the gate saw it.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub at: Address,
+    pub identity: Identity,
+    /// When the broker appended it.
+    pub time: Time,
+    pub outcome: Result<VerifiedSegment, Skip>,
+}
+
+/// What readers tell the collector.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// New records of a partition, in order; `next` is the offset after them, `end` that of the partition.
+    Records { partition: i32, records: Vec<Checked>, next: i64, end: i64 },
+    /// Deferred records, read again.
+    Again(Vec<Checked>),
+    /// Deferred addresses at which nothing lies any more: retention removed it, or the partition was cut.
+    Gone(Vec<Address>),
+    /// Deferred addresses that cannot be reached now.
+    Unreached(Vec<Address>),
+    /// The partition is not the one that was read: it is read anew from `low`.
+    Gap { partition: i32, gap: Gap, low: i64 },
+    /// The partition cannot be read (`Some`), or can be read again (`None`).
+    Trouble { partition: i32, cause: Option<String> },
+}
+
+/// What all readers of a destination share.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub seams: Seams,
+    pub transport: Arc<AnyTransport>,
+    pub topic: Topic,
+    pub gate: Arc<RwLock<Gate>>,
+    pub group_time: tokio::sync::watch::Receiver<Time>,
+    pub arrivals: mpsc::Sender<Arrival>,
+    pub stop: CancellationToken,
+}
+
+/// The collector is gone: nothing is left to do.
+struct Stopped;
+
+impl Source {
+    fn partition(&self, number: i32) -> PartitionId {
+        PartitionId { topic: self.topic.clone(), number }
+    }
+
+    async fn tell(&self, arrival: Arrival) -> Result<(), Stopped> {
+        tokio::select! {
+            sent = self.arrivals.send(arrival) => sent.map_err(|_| Stopped),
+            () = self.stop.cancelled() => Err(Stopped),
+        }
+    }
+
+    async fn pause(&self) -> Result<(), Stopped> {
+        tokio::select! {
+            () = self.seams.clock.sleep(ABSENT_PAUSE) => Ok(()),
+            () = self.stop.cancelled() => Err(Stopped),
+        }
+    }
+
+    async fn read(&self, number: i32, at: i64) -> Result<Result<Batch, ReadError>, Stopped> {
+        tokio::select! {
+            read = self.transport.read(self.partition(number), at) => match read {
+                Err(ReadError::Closed) => Err(Stopped),
+                read => Ok(read),
+            },
+            () = self.stop.cancelled() => Err(Stopped),
+        }
+    }
+
+    /// Hashes and checks records where blocking work runs.
+    async fn check(&self, partition: i32, records: Vec<Fetched>) -> Result<Vec<Checked>, Stopped> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let gate = Arc::clone(&self.gate);
+        let group_time = *self.group_time.borrow();
+        let job = move || {
+            let gate = gate.read().unwrap_or_else(PoisonError::into_inner);
+            records.into_iter().map(|record| check_one(&gate, partition, record, group_time)).collect()
+        };
+        self.seams.work.run(job).await.map_err(|_| Stopped)
+    }
+
+    /// Reads a partition from `mark` on until the collector stops.
+    pub async fn follow(self, partition: i32, mark: Mark) {
+        // Only the collector's end ends it, and then nobody listens.
+        let _: Result<(), Stopped> = self.follow_until_stopped(partition, mark).await;
+    }
+
+    async fn follow_until_stopped(&self, partition: i32, mark: Mark) -> Result<(), Stopped> {
+        let mut next = self.start(partition, mark).await?;
+        let mut last: Option<(i64, Identity)> = mark.previous.filter(|_| next == mark.offset);
+        let mut troubled = false;
+        loop {
+            match self.read(partition, next).await? {
+                Ok(batch) => {
+                    if troubled {
+                        // After trouble the partition may have been cut and filled anew behind the same offset.
+                        let seen = Mark { offset: next, previous: last };
+                        let from = self.start(partition, seen).await?;
+                        troubled = false;
+                        self.tell(Arrival::Trouble { partition, cause: None }).await?;
+                        if from != next {
+                            (next, last) = (from, None);
+                            continue;
+                        }
+                    }
+                    let records = self.check(partition, batch.records).await?;
+                    if let Some(record) = records.last() {
+                        last = Some((record.at.offset, record.identity));
+                    }
+                    let moved = batch.next != next;
+                    next = batch.next;
+                    if moved || !records.is_empty() {
+                        self.tell(Arrival::Records { partition, records, next, end: batch.end }).await?;
+                    }
+                }
+                Err(ReadError::OutOfRange { .. }) => {
+                    let from = self.start(partition, Mark { offset: next, previous: last }).await?;
+                    if from != next {
+                        (next, last) = (from, None);
+                    }
+                }
+                Err(error) => {
+                    if !troubled {
+                        troubled = true;
+                        self.tell(Arrival::Trouble { partition, cause: Some(error.to_string()) }).await?;
+                    }
+                    self.pause().await?;
+                }
+            }
+        }
+    }
+
+    /// Compares the partition with the mark (R17): the offset to read from. A gap is told before anything is read.
+    async fn start(&self, partition: i32, mark: Mark) -> Result<i64, Stopped> {
+        loop {
+            let probe = match mark.previous {
+                Some((offset, _)) => self.read(partition, offset).await?,
+                None => self.read(partition, mark.offset).await?,
+            };
+            let (low, end, previous) = match probe {
+                Ok(batch) => {
+                    let previous = mark.previous.and_then(|(offset, _)| {
+                        let record = batch.records.iter().find(|record| record.offset == offset)?;
+                        Some(identity(record))
+                    });
+                    (batch.low, batch.end, previous)
+                }
+                Err(ReadError::OutOfRange { low, end, .. }) => (low, end, None),
+                Err(_) => {
+                    self.pause().await?;
+                    continue;
+                }
+            };
+            return match mark.check(low, end, previous) {
+                Ok(()) => Ok(mark.offset),
+                // Nothing was read before: retention removed records that this node never had to see.
+                Err(Gap::Below { .. }) if mark == Mark::default() => {
+                    self.tell(Arrival::Records { partition, records: Vec::new(), next: low, end }).await?;
+                    Ok(low)
+                }
+                Err(gap) => {
+                    self.tell(Arrival::Gap { partition, gap, low }).await?;
+                    Ok(low)
+                }
+            };
+        }
+    }
+
+    /// Reads deferred addresses again.
+    pub async fn again(self, addresses: Vec<Address>) {
+        let mut runs: BTreeMap<(i32, i64), i64> = BTreeMap::new();
+        for run in runs_of(addresses) {
+            runs.insert((run.0, run.1), run.2);
+        }
+        for ((partition, first), last) in runs {
+            if self.again_run(partition, first, last).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn again_run(&self, partition: i32, first: i64, last: i64) -> Result<(), Stopped> {
+        let run = |from: i64| (from..=last).map(|offset| Address { partition, offset }).collect::<Vec<_>>();
+        let mut next = first;
+        while next <= last {
+            match self.read(partition, next).await? {
+                Ok(batch) => {
+                    let wanted: Vec<_> = batch.records.into_iter().filter(|record| record.offset <= last).collect();
+                    let read_to = wanted.last().map_or(batch.next, |record| record.offset + 1).max(next + 1);
+                    let until = read_to.min(last + 1);
+                    let here: Vec<i64> = wanted.iter().map(|record| record.offset).collect();
+                    let gone = (next..until)
+                        .filter(|offset| here.binary_search(offset).is_err())
+                        .map(|offset| Address { partition, offset })
+                        .collect::<Vec<_>>();
+                    let records = self.check(partition, wanted).await?;
+                    if !records.is_empty() {
+                        self.tell(Arrival::Again(records)).await?;
+                    }
+                    // An empty batch at the end says nothing of addresses that are still below it.
+                    if !gone.is_empty() && batch.end > next {
+                        self.tell(Arrival::Gone(gone)).await?;
+                    } else if !gone.is_empty() {
+                        return self.tell(Arrival::Unreached(run(next))).await;
+                    }
+                    next = until;
+                }
+                Err(ReadError::OutOfRange { low, .. }) if low > next => {
+                    let until = low.min(last + 1);
+                    let gone = (next..until).map(|offset| Address { partition, offset }).collect();
+                    self.tell(Arrival::Gone(gone)).await?;
+                    next = until;
+                }
+                Err(ReadError::OutOfRange { .. }) => return self.tell(Arrival::Gone(run(next))).await,
+                Err(_) => return self.tell(Arrival::Unreached(run(next))).await,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Neighbouring addresses as (partition, first, last), each at most [`REREAD_RUN`] long.
+fn runs_of(mut addresses: Vec<Address>) -> Vec<(i32, i64, i64)> {
+    addresses.sort_unstable();
+    let mut runs: Vec<(i32, i64, i64)> = Vec::new();
+    for Address { partition, offset } in addresses {
+        match runs.last_mut() {
+            Some((same, first, last)) if *same == partition && *last + 1 == offset && offset - *first < REREAD_RUN => {
+                *last = offset;
+            }
+            _ => runs.push((partition, offset, offset)),
+        }
+    }
+    runs
+}
+
+fn value(record: &Fetched) -> Bytes {
+    record.value.clone().unwrap_or_default()
+}
+
+fn identity(record: &Fetched) -> Identity {
+    Identity::of(&record.key, &value(record))
+}
+
+fn check_one(gate: &Gate, partition: i32, record: Fetched, group_time: Time) -> Checked {
+    let at = Address { partition, offset: record.offset };
+    Checked { at, identity: identity(&record), time: record.time, outcome: gate.check(&value(&record), group_time) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_read_in_one_run_of_bounded_length() {
+        let at = |partition, offset| Address { partition, offset };
+        let mut all: Vec<_> = (0..70).map(|offset| at(1, offset)).collect();
+        all.extend([at(0, 5), at(0, 7)]);
+        assert_eq!(runs_of(all), vec![(0, 5, 5), (0, 7, 7), (1, 0, 63), (1, 64, 69)]);
+    }
+}

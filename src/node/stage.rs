@@ -1,0 +1,394 @@
+//! Staging: a parcel's sealed bytes are opened completely as they come, each transaction's ciphertext is kept as it came,
+//! and when all of it was authenticated the parcel becomes durable (R24, law 3).
+//!
+//! Owns half-opened parcels. Must not keep plaintext, nor decide what becomes of a parcel: the collector does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::group::{GroupContext, Staged};
+use crate::core::decide::{Manifest, ManifestItem};
+use crate::core::gather::{DeferReason, Delivery, ParcelKey};
+use crate::core::id::{RefusalReason, Time};
+use crate::core::seal::custody::{NONCE_BYTES, StorageKey};
+use crate::core::seal::{Event, ParcelContext, ParcelOpener, SealedTransaction, envelope_bytes};
+use crate::core::split::header::Core;
+use crate::store::StoreError;
+use crate::store::bodies::{BodyWriter, FinishedBody};
+use crate::store::group::{ItemStanding, NewBody, NewParcel, Settled};
+
+/// Parcels that are opened at the same time: enough to keep the cores of a large machine busy, few enough to bound memory.
+const OPENING_AT_ONCE: usize = 16;
+
+/// What the stage tells the collector.
+#[derive(Debug)]
+pub(super) enum StageEvent {
+    /// Some waiting bytes were opened.
+    Progress,
+    /// The parcel is durable here.
+    Staged {
+        key: ParcelKey,
+        /// When nobody needs to remember the parcel any more.
+        expiry: Time,
+        /// What the reporter needs.
+        staged: Staged,
+    },
+    /// Its bytes deserve a refusal (R22).
+    Refused { key: ParcelKey, reason: RefusalReason },
+    /// This node cannot open or keep it now (R21).
+    Deferred { key: ParcelKey, reason: DeferReason, cause: String },
+    /// The store failed: the node must stop.
+    Fatal(StoreError),
+}
+
+/// Why a parcel's bytes came to nothing.
+#[derive(Debug)]
+enum Fault {
+    Refused(RefusalReason),
+    Deferred(DeferReason, String),
+    Fatal(StoreError),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::DiskFull { .. } => Self::Deferred(DeferReason::Local, error.to_string()),
+            error => Self::Fatal(error),
+        }
+    }
+}
+
+/// What came of opening some bytes of a parcel.
+enum Step {
+    More(Box<Opening>),
+    Whole(Box<NewParcel>),
+    Failed(Fault),
+}
+
+/// A step's result, on its way back.
+struct Stepped {
+    key: ParcelKey,
+    generation: u64,
+    bytes: usize,
+    step: Step,
+}
+
+struct Lane {
+    /// Tells results of a parcel from those of an earlier try that was abandoned.
+    generation: u64,
+    /// `None` while a step runs.
+    opening: Option<Box<Opening>>,
+    waiting: VecDeque<Delivery>,
+}
+
+/// The half-opened parcels of one destination.
+pub(super) struct Stage {
+    context: Arc<GroupContext>,
+    storage: StorageKey,
+    lanes: BTreeMap<ParcelKey, Lane>,
+    generation: u64,
+    waiting_bytes: usize,
+    at_once: Arc<Semaphore>,
+    steps: mpsc::UnboundedSender<Message>,
+}
+
+/// From the stage's own tasks to its owner.
+pub(super) struct Message(Inner);
+
+enum Inner {
+    Stepped(Stepped),
+    Stored { key: ParcelKey, generation: u64, expiry: Time, result: Result<Staged, StoreError> },
+}
+
+impl Stage {
+    /// A stage without parcels, and where its messages come out; they go to [`Stage::message`].
+    pub fn new(context: Arc<GroupContext>) -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (steps, messages) = mpsc::unbounded_channel();
+        let stage = Self {
+            storage: StorageKey::new(*context.keys.storage()),
+            context,
+            lanes: BTreeMap::new(),
+            generation: 0,
+            waiting_bytes: 0,
+            at_once: Arc::new(Semaphore::new(OPENING_AT_ONCE)),
+            steps,
+        };
+        (stage, messages)
+    }
+
+    /// Recovered bytes that wait to be opened.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Takes the next stripe of a parcel; stripes of one parcel come in their order.
+    pub fn deliver(&mut self, delivery: Delivery) {
+        let key = delivery.parcel;
+        self.waiting_bytes += delivery.sealed.len();
+        if !self.lanes.contains_key(&key) {
+            self.generation += 1;
+            let opening = Box::new(Opening::new(&self.context, self.storage.clone(), &delivery.header.core));
+            let lane = Lane { generation: self.generation, opening: Some(opening), waiting: VecDeque::new() };
+            self.lanes.insert(key, lane);
+        }
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.waiting.push_back(delivery);
+        }
+        self.run(&key);
+    }
+
+    /// Drops what was opened of a parcel.
+    pub fn abandon(&mut self, key: &ParcelKey) {
+        if let Some(lane) = self.lanes.remove(key) {
+            self.waiting_bytes -= lane.waiting.iter().map(|delivery| delivery.sealed.len()).sum::<usize>();
+        }
+    }
+
+    /// Starts the next step of a parcel, if none runs.
+    fn run(&mut self, key: &ParcelKey) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(opening) = lane.opening.take() else { return };
+        let Some(delivery) = lane.waiting.pop_front() else {
+            lane.opening = Some(opening);
+            return;
+        };
+        let (key, generation, bytes) = (*key, lane.generation, delivery.sealed.len());
+        let (at_once, steps, work) =
+            (Arc::clone(&self.at_once), self.steps.clone(), Arc::clone(&self.context.seams.work));
+        tokio::spawn(async move {
+            // The semaphore is never closed, and without its permit the step would run all the same.
+            let _permit = at_once.acquire().await;
+            let step = match work.run(move || opening.step(&delivery)).await {
+                Ok(step) => step,
+                Err(lost) => Step::Failed(Fault::Deferred(DeferReason::Local, lost.to_string())),
+            };
+            // The collector may have stopped: then nobody waits for the result.
+            let _ = steps.send(Message(Inner::Stepped(Stepped { key, generation, bytes, step })));
+        });
+    }
+
+    /// Takes a message of the stage's own tasks: what the collector is to do.
+    pub fn message(&mut self, message: Message) -> StageEvent {
+        match message.0 {
+            Inner::Stepped(stepped) => self.stepped(stepped),
+            Inner::Stored { key, generation, expiry, result } => {
+                let current = self.lanes.get(&key).is_some_and(|lane| lane.generation == generation);
+                if current {
+                    self.lanes.remove(&key);
+                }
+                match result.map_err(Fault::from) {
+                    Ok(staged) => StageEvent::Staged { key, expiry, staged },
+                    Err(fault) => failed(key, fault),
+                }
+            }
+        }
+    }
+
+    fn stepped(&mut self, Stepped { key, generation, bytes, step }: Stepped) -> StageEvent {
+        self.waiting_bytes -= bytes;
+        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.generation == generation) else {
+            return StageEvent::Progress;
+        };
+        match step {
+            Step::More(opening) => {
+                lane.opening = Some(opening);
+                self.run(&key);
+                StageEvent::Progress
+            }
+            Step::Whole(parcel) => {
+                let (store, steps) = (self.context.store.clone(), self.steps.clone());
+                let expiry = parcel.manifest.expiry;
+                let manifest = parcel.manifest.clone();
+                let (at, decided) = (parcel.staged, self.context.settled.clone());
+                tokio::spawn(async move {
+                    let result = store.stage(*parcel).await.map(|standings| {
+                        let settled = settled(&manifest, at, standings);
+                        if !settled.is_empty() {
+                            // The node is stopping: whoever sent them again asks again.
+                            let _ = decided.send(settled);
+                        }
+                        Staged {
+                            parcel: manifest.parcel,
+                            digest: manifest.digest,
+                            manifest_digest: manifest.manifest_digest(),
+                        }
+                    });
+                    // As above.
+                    let _ = steps.send(Message(Inner::Stored { key, generation, expiry, result }));
+                });
+                StageEvent::Progress
+            }
+            Step::Failed(fault) => {
+                self.abandon(&key);
+                failed(key, fault)
+            }
+        }
+    }
+}
+
+/// The items that had their fate before they were staged.
+fn settled(manifest: &Manifest, staged: Time, standings: Vec<(u32, ItemStanding)>) -> Vec<Settled> {
+    let items: BTreeMap<u32, &ManifestItem> = manifest.items.iter().map(|item| (item.index, item)).collect();
+    standings
+        .into_iter()
+        .filter(|(_, standing)| *standing != ItemStanding::Undecided)
+        .filter_map(|(index, standing)| {
+            let item = (*items.get(&index)?).clone();
+            Some(Settled { digest: manifest.digest, sender: manifest.sender.clone(), item, staged, standing })
+        })
+        .collect()
+}
+
+fn failed(key: ParcelKey, fault: Fault) -> StageEvent {
+    match fault {
+        Fault::Refused(reason) => StageEvent::Refused { key, reason },
+        Fault::Deferred(reason, cause) => StageEvent::Deferred { key, reason, cause },
+        Fault::Fatal(error) => StageEvent::Fatal(error),
+    }
+}
+
+/// One parcel that is being opened. Its keys are wiped with it.
+struct Opening {
+    context: Arc<GroupContext>,
+    storage: StorageKey,
+    core: Core,
+    /// `None` when this node lacks the key that the core names.
+    opener: Option<ParcelOpener>,
+    envelope: Vec<u8>,
+    envelope_bytes: usize,
+    bodies: Bodies,
+}
+
+/// The bodies of a parcel as its opener gives them.
+#[derive(Default)]
+struct Bodies {
+    current: Option<BodyWriter>,
+    whole: Vec<(SealedTransaction, FinishedBody)>,
+    failed: Option<StoreError>,
+}
+
+impl Bodies {
+    fn take(&mut self, context: &GroupContext, event: Event<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.try_take(context, event) {
+            self.failed = Some(error);
+        }
+    }
+
+    fn try_take(&mut self, context: &GroupContext, event: Event<'_>) -> Result<(), StoreError> {
+        match event {
+            Event::Begin { .. } => self.current = Some(context.store.body_writer()),
+            Event::Ciphertext { bytes, .. } => {
+                if let Some(writer) = &mut self.current {
+                    writer.push(bytes)?;
+                }
+            }
+            // Opened to be authenticated; nothing of it is kept.
+            Event::Header { .. } | Event::Payload { .. } => {}
+            Event::End(transaction) => {
+                if let Some(writer) = self.current.take() {
+                    self.whole.push((*transaction, writer.finish()?));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Opening {
+    fn new(context: &Arc<GroupContext>, storage: StorageKey, core: &Core) -> Self {
+        let parcel = ParcelContext {
+            ctx: core.context(),
+            suite: core.suite,
+            destinations: core.destinations.iter().map(|destination| (destination.tag, destination.key)).collect(),
+        };
+        let envelope_bytes = envelope_bytes(core.suite, core.destinations.len());
+        let secret = core.destination(&context.tag).and_then(|own| context.ring.secret(&own.key)).cloned();
+        Self {
+            context: Arc::clone(context),
+            storage,
+            core: core.clone(),
+            opener: secret.map(|secret| ParcelOpener::new(parcel, context.tag, secret)),
+            envelope: Vec::new(),
+            envelope_bytes,
+            bodies: Bodies::default(),
+        }
+    }
+
+    /// Opens one stripe. Blocks.
+    fn step(mut self: Box<Self>, delivery: &Delivery) -> Step {
+        match self.open(delivery) {
+            Ok(()) if !delivery.header.last => Step::More(self),
+            Ok(()) => match self.finish(delivery) {
+                Ok(parcel) => Step::Whole(Box::new(parcel)),
+                Err(fault) => Step::Failed(fault),
+            },
+            Err(fault) => Step::Failed(fault),
+        }
+    }
+
+    fn open(&mut self, delivery: &Delivery) -> Result<(), Fault> {
+        let Some(opener) = &mut self.opener else {
+            let cause = "this node's key ring lacks the key that the parcel is sealed to: give it the newest key ring";
+            return Err(Fault::Deferred(DeferReason::KeyMissing, cause.to_owned()));
+        };
+        let missing = self.envelope_bytes.saturating_sub(self.envelope.len());
+        self.envelope.extend_from_slice(delivery.sealed.get(..missing).unwrap_or(&delivery.sealed));
+        let (context, bodies) = (&self.context, &mut self.bodies);
+        let pushed = opener.push(&delivery.sealed, &mut |event| bodies.take(context, event));
+        Self::outcome(&mut self.bodies, pushed.map_err(|error| fault_of(&error)))
+    }
+
+    /// A fault of the store comes before what the bytes deserve: it is local, and may be why they look wrong.
+    fn outcome<T>(bodies: &mut Bodies, opened: Result<T, Fault>) -> Result<T, Fault> {
+        match bodies.failed.take() {
+            Some(error) => Err(error.into()),
+            None => opened,
+        }
+    }
+
+    fn finish(self: Box<Self>, delivery: &Delivery) -> Result<NewParcel, Fault> {
+        let Self { context, storage, core, opener, envelope, mut bodies, .. } = *self;
+        let local = |cause: String| Fault::Deferred(DeferReason::Local, cause);
+        let opener = opener.ok_or_else(|| local("the parcel was not opened".to_owned()))?;
+        let finished = opener.finish(&mut |event| bodies.take(&context, event)).map_err(|error| fault_of(&error));
+        Self::outcome(&mut bodies, finished)?;
+        let directory = context.in_force.borrow().clone();
+        let Some(sender) = directory.sender_by_key(&core.sender) else {
+            let cause = "the directory does not list the sender any more".to_owned();
+            return Err(Fault::Deferred(DeferReason::UnknownSender, cause));
+        };
+        let digest = delivery.digest;
+        let (mut items, mut new_bodies) = (Vec::new(), Vec::new());
+        for (transaction, body) in bodies.whole {
+            let mut nonce = [0; NONCE_BYTES];
+            context.seams.randomness.fill(&mut nonce).map_err(|error| local(error.to_string()))?;
+            let id = &transaction.header.id;
+            let wrapped = storage.wrap(&context.node, &digest, id, &transaction.key, &nonce);
+            items.push(ManifestItem::of(&transaction, &context.tag, context.ring.index_secret()));
+            new_bodies.push(NewBody { index: transaction.index, body, wrapped_key: wrapped.to_vec() });
+        }
+        let manifest = Manifest {
+            parcel: core.parcel,
+            digest,
+            sender: sender.name.clone(),
+            epoch: core.epoch,
+            expiry: core.expiry,
+            items,
+        };
+        let staged = context.seams.clock.now();
+        Ok(NewParcel { manifest, staged, envelope: Bytes::from(envelope), bodies: new_bodies })
+    }
+}
+
+fn fault_of(error: &crate::core::seal::OpenError) -> Fault {
+    match error.refusal() {
+        Some(reason) => Fault::Refused(reason),
+        None => Fault::Deferred(DeferReason::UnknownVersion, error.to_string()),
+    }
+}
