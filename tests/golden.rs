@@ -1,0 +1,396 @@
+//! Golden files: from fixed keys and fixed randomness, the bytes that docs/wire-format.md describes. A missing or different
+//! file fails the test; `SEALCAST_UPDATE_GOLDEN=1 cargo test --test golden` writes them anew, for a change of the format that
+//! is meant. Each file also opens from its own text alone, as a program in another language would open it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use sealcast::core::directory::{
+    DestinationEntry, DestinationKey, Directory, Draft, NodeEntry, ReaderEntry, SenderEntry, destination_tag,
+};
+use sealcast::core::gather::Gate;
+use sealcast::core::id::{DestinationTag, EnvironmentId, Epoch, ParcelId, Suite, Time, TransactionId};
+use sealcast::core::seal::keys::PayloadTagger;
+use sealcast::core::seal::suite::{HpkePublic, HpkeSecret};
+use sealcast::core::seal::transaction::{ExpectedVersion, Payload, Predecessor, PrivateHeader};
+use sealcast::core::seal::{Event, ParcelContext, ParcelOpener, ParcelSealer, WrapTarget};
+use sealcast::core::sign::{PublicKey, SecretKey};
+use sealcast::core::split::header::{Core, CoreDestination, Profile, digest};
+use sealcast::core::split::segment::VerifiedSegment;
+use sealcast::core::split::stripe::{Splitter, Stripe, recover};
+use sealcast::seams::{Randomness, SeededRandomness};
+use zeroize::Zeroizing;
+
+const ENVIRONMENT: EnvironmentId = EnvironmentId(*b"golden-sealcast!");
+const NOW: Time = Time(1_767_225_600_000);
+const DEADLINE: Time = Time(NOW.0 + 3_600_000);
+
+/// Lines of `name: hex`, names unique, with comments; long values run over several lines that start with a space.
+#[derive(Default)]
+struct Golden {
+    text: String,
+}
+
+impl Golden {
+    fn new(about: &str) -> Self {
+        let mut text = String::new();
+        about.lines().for_each(|line| writeln!(text, "# {line}").unwrap());
+        Self { text }
+    }
+
+    fn put(&mut self, name: &str, bytes: impl AsRef<[u8]>) {
+        write!(self.text, "{name}:").unwrap();
+        let hex = HEXLOWER.encode(bytes.as_ref());
+        if hex.len() <= 64 {
+            writeln!(self.text, " {hex}").unwrap();
+        } else {
+            hex.as_bytes()
+                .chunks(96)
+                .for_each(|line| write!(self.text, "\n {}", std::str::from_utf8(line).unwrap()).unwrap());
+            self.text.push('\n');
+        }
+    }
+
+    /// Compares with the file, or writes it, and gives what the file says.
+    fn settle(self, name: &str) -> BTreeMap<String, Vec<u8>> {
+        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden", &format!("{name}.hex")].iter().collect();
+        if std::env::var_os("SEALCAST_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &self.text).unwrap();
+        }
+        let file = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        if let Some((at, (is, was))) = self.text.lines().zip(file.lines()).enumerate().find(|(_, (is, was))| is != was) {
+            panic!("{}:{}: the bytes have changed\n now: {is}\nfile: {was}", path.display(), at + 1);
+        }
+        assert_eq!(self.text.len(), file.len(), "{}: the file ends elsewhere", path.display());
+        let mut values: BTreeMap<String, String> = BTreeMap::new();
+        let mut current = String::new();
+        for line in file.lines().filter(|line| !line.starts_with('#')) {
+            match line.split_once(':') {
+                Some((name, hex)) => {
+                    current = name.to_owned();
+                    assert!(values.insert(current.clone(), hex.trim().to_owned()).is_none(), "{name} stands twice");
+                }
+                None => values.get_mut(&current).unwrap().push_str(line.trim()),
+            }
+        }
+        values.into_iter().map(|(name, hex)| (name, HEXLOWER.decode(hex.as_bytes()).unwrap())).collect()
+    }
+}
+
+fn seed(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+fn operator() -> SecretKey {
+    seed(1)
+}
+
+fn sender() -> SecretKey {
+    seed(2)
+}
+
+/// The destination key of this suite; each destination has others.
+fn secret(destination: &str, suite: Suite) -> HpkeSecret {
+    let number = if destination == "orders" { 0x10 } else { 0x20 } + suite.number();
+    HpkeSecret::from_bytes(suite, &[number; 32]).unwrap()
+}
+
+fn tag(destination: &str) -> DestinationTag {
+    destination_tag(ENVIRONMENT, &destination.parse().unwrap(), 0)
+}
+
+/// Three nodes, the destinations "orders" and "audit", the sender "web", the reader "app".
+fn directory() -> Vec<u8> {
+    let mut draft = Draft::new(ENVIRONMENT, "golden".parse().unwrap(), Time(NOW.0 + 365 * 86_400_000));
+    for (number, name) in (0x30..).step_by(4).zip(["a", "b", "c"]) {
+        draft.add_node(NodeEntry {
+            name: name.parse().unwrap(),
+            address: format!("{name}.example:7400"),
+            signing: seed(number).public(),
+            tls: seed(number + 1).public().bytes(),
+            hpke: HpkeSecret::from_bytes(Suite::XWing, &[number + 2; 32]).unwrap().public().bytes().to_vec().into(),
+        });
+    }
+    for name in ["orders", "audit"] {
+        let keys = [Suite::X25519, Suite::XWing].map(|suite| {
+            let public = secret(name, suite).public().bytes().to_vec();
+            DestinationKey::current(suite, public.into()).unwrap()
+        });
+        let nodes = ["a", "b", "c"].map(|node| node.parse().unwrap());
+        draft.add_destination(DestinationEntry::new(ENVIRONMENT, name.parse().unwrap(), nodes, keys.to_vec()));
+    }
+    let destinations = BTreeSet::from(["orders".parse().unwrap(), "audit".parse().unwrap()]);
+    let signing = sender().public();
+    draft.add_sender(SenderEntry { name: "web".parse().unwrap(), signing, destinations: destinations.clone() });
+    let hpke = HpkeSecret::from_bytes(Suite::XWing, &[0x41; 32]).unwrap().public().bytes().to_vec().into();
+    draft.add_reader(ReaderEntry { name: "app".parse().unwrap(), signing: seed(0x40).public(), hpke, destinations });
+    draft.sign(&operator()).unwrap()
+}
+
+struct Case {
+    name: &'static str,
+    /// Of the fixed randomness.
+    seed: u64,
+    about: &'static str,
+    suite: Suite,
+    profile: Profile,
+    destinations: &'static [&'static str],
+    payloads: Vec<Vec<u8>>,
+    /// The length is told in the trailer.
+    open_ended: bool,
+}
+
+fn payload(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 7 + at / 256) as u8).collect()
+}
+
+fn transaction_id(number: usize) -> TransactionId {
+    TransactionId::from_parts(NOW, [0xa0 + number as u8; 10])
+}
+
+/// Seals and splits the case as a sender does; draws in the order of the format: parcel id, K, encapsulations.
+fn make(case: &Case, golden: &mut Golden) -> Vec<Stripe> {
+    let randomness: Arc<dyn Randomness> = Arc::new(SeededRandomness::new(case.seed));
+    let parcel = ParcelId::from_parts(NOW, randomness.array().unwrap());
+    let k = Zeroizing::new(randomness.array::<32>().unwrap());
+    let mut targets: Vec<WrapTarget> = case
+        .destinations
+        .iter()
+        .map(|name| {
+            let public = secret(name, case.suite).public().bytes().to_vec();
+            WrapTarget { tag: tag(name), public: HpkePublic::from_bytes(case.suite, &public).unwrap() }
+        })
+        .collect();
+    targets.sort_by_key(|target| target.tag);
+    let encapsulations: Vec<_> = targets.iter().map(|_| randomness.array().unwrap()).collect();
+    let core = Core {
+        suite: case.suite,
+        profile: case.profile,
+        environment: ENVIRONMENT,
+        sender: sender().public().bytes(),
+        epoch: Epoch([0xee; 8]),
+        parcel,
+        expiry: DEADLINE,
+        destinations: (7..)
+            .zip(&targets)
+            .map(|(sequence, target)| CoreDestination { tag: target.tag, key: target.public.id(), sequence })
+            .collect(),
+    };
+    golden.put("core", core.encode());
+    golden.put("ctx", core.context());
+    golden.put("k", *k);
+
+    let mut sealed = Vec::new();
+    let count = case.payloads.len() as u32;
+    let mut sealer =
+        ParcelSealer::new(&core.context(), &targets, count, &k, &encapsulations, &mut sealed).unwrap();
+    golden.put("envelope", &sealed);
+    for (number, payload) in case.payloads.iter().enumerate() {
+        let told = Payload::plain(payload.len() as u64, PayloadTagger::whole(&sender(), payload));
+        let tags = targets.iter().map(|target| target.tag);
+        let in_header = (!case.open_ended).then_some(told);
+        let mut header = PrivateHeader::new(transaction_id(number), DEADLINE, in_header, tags);
+        if number > 0 {
+            header.ordering_key = Some(b"customer-42".to_vec());
+            header.idempotency_key = Some(format!("request-{number}").into_bytes());
+            header.content_type = Some("text/plain".to_owned());
+            header.headers = vec![("source".to_owned(), b"golden".to_vec())];
+            for order in header.destinations.values_mut() {
+                order.predecessor =
+                    Some(Predecessor { transaction: transaction_id(number - 1), deadline: DEADLINE });
+                order.expected_version = ExpectedVersion::Absent;
+            }
+        }
+        golden.put(&format!("transaction {number} private header"), header.encode().unwrap());
+        golden.put(&format!("transaction {number} payload"), payload);
+        sealer.begin(header, &mut sealed).unwrap();
+        sealer.push(payload, &mut sealed).unwrap();
+        let done = sealer.end(case.open_ended.then_some(told), &mut sealed).unwrap();
+        golden.put(&format!("transaction {number} key"), done.key.bytes());
+        golden.put(&format!("transaction {number} tx_commit"), done.tx_commit);
+        golden.put(&format!("transaction {number} ciphertext digest"), done.ciphertext_digest.0);
+    }
+    sealer.finish().unwrap();
+    golden.put("sealed parcel", &sealed);
+
+    let mut splitter = Splitter::new(core, sender()).unwrap();
+    let mut stripes = splitter.push(&sealed).unwrap();
+    stripes.push(splitter.finish().unwrap());
+    stripes
+}
+
+/// Opens the parcel from the file's records for this destination, with the secret that the file names.
+fn open(values: &BTreeMap<String, Vec<u8>>, directory: &Arc<Directory>, destination: &str) -> Vec<Vec<u8>> {
+    let gate = Gate::new(directory.clone(), tag(destination));
+    let mut shards: BTreeMap<u32, Vec<VerifiedSegment>> = BTreeMap::new();
+    for (name, bytes) in values.iter().filter(|(name, _)| name.ends_with(" record")) {
+        let segment = gate.check(&Bytes::from(bytes.clone()), NOW).unwrap();
+        assert_eq!(values[&name.replace(" record", " key")], segment.id().to_bytes());
+        shards.entry(segment.header().stripe).or_default().push(segment);
+    }
+    let core = shards[&0][0].header().core.clone();
+    let context = ParcelContext {
+        ctx: core.context(),
+        suite: core.suite,
+        destinations: core.destinations.iter().map(|one| (one.tag, one.key)).collect(),
+    };
+    let secret =
+        HpkeSecret::from_bytes(core.suite, &values[&format!("destination {destination} secret key")]).unwrap();
+    let mut opener = ParcelOpener::new(context, tag(destination), secret);
+    let mut payloads: Vec<Vec<u8>> = Vec::new();
+    let mut sink = |event: Event<'_>| match event {
+        Event::Begin { .. } => payloads.push(Vec::new()),
+        Event::Payload { index, bytes } => payloads[index as usize].extend_from_slice(bytes),
+        _ => (),
+    };
+    for (stripe, mut segments) in shards {
+        let k = segments[0].header().core.profile.k();
+        assert_eq!(values[&format!("stripe {stripe} header")], *segments[0].header_bytes());
+        // Parity as far as there is any.
+        segments.sort_by_key(|segment| std::cmp::Reverse(segment.index()));
+        segments.truncate(k);
+        opener.push(&recover(&segments).unwrap(), &mut sink).unwrap();
+    }
+    assert_eq!(opener.finish(&mut sink).unwrap() as usize, payloads.len());
+    payloads
+}
+
+fn check(case: &Case) {
+    let mut golden = Golden::new(case.about);
+    golden.put("sender seed", *sender().seed());
+    golden.put("sender public key", sender().public().bytes().0);
+    for name in case.destinations {
+        golden.put(&format!("destination {name} tag"), tag(name).0);
+        golden.put(&format!("destination {name} secret key"), **secret(name, case.suite).bytes());
+        golden.put(&format!("destination {name} key id"), secret(name, case.suite).public().id().0);
+    }
+    let stripes = make(case, &mut golden);
+    for stripe in &stripes {
+        let number = stripe.header.stripe;
+        golden.put(&format!("stripe {number} header"), &stripe.header_bytes);
+        golden.put(&format!("stripe {number} header digest"), stripe.digest.0);
+        for segment in &stripe.segments {
+            golden.put(&format!("stripe {number} shard {} key", segment.index), segment.id.to_bytes());
+            golden.put(&format!("stripe {number} shard {} record", segment.index), &segment.record);
+        }
+    }
+    let last = stripes.last().unwrap();
+    assert_eq!(digest(&last.header_bytes), last.digest);
+    golden.put("D", last.digest.0);
+    let values = golden.settle(case.name);
+    let directory = Arc::new(Directory::verify(&directory(), &operator().public(), 0).unwrap());
+    for destination in case.destinations {
+        assert_eq!(open(&values, &directory, destination), case.payloads, "{}", case.name);
+    }
+}
+
+fn small() -> Profile {
+    Profile::small()
+}
+
+#[test]
+fn a_small_parcel_in_suite_1() {
+    check(&Case {
+        name: "small-suite-1",
+        seed: 1,
+        about: "One transaction of 13 bytes to one destination, suite 1, profile small (k = 1, m = 2).",
+        suite: Suite::X25519,
+        profile: small(),
+        destinations: &["orders"],
+        payloads: vec![b"Hello, world!".to_vec()],
+        open_ended: false,
+    });
+}
+
+#[test]
+fn a_small_parcel_in_suite_2() {
+    check(&Case {
+        name: "small-suite-2",
+        seed: 2,
+        about: "One transaction without payload to one destination, suite 2, profile small (k = 1, m = 2).",
+        suite: Suite::XWing,
+        profile: small(),
+        destinations: &["orders"],
+        payloads: vec![Vec::new()],
+        open_ended: false,
+    });
+}
+
+#[test]
+fn several_stripes_with_a_short_last_one() {
+    check(&Case {
+        name: "stripes",
+        seed: 3,
+        about: "One transaction of 1,000 bytes, suite 1, k = 4, m = 3, shards of 96 bytes: the last stripe is short.",
+        suite: Suite::X25519,
+        profile: Profile::new(4, 3, 96).unwrap(),
+        destinations: &["orders"],
+        payloads: vec![payload(1000)],
+        open_ended: false,
+    });
+}
+
+#[test]
+fn a_full_chunk_and_several_transactions_in_one_parcel() {
+    check(&Case {
+        name: "transactions",
+        seed: 4,
+        about: "Three transactions (300, 0 and 1 bytes) in one parcel, suite 2: the later ones name the one before.",
+        suite: Suite::XWing,
+        profile: Profile::new(2, 1, 2048).unwrap(),
+        destinations: &["orders"],
+        payloads: vec![payload(300), Vec::new(), vec![0xff]],
+        open_ended: false,
+    });
+}
+
+#[test]
+fn two_destinations_in_each_suite() {
+    for (name, suite) in [("two-destinations-suite-1", Suite::X25519), ("two-destinations-suite-2", Suite::XWing)] {
+        check(&Case {
+            name,
+            seed: 10 + u64::from(suite.number()),
+            about: "One transaction of 40 bytes to two destinations; each opens it with its own key. No parity.",
+            suite,
+            profile: Profile::replicated(),
+            destinations: &["orders", "audit"],
+            payloads: vec![payload(40)],
+            open_ended: false,
+        });
+    }
+}
+
+#[test]
+fn a_transaction_of_unknown_length() {
+    check(&Case {
+        name: "unknown-length",
+        seed: 5,
+        about: "One transaction of 70,000 bytes (two chunks) whose length was not known when it began, suite 1.",
+        suite: Suite::X25519,
+        profile: Profile::new(2, 1, 32_768).unwrap(),
+        destinations: &["orders"],
+        payloads: vec![payload(70_000)],
+        open_ended: true,
+    });
+}
+
+#[test]
+fn a_directory() {
+    let mut golden = Golden::new("The signed directory of the other files: three nodes, two destinations, a sender, a reader.");
+    golden.put("operator seed", *operator().seed());
+    golden.put("operator public key", operator().public().bytes().0);
+    golden.put("directory", directory());
+    let values = golden.settle("directory");
+    let operator: [u8; 32] = values["operator public key"].as_slice().try_into().unwrap();
+    let operator = PublicKey::check(&sealcast::core::id::VerifyingKeyBytes(operator)).unwrap();
+    let directory = Directory::verify(&values["directory"], &operator, 0).unwrap();
+    assert_eq!(directory.destinations.len(), 2);
+    assert_eq!(directory.destinations.values().next().unwrap().max_life, Duration::from_secs(7 * 86_400));
+}
