@@ -13,7 +13,7 @@ use crate::core::{limits, sign};
 const X25519_BYTES: usize = 32;
 
 /// The encodings of points of small order on Curve25519, bit 255 clear: 0, 1, the two of order 8, p - 1, p, p + 1.
-const SMALL_ORDER: [[u8; X25519_BYTES]; 7] = [
+pub(in crate::core) const SMALL_ORDER: [[u8; X25519_BYTES]; 7] = [
     [0; 32],
     with_first(1, 0, 0),
     [
@@ -49,13 +49,18 @@ pub fn kem_key_bytes(suite: Suite) -> usize {
 /// Errors: [`KemKeyError`].
 pub fn check_kem_key(suite: Suite, public: &[u8]) -> Result<(), KemKeyError> {
     let expected = kem_key_bytes(suite);
-    let wrong = KemKeyError::Length { suite, expected, given: public.len() };
     if public.len() != expected {
-        return Err(wrong);
+        return Err(KemKeyError::Length { suite, expected, given: public.len() });
     }
-    let mut point = *public.last_chunk::<X25519_BYTES>().ok_or(wrong)?;
+    if has_small_order_part(public) { Err(KemKeyError::SmallOrder) } else { Ok(()) }
+}
+
+/// Whether the last 32 bytes of a public or encapsulated key, which in both suites are X25519's, are one of the seven encodings
+/// of small order once bit 255, which RFC 7748 ignores, is cleared.
+pub fn has_small_order_part(key: &[u8]) -> bool {
+    let Some(mut point) = key.last_chunk::<X25519_BYTES>().copied() else { return false };
     point[X25519_BYTES - 1] &= 0x7f;
-    if SMALL_ORDER.contains(&point) { Err(KemKeyError::SmallOrder) } else { Ok(()) }
+    SMALL_ORDER.contains(&point)
 }
 
 /// Everything that needs more than one entry, or the operator's key.

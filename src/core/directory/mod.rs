@@ -13,7 +13,9 @@ mod span;
 #[cfg(test)]
 mod tests;
 
-pub use check::{check_kem_key, kem_key_bytes};
+#[cfg(test)]
+pub(in crate::core) use check::SMALL_ORDER;
+pub use check::{check_kem_key, has_small_order_part, kem_key_bytes};
 pub use draft::Draft;
 pub use span::{Span, SpanError, read_time, write_time};
 

@@ -20,7 +20,7 @@ use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use rand_core::{TryCryptoRng, TryRng, utils};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::core::directory::key_id;
+use crate::core::directory::{has_small_order_part, kem_key_bytes, key_id};
 use crate::core::id::{KeyId, Suite};
 
 /// Length of a secret key in both suites, in bytes: an X25519 scalar, or X-Wing's seed.
@@ -33,16 +33,8 @@ pub const WRAP_RANDOMNESS_BYTES: usize = 64;
 /// Length of the AEAD tag that a wrapped plaintext grows by, in bytes.
 pub const TAG_BYTES: usize = 16;
 
-/// Length of a public key of X25519, and of the X25519 part at the end of X-Wing's public and encapsulated keys.
+/// Length of an encapsulated key of X25519, and of the X25519 part at the end of X-Wing's.
 const X25519_BYTES: usize = 32;
-
-/// Length of a public key, in bytes.
-pub fn public_bytes(suite: Suite) -> usize {
-    match suite {
-        Suite::X25519 => X25519_BYTES,
-        Suite::XWing => 1184 + X25519_BYTES,
-    }
-}
 
 /// Length of an encapsulated key (`enc`), in bytes.
 pub fn enc_bytes(suite: Suite) -> usize {
@@ -94,51 +86,9 @@ impl SuiteError {
     }
 }
 
-/// The seven encodings of X25519 points of small order, bit 255 cleared: 0, 1, the two of order 8, p - 1, p, p + 1.
-const SMALL_ORDER: [[u8; X25519_BYTES]; 7] = [
-    [0; 32],
-    low(1),
-    [
-        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
-        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
-    ],
-    [
-        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44,
-        0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
-    ],
-    high(0xec),
-    high(0xed),
-    high(0xee),
-];
-
-/// A small number, little-endian.
-const fn low(first: u8) -> [u8; X25519_BYTES] {
-    let [_, rest @ ..] = [0u8; X25519_BYTES];
-    join(first, rest)
-}
-
-/// A number around p = 2^255 - 19, little-endian.
-const fn high(first: u8) -> [u8; X25519_BYTES] {
-    let [_, mut rest @ ..] = [0xffu8; X25519_BYTES];
-    let [.., last] = &mut rest;
-    *last = 0x7f;
-    join(first, rest)
-}
-
-const fn join(first: u8, rest: [u8; X25519_BYTES - 1]) -> [u8; X25519_BYTES] {
-    let mut joined = [first; X25519_BYTES];
-    let [_, tail @ ..] = &mut joined;
-    *tail = rest;
-    joined
-}
-
-/// Refuses the seven small-order encodings in the last 32 bytes of `key`: in both suites these are the X25519 part.
+/// Refuses a key whose X25519 part has small order, before anything is computed with it.
 fn refuse_small_order(key: &[u8], what: &'static str) -> Result<(), SuiteError> {
-    let Some(part) = key.last_chunk::<X25519_BYTES>() else { return Ok(()) };
-    let mut part = *part;
-    let [.., last] = &mut part;
-    *last &= 0x7f; // RFC 7748: bit 255 is ignored
-    if SMALL_ORDER.contains(&part) { Err(SuiteError::SmallOrder { what }) } else { Ok(()) }
+    if has_small_order_part(key) { Err(SuiteError::SmallOrder { what }) } else { Ok(()) }
 }
 
 fn exactly(what: &'static str, suite: Suite, needed: usize, given: usize) -> Result<(), SuiteError> {
@@ -164,7 +114,7 @@ impl HpkePublic {
     /// Checks a key. Errors: [`SuiteError::Length`], [`SuiteError::SmallOrder`], [`SuiteError::NotCanonical`].
     pub fn from_bytes(suite: Suite, bytes: &[u8]) -> Result<Self, SuiteError> {
         const WHAT: &str = "the public key";
-        exactly(WHAT, suite, public_bytes(suite), bytes.len())?;
+        exactly(WHAT, suite, kem_key_bytes(suite), bytes.len())?;
         refuse_small_order(bytes, WHAT)?;
         let key = match suite {
             Suite::X25519 => Deserializable::from_bytes(bytes).map(Public::X25519),
@@ -376,6 +326,7 @@ fn open<K: Kem>(
 #[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use crate::core::directory::SMALL_ORDER;
 
     const SUITES: [Suite; 2] = [Suite::X25519, Suite::XWing];
 
