@@ -2,8 +2,11 @@
 //! Kafka on a real cluster. What is particular to one of them follows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 mod transport {
     mod adversary;
     mod conformance;
     mod embedded;
+    mod kafka;
 }

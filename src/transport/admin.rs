@@ -102,6 +102,7 @@ pub struct TopicState {
 /// Makes a topic as planned, unless it exists. Errors: [`TransportError`].
 pub async fn init(transport: &AnyTransport, plan: &TopicPlan) -> Result<Made, TransportError> {
     match transport.innermost() {
+        AnyTransport::Kafka(kafka) => Ok(kafka.init_topic(plan).await?),
         AnyTransport::Embedded(embedded) => match embedded.create_topic(&plan.topic, EMBEDDED_PARTITIONS).await {
             Ok(()) => Ok(Made::Created),
             Err(RecordsError::TopicExists { .. }) => Ok(Made::Exists),
@@ -116,6 +117,7 @@ pub async fn init(transport: &AnyTransport, plan: &TopicPlan) -> Result<Made, Tr
 /// no error but the answer.
 pub async fn check(transport: &AnyTransport, plan: &TopicPlan) -> Result<TopicState, TransportError> {
     match transport.innermost() {
+        AnyTransport::Kafka(kafka) => Ok(kafka.check_topic(plan).await?),
         AnyTransport::Embedded(embedded) => {
             let partitions = embedded.partitions(&plan.topic).to_vec();
             let mismatches = if partitions.is_empty() { vec![absent(plan)] } else { Vec::new() };

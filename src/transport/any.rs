@@ -6,12 +6,15 @@ use std::time::Duration;
 use super::adversary::{Adversary, AdversaryOptions};
 use super::contract::{Ack, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport};
 use super::embedded::{Embedded, EmbeddedOptions};
+use super::kafka::{Kafka, KafkaError, KafkaOptions};
 use crate::seams::{BoxFuture, Seams};
 use crate::store::records::RecordsError;
 
 /// Which transport, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportOptions {
+    /// A Kafka cluster.
+    Kafka(KafkaOptions),
     /// A folder of this machine, in this process.
     Embedded(EmbeddedOptions),
 }
@@ -19,6 +22,9 @@ pub enum TransportOptions {
 /// Why there is no transport.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
+    /// The cluster, or how to reach it.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
     /// The embedded transport's folder.
     #[error("the embedded transport: {0}")]
     Embedded(#[from] RecordsError),
@@ -28,6 +34,7 @@ impl TransportError {
     /// Whether the same call can succeed later by itself.
     pub fn retryable(&self) -> bool {
         match self {
+            Self::Kafka(error) => error.retryable(),
             Self::Embedded(error) => error.retryable(),
         }
     }
@@ -36,6 +43,8 @@ impl TransportError {
 /// One of the transports. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub enum AnyTransport {
+    /// A Kafka cluster.
+    Kafka(Kafka),
     /// In one process, durable.
     Embedded(Embedded),
     /// A hostile one around another.
@@ -43,9 +52,10 @@ pub enum AnyTransport {
 }
 
 impl AnyTransport {
-    /// Opens the transport that the options name. Errors: [`TransportError`].
+    /// Opens the transport that the options name; a cluster need not be there yet. Errors: [`TransportError`].
     pub fn open(options: &TransportOptions, seams: &Seams) -> Result<Self, TransportError> {
         Ok(match options {
+            TransportOptions::Kafka(options) => Self::Kafka(Kafka::connect(options, seams)?),
             TransportOptions::Embedded(options) => Self::Embedded(Embedded::open(options, seams)?),
         })
     }
@@ -74,11 +84,20 @@ impl AnyTransport {
             seams.clock.sleep(Duration::from_millis(20)).await;
         }
     }
+
+    /// Tells the brokers how far a group of readers came, for tools that show lag. Best effort: nothing depends on it, and
+    /// nobody but this process sees an embedded transport.
+    pub fn commit_offsets(&self, group: &str, offsets: &[(PartitionId, Offset)]) {
+        if let Self::Kafka(kafka) = self.innermost() {
+            kafka.commit_offsets(group, offsets);
+        }
+    }
 }
 
 impl Transport for AnyTransport {
     fn partitions(&self, topic: &Topic) -> Arc<[Partition]> {
         match self {
+            Self::Kafka(kafka) => kafka.partitions(topic),
             Self::Embedded(embedded) => embedded.partitions(topic),
             Self::Adversary(adversary) => adversary.partitions(topic),
         }
@@ -86,6 +105,7 @@ impl Transport for AnyTransport {
 
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {
         match self {
+            Self::Kafka(kafka) => kafka.append(to, record),
             Self::Embedded(embedded) => embedded.append(to, record),
             Self::Adversary(adversary) => adversary.append(to, record),
         }
@@ -93,6 +113,7 @@ impl Transport for AnyTransport {
 
     async fn read(&self, from: PartitionId, at: Offset) -> Result<Batch, ReadError> {
         match self {
+            Self::Kafka(kafka) => kafka.read(from, at).await,
             Self::Embedded(embedded) => embedded.read(from, at).await,
             Self::Adversary(adversary) => read_adversary(adversary, from, at).await,
         }

@@ -27,6 +27,11 @@ impl Topic {
         Self(format!("sealcast.{environment}.notices").into())
     }
 
+    /// A topic by the name that a transport gave.
+    pub fn named(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,6 +8,7 @@ pub mod adversary;
 mod any;
 mod contract;
 pub mod embedded;
+pub mod kafka;
 pub mod publisher;
 
 pub use any::{AnyTransport, TransportError, TransportOptions};

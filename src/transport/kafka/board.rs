@@ -1,0 +1,328 @@
+//! What is known of the cluster: who leads each partition, which brokers can be reached, in which domain they are.
+//!
+//! Owns the knowledge alone: no connections, no threads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::seams::Clock;
+use crate::transport::contract::{Domain, Offset, Partition, PartitionId, Topic};
+
+/// A broker's number.
+pub(super) type BrokerId = i32;
+
+/// A partition as the cluster's metadata has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub number: i32,
+    pub leader: Option<BrokerId>,
+    pub replicas: usize,
+}
+
+/// What is known of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Asked for, no answer yet.
+    Unknown,
+    /// The cluster has no such topic, or we have no right to see it.
+    Refused(String),
+    /// There it is; and how many replicas must be in sync for an acknowledgement.
+    There(Vec<Placed>, u32),
+}
+
+/// Where an append goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To this broker.
+    Broker(BrokerId),
+    /// Nowhere now.
+    Absent(String),
+    /// Nowhere, until somebody mends something.
+    Refused(String),
+}
+
+struct Known {
+    found: Found,
+    published: Arc<[Partition]>,
+    leaderless_since: BTreeMap<i32, Duration>,
+}
+
+#[derive(Default)]
+struct Broker {
+    rack: Option<String>,
+    down_since: Option<Duration>,
+}
+
+#[derive(Default)]
+struct State {
+    topics: BTreeMap<Topic, Known>,
+    brokers: BTreeMap<BrokerId, Broker>,
+    watermarks: BTreeMap<PartitionId, (Offset, Offset)>,
+    /// Something changed that the refresher should look at now.
+    stirred: bool,
+    closed: bool,
+}
+
+/// The board. Shared by all of a transport's threads.
+pub(super) struct Board {
+    state: Mutex<State>,
+    wake: Condvar,
+    clock: Arc<dyn Clock>,
+}
+
+impl Board {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { state: Mutex::default(), wake: Condvar::new(), clock }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partitions as published; asks for the topic when nobody did before.
+    pub(super) fn partitions(&self, topic: &Topic) -> Arc<[Partition]> {
+        let mut state = self.state();
+        if let Some(known) = state.topics.get(topic) {
+            return known.published.clone();
+        }
+        let published: Arc<[Partition]> = Arc::from([]);
+        let known = Known { found: Found::Unknown, published: published.clone(), leaderless_since: BTreeMap::new() };
+        state.topics.insert(topic.clone(), known);
+        self.stir(&mut state);
+        published
+    }
+
+    /// Where an append to this partition goes now.
+    pub(super) fn route(&self, to: &PartitionId) -> Route {
+        self.partitions(&to.topic);
+        let state = self.state();
+        let Some(known) = state.topics.get(&to.topic) else { return Route::Absent("not known yet".to_owned()) };
+        match &known.found {
+            Found::Unknown => Route::Absent("the topic's partitions are not known yet".to_owned()),
+            Found::Refused(cause) => Route::Refused(cause.clone()),
+            Found::There(placed, _) => match placed.iter().find(|placed| placed.number == to.number) {
+                None => Route::Refused(format!(
+                    "the topic has {} partitions; look at it with `sealcast topic check`",
+                    placed.len()
+                )),
+                Some(Placed { leader: None, .. }) => Route::Absent("the partition has no leader".to_owned()),
+                Some(Placed { leader: Some(leader), .. }) => Route::Broker(*leader),
+            },
+        }
+    }
+
+    /// Since when a record for this partition has nowhere to go: its broker is down, or it has no leader.
+    pub(super) fn absent_since(&self, partition: &PartitionId, broker: BrokerId) -> Option<Duration> {
+        let state = self.state();
+        let down = state.brokers.get(&broker).and_then(|broker| broker.down_since);
+        let known = state.topics.get(&partition.topic);
+        let leaderless = known.and_then(|known| known.leaderless_since.get(&partition.number)).copied();
+        [down, leaderless].into_iter().flatten().min()
+    }
+
+    /// Whether any broker is down or any partition without a leader.
+    pub(super) fn troubled(&self) -> bool {
+        let state = self.state();
+        let down = state.brokers.values().any(|broker| broker.down_since.is_some());
+        down || state.topics.values().any(|known| !known.leaderless_since.is_empty())
+    }
+
+    /// Since when a broker cannot be reached.
+    pub(super) fn down_since(&self, broker: BrokerId) -> Option<Duration> {
+        self.state().brokers.get(&broker).and_then(|broker| broker.down_since)
+    }
+
+    /// A broker's connection was lost, or it does not answer.
+    pub(super) fn down(&self, broker: BrokerId, cause: &str) {
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        let found = state.brokers.entry(broker).or_default();
+        if found.down_since.is_some() {
+            return;
+        }
+        found.down_since = Some(now);
+        tracing::warn!(broker, cause, "a broker cannot be reached");
+        self.publish(&mut state);
+        self.stir(&mut state);
+    }
+
+    /// A broker answered.
+    pub(super) fn up(&self, broker: BrokerId) {
+        let mut state = self.state();
+        let Some(since) = state.brokers.get_mut(&broker).and_then(|found| found.down_since.take()) else { return };
+        let away = self.clock.monotonic().saturating_sub(since);
+        tracing::info!(broker, away_ms = away.as_millis() as u64, "a broker can be reached again");
+        self.publish(&mut state);
+    }
+
+    /// A line of librdkafka's log about a failed connection: which known broker it is about, that one is down.
+    pub(super) fn connection_failed(&self, line: &str) {
+        let about = {
+            let state = self.state();
+            state.brokers.keys().copied().find(|id| line.contains(&format!("/{id}: ")))
+        };
+        if let Some(broker) = about {
+            self.down(broker, line);
+        }
+    }
+
+    /// Brokers that are down, each with a partition that it leads, to ask it about.
+    pub(super) fn to_probe(&self) -> Vec<(BrokerId, Option<PartitionId>)> {
+        let state = self.state();
+        let down = state.brokers.iter().filter(|(_, broker)| broker.down_since.is_some());
+        down.map(|(id, _)| (*id, state.led_by(*id))).collect()
+    }
+
+    /// Topics that somebody asked about, and whether each is settled.
+    pub(super) fn topics(&self) -> Vec<Topic> {
+        self.state().topics.keys().cloned().collect()
+    }
+
+    /// The replicas that must be in sync, as found before.
+    pub(super) fn in_sync(&self, topic: &Topic) -> Option<u32> {
+        match self.state().topics.get(topic)?.found {
+            Found::There(_, in_sync) => Some(in_sync),
+            _ => None,
+        }
+    }
+
+    /// Brokers whose domain was not asked for yet.
+    pub(super) fn without_rack(&self, brokers: &BTreeSet<BrokerId>) -> Vec<BrokerId> {
+        let state = self.state();
+        let known = |id: &BrokerId| state.brokers.get(id).is_some_and(|broker| broker.rack.is_some());
+        brokers.iter().copied().filter(|id| !known(id)).collect()
+    }
+
+    /// Notes a broker's rack; an empty one means that it declares none.
+    pub(super) fn set_rack(&self, broker: BrokerId, rack: String) {
+        let mut state = self.state();
+        state.brokers.entry(broker).or_default().rack = Some(rack);
+        self.publish(&mut state);
+    }
+
+    /// Notes what the cluster says of a topic.
+    pub(super) fn learned(&self, topic: &Topic, found: Found) {
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        if let Found::There(placed, _) = &found {
+            for leader in placed.iter().filter_map(|placed| placed.leader) {
+                state.brokers.entry(leader).or_default();
+            }
+        }
+        let Some(known) = state.topics.get_mut(topic) else { return };
+        if known.found == found {
+            return;
+        }
+        if let Found::There(placed, _) = &found {
+            let before = std::mem::take(&mut known.leaderless_since);
+            let leaderless = placed.iter().filter(|placed| placed.leader.is_none()).map(|placed| placed.number);
+            known.leaderless_since =
+                leaderless.map(|number| (number, before.get(&number).copied().unwrap_or(now))).collect();
+        }
+        known.found = found;
+        self.publish(&mut state);
+    }
+
+    /// Forgets what was found of a topic, so that it is looked at now.
+    pub(super) fn forget(&self, topic: &Topic) {
+        let mut state = self.state();
+        if let Some(known) = state.topics.get_mut(topic) {
+            known.found = Found::Unknown;
+            self.stir(&mut state);
+        }
+    }
+
+    /// The time that the board counts in.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// Whether anything is missing that a quick look may bring.
+    pub(super) fn restless(&self) -> bool {
+        let unknown = self.state().topics.values().any(|known| known.found == Found::Unknown);
+        unknown || self.troubled()
+    }
+
+    /// The watermarks last heard of a partition.
+    pub(super) fn watermarks(&self, partition: &PartitionId) -> (Offset, Offset) {
+        self.state().watermarks.get(partition).copied().unwrap_or((0, 0))
+    }
+
+    /// Notes watermarks; they only grow.
+    pub(super) fn set_watermarks(&self, partition: PartitionId, low: Offset, end: Offset) {
+        let mut state = self.state();
+        let known = state.watermarks.entry(partition).or_insert((0, 0));
+        *known = (known.0.max(low), known.1.max(end));
+    }
+
+    /// Waits up to `most`, or until something changed that needs a look. `false` when the transport is closed.
+    pub(super) fn wait(&self, most: Duration) -> bool {
+        let mut state = self.state();
+        if !state.stirred && !state.closed {
+            state = self.wake.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.stirred = false;
+        !state.closed
+    }
+
+    /// Ends all waiting, for good.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.wake.notify_all();
+    }
+
+    /// Whether the transport is closed.
+    pub(super) fn closed(&self) -> bool {
+        self.state().closed
+    }
+
+    fn stir(&self, state: &mut State) {
+        state.stirred = true;
+        self.wake.notify_all();
+    }
+
+    /// Renews what `partitions` gives, topic by topic, where it changed.
+    fn publish(&self, state: &mut State) {
+        let State { topics, brokers, .. } = state;
+        for (topic, known) in topics {
+            let Found::There(placed, in_sync) = &known.found else {
+                if !known.published.is_empty() {
+                    known.published = Arc::from([]);
+                }
+                continue;
+            };
+            let partition = |placed: &Placed| {
+                let broker = placed.leader.and_then(|leader| brokers.get(&leader));
+                let rack = broker.and_then(|broker| broker.rack.as_deref()).filter(|rack| !rack.is_empty());
+                let domain = match (placed.leader, rack) {
+                    (None, _) => String::new(),
+                    (Some(_), Some(rack)) => format!("rack {rack}"),
+                    (Some(leader), None) => format!("broker {leader}"),
+                };
+                Partition {
+                    id: PartitionId { topic: topic.clone(), number: placed.number },
+                    domain: Domain(domain.into()),
+                    up: broker.is_some_and(|broker| broker.down_since.is_none()),
+                    copies: if placed.replicas >= 2 && *in_sync >= 2 { 2 } else { 1 },
+                }
+            };
+            let published: Arc<[Partition]> = placed.iter().map(partition).collect();
+            if published != known.published {
+                known.published = published;
+            }
+        }
+    }
+}
+
+impl State {
+    fn led_by(&self, broker: BrokerId) -> Option<PartitionId> {
+        self.topics.iter().find_map(|(topic, known)| match &known.found {
+            Found::There(placed, _) => placed
+                .iter()
+                .find(|placed| placed.leader == Some(broker))
+                .map(|placed| PartitionId { topic: topic.clone(), number: placed.number }),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! A real Apache Kafka for tests: three brokers, each also a controller, on free ports of the loopback interface, with
+//! nothing but a JDK and what Maven fetches once into target/kafka-jars.
+//!
+//! A broker dies with the test process, however that ends: a shell stands over it and kills it when its own standard input
+//! closes. Tests that hurt brokers start a cluster of their own; all others share one, or use the cluster that
+//! SEALCAST_TEST_KAFKA names (`host:port`, comma-separated).
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Names a cluster to use instead, for tests that do not hurt brokers.
+pub const USE_CLUSTER: &str = "SEALCAST_TEST_KAFKA";
+
+const KAFKA: &str = "4.3.0";
+const READY: Duration = Duration::from_secs(120);
+
+const HELP: &str = "These tests need a real Kafka. Either run ./scripts/test, which makes sure of a JDK (17 or later) and Maven \
+and fetches Kafka's jars once; or name a cluster that tests may use: SEALCAST_TEST_KAFKA=host:port,host:port";
+
+/// The cluster that tests share: `host:port`, comma-separated. Started by the first that asks.
+pub fn shared() -> String {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    match std::env::var(USE_CLUSTER) {
+        Ok(brokers) if !brokers.is_empty() => brokers,
+        _ => SHARED.get_or_init(Cluster::start).brokers(),
+    }
+}
+
+/// Three brokers, numbered 1 to 3, of this test alone.
+pub struct Cluster {
+    folder: PathBuf,
+    brokers: Vec<Broker>,
+}
+
+struct Broker {
+    number: u32,
+    port: u16,
+    running: Option<Running>,
+}
+
+struct Running {
+    shell: Child,
+    /// Closing it ends the broker.
+    leash: Option<ChildStdin>,
+    pid: Pid,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it serves. Panics with what to do when it cannot.
+    pub fn start() -> Self {
+        let jars = jars();
+        let folder = folder();
+        let ports = free_ports(6);
+        let (own, controllers) = ports.split_at(3);
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).expect("randomness");
+        let id = data_encoding::BASE64URL_NOPAD.encode(&id);
+        fs::write(folder.join("log4j2.properties"), LOG).expect("the logging configuration is written");
+        let voters: Vec<_> =
+            controllers.iter().enumerate().map(|(index, port)| format!("{}@127.0.0.1:{port}", index + 1)).collect();
+        let mut formatting = Vec::new();
+        for (index, (port, controller)) in own.iter().zip(controllers).enumerate() {
+            let number = index + 1;
+            let text = properties(&folder, number, *port, *controller, &voters.join(","));
+            fs::write(folder.join(format!("{number}.properties")), text).expect("a broker's configuration is written");
+            let mut format = java(&jars, &folder);
+            format.args(["kafka.tools.StorageTool", "format", "-t", &id, "-c"]).arg(format!("{number}.properties"));
+            let log = fs::File::create(folder.join(format!("format-{number}.log"))).expect("a log");
+            let child = format.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("java runs");
+            formatting.push((number, child));
+        }
+        for (number, mut child) in formatting {
+            let ended = child.wait().expect("java ends");
+            let log = fs::read_to_string(folder.join(format!("format-{number}.log"))).unwrap_or_default();
+            assert!(ended.success(), "a broker's folder could not be prepared:\n{log}\n{HELP}");
+        }
+        let brokers =
+            (1..).zip(own).map(|(number, port)| Broker { number, port: *port, running: None }).collect::<Vec<_>>();
+        let mut cluster = Self { folder, brokers };
+        for number in 1..=3 {
+            cluster.run(number);
+        }
+        cluster.wait_for(3);
+        cluster
+    }
+
+    /// `host:port` of all three, comma-separated.
+    pub fn brokers(&self) -> String {
+        let addresses: Vec<_> = self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
+        addresses.join(",")
+    }
+
+    /// Kills a broker as kill -9 does, and waits until it is gone.
+    pub fn kill(&mut self, number: u32) {
+        if let Some(running) = self.broker(number).running.take() {
+            running.end();
+        }
+    }
+
+    /// Stops a broker in its tracks (SIGSTOP): its connections stand, nothing answers.
+    pub fn pause(&mut self, number: u32) {
+        self.signal(number, Signal::STOP);
+    }
+
+    /// Lets a paused broker go on (SIGCONT).
+    pub fn resume(&mut self, number: u32) {
+        self.signal(number, Signal::CONT);
+    }
+
+    /// Starts a killed broker again and waits until the cluster counts it.
+    pub fn start_again(&mut self, number: u32) {
+        self.run(number);
+        let running = self.brokers.iter().filter(|broker| broker.running.is_some()).count();
+        self.wait_for(running);
+    }
+
+    /// Where the brokers keep their records.
+    pub fn data_folders(&self) -> Vec<PathBuf> {
+        self.brokers.iter().map(|broker| self.folder.join(format!("data{}", broker.number))).collect()
+    }
+
+    fn broker(&mut self, number: u32) -> &mut Broker {
+        self.brokers.iter_mut().find(|broker| broker.number == number).expect("brokers are numbered 1 to 3")
+    }
+
+    fn signal(&mut self, number: u32, signal: Signal) {
+        let running = self.broker(number).running.as_ref().expect("the broker runs");
+        kill_process(running.pid, signal).expect("the signal is sent");
+    }
+
+    fn run(&mut self, number: u32) {
+        let mut java = java(&jars(), &self.folder);
+        java.args(["kafka.Kafka", &format!("{number}.properties")]);
+        let words: Vec<_> = std::iter::once(java.get_program()).chain(java.get_args()).map(ToOwned::to_owned).collect();
+        // The shell's own child stays a zombie until the shell waits for it, so its pid is never another process's.
+        let script = r#"log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!; read -r _; kill -9 $!; wait $!"#;
+        let mut shell = Command::new("sh")
+            .args(["-c", script, "sh", &format!("broker-{number}.log")])
+            .args(words)
+            .current_dir(&self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh runs");
+        let mut line = String::new();
+        let output = shell.stdout.take().expect("its output");
+        BufReader::new(output).read_line(&mut line).expect("the broker's pid");
+        let pid = line.trim().parse().ok().and_then(Pid::from_raw).expect("the broker's pid");
+        let leash = shell.stdin.take();
+        self.broker(number).running = Some(Running { shell, leash, pid });
+    }
+
+    /// Waits until this many brokers serve, as each of those that run sees it.
+    fn wait_for(&self, count: usize) {
+        let began = Instant::now();
+        for broker in self.brokers.iter().filter(|broker| broker.running.is_some()) {
+            let address = format!("127.0.0.1:{}", broker.port);
+            loop {
+                let client: BaseConsumer = ClientConfig::new()
+                    .set("bootstrap.servers", &address)
+                    .set("log_level", "0")
+                    .create()
+                    .expect("a client");
+                let metadata = client.fetch_metadata(None, Duration::from_secs(1));
+                if metadata.is_ok_and(|metadata| metadata.brokers().len() >= count) {
+                    break;
+                }
+                if began.elapsed() > READY {
+                    let log = fs::read_to_string(self.folder.join(format!("broker-{}.log", broker.number)));
+                    panic!("broker {} does not serve:\n{}\n{HELP}", broker.number, log.unwrap_or_default());
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+impl Running {
+    fn end(mut self) {
+        self.leash = None;
+        self.shell.wait().expect("the shell ends");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for broker in &mut self.brokers {
+            if let Some(running) = broker.running.take() {
+                running.end();
+            }
+        }
+        if !std::thread::panicking() {
+            fs::remove_dir_all(&self.folder).expect("the cluster's folder is removed");
+        }
+    }
+}
+
+fn java(jars: &Path, folder: &Path) -> Command {
+    let mut java = Command::new("java");
+    java.args(["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+        .arg(format!("{}/*", jars.display()))
+        .arg(format!("-Dlog4j2.configurationFile={}", folder.join("log4j2.properties").display()))
+        .current_dir(folder)
+        .stdin(Stdio::null());
+    java
+}
+
+/// A fresh folder; those of test processes that are gone are removed.
+fn folder() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
+    fs::create_dir_all(&all).expect("the clusters' folder");
+    for entry in fs::read_dir(&all).expect("the clusters' folder").flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            // Two test programs may remove the same one.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = all.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    fs::create_dir(&folder).expect("a fresh folder");
+    folder
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let listen = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let listeners: Vec<_> = (0..count).map(listen).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("its address").port()).collect()
+}
+
+/// The folder of Kafka's jars; fetched once.
+fn jars() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let jars = target.join("kafka-jars");
+    let whole = || jars.join(format!("kafka_2.13-{KAFKA}.jar")).exists();
+    let runs = Command::new("java").arg("-version").output();
+    assert!(runs.is_ok_and(|output| output.status.success()), "there is no `java`. {HELP}");
+    if whole() {
+        return jars;
+    }
+    fs::create_dir_all(&target).expect("the target folder");
+    let lock = fs::File::create(target.join("kafka-jars.lock")).expect("a lock file");
+    lock.lock().expect("the lock");
+    if !whole() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka/fetch");
+        let fetched = Command::new(&script).output().expect("scripts/kafka/fetch runs");
+        let log = String::from_utf8_lossy(&fetched.stderr).into_owned();
+        assert!(fetched.status.success() && whole(), "Kafka's jars could not be fetched:\n{log}\n{HELP}");
+    }
+    jars
+}
+
+const LOG: &str = "\
+status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %p %c{1}: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+";
+
+fn properties(folder: &Path, number: usize, port: u16, controller: u16, voters: &str) -> String {
+    let data = folder.join(format!("data{number}"));
+    format!(
+        "\
+process.roles=broker,controller
+node.id={number}
+controller.quorum.voters={voters}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={}
+offsets.topic.replication.factor=3
+offsets.topic.num.partitions=3
+transaction.state.log.replication.factor=3
+transaction.state.log.min.isr=2
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=9000
+log.cleaner.dedupe.buffer.size=2097152
+num.network.threads=2
+num.io.threads=4
+",
+        data.display()
+    )
+}

@@ -1,0 +1,4 @@
+//! What several test programs share.
+#![allow(dead_code)] // no test program uses all of it
+
+pub mod kafka;
