@@ -213,8 +213,8 @@ pub struct SeenRow {
     pub term: u64,
     /// Whether it granted its vote in that term, as far as this node saw.
     pub voted: bool,
-    /// The highest log index that it acknowledged.
-    pub index: u64,
+    /// The highest log entry that it acknowledged: its term, then its index.
+    pub log: Option<(u64, u64)>,
 }
 
 impl SeenRow {
@@ -224,7 +224,10 @@ impl SeenRow {
         if let Some(incarnation) = &self.incarnation {
             to.put(incarnation);
         }
-        to.u64(self.term).flag(self.voted).u64(self.index);
+        to.u64(self.term).flag(self.voted).flag(self.log.is_some());
+        if let Some((term, index)) = self.log {
+            to.u64(term).u64(index);
+        }
         to.finish()
     }
 
@@ -235,7 +238,12 @@ impl SeenRow {
             true => Some(from.array("incarnation")?),
             false => None,
         };
-        let row = Self { incarnation, term: from.u64("term")?, voted: from.flag("voted")?, index: from.u64("index")? };
+        let (term, voted) = (from.u64("term")?, from.flag("voted")?);
+        let log = match from.flag("log")? {
+            true => Some((from.u64("log term")?, from.u64("log index")?)),
+            false => None,
+        };
+        let row = Self { incarnation, term, voted, log };
         from.finish("seen")?;
         Ok(row)
     }
