@@ -4,7 +4,7 @@
 use metrics::{Key, Label, Level, Metadata, SharedString};
 
 use super::names::{CounterName, GaugeName, HistogramName};
-use crate::core::id::{DestinationName, NodeName, SenderName};
+use crate::core::id::{DestinationName, NodeName, ReaderName, SenderName};
 
 const METADATA: Metadata<'static> = Metadata::new("sealcast", Level::INFO, None);
 
@@ -24,6 +24,11 @@ impl Meter {
     /// The metrics of a sender's client: label `sender`.
     pub fn sender(name: &SenderName) -> Self {
         Self::default().with("sender", name.to_string())
+    }
+
+    /// The metrics of a reader: label `reader`.
+    pub fn reader(name: &ReaderName) -> Self {
+        Self::default().with("reader", name.to_string())
     }
 
     /// The same, about one destination: label `destination`.
