@@ -99,8 +99,7 @@ pub struct Freshness {
 
 impl Freshness {
     fn message(self) -> proto::Freshness {
-        let consistency =
-            if self.linearizable { proto::Consistency::Linearizable } else { proto::Consistency::Prefix };
+        let consistency = if self.linearizable { proto::Consistency::Linearizable } else { proto::Consistency::Prefix };
         proto::Freshness {
             consistency: consistency.into(),
             at_least: self.at_least.map(Into::into),
@@ -252,9 +251,7 @@ fn committed(start: proto::ItemStart) -> Result<Committed, ConvertError> {
 
 fn missed(miss: &proto::ReadMiss) -> ReadError {
     match convert::answer(miss.answer) {
-        proto::Answer::NotFound => {
-            ReadError::NotFound { at: miss.at.map(Into::into).unwrap_or_default() }
-        }
+        proto::Answer::NotFound => ReadError::NotFound { at: miss.at.map(Into::into).unwrap_or_default() },
         proto::Answer::Purged => ReadError::Purged,
         proto::Answer::NotPermitted => ReadError::NotPermitted,
         _ => ReadError::Unavailable { said: miss.text.clone() },
