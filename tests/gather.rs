@@ -2,197 +2,25 @@
 //! what must come out. Numbers in names are those of the list of inputs that must be refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/gathering.rs"]
+mod gathering;
 #[path = "common/segments.rs"]
 mod segments;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gathering::*;
 use proptest::prelude::*;
 use sealcast::core::directory::KeyState;
-use sealcast::core::gather::{
-    Action, Address, Caps, Cursor, DeferReason, Equivocation, Gate, Identity, Mark, Missing, ParcelKey, Reassembler,
-    Refused, STALLED_AFTER,
-};
-use sealcast::core::id::{Digest, RefusalReason, Suite, Time};
+use sealcast::core::gather::{Caps, Cursor, DeferReason, Missing, Refused, STALLED_AFTER};
+use sealcast::core::id::{RefusalReason, Suite, Time};
 use sealcast::core::limits;
-use sealcast::core::split::header::{Core, Profile};
+use sealcast::core::split::header::Core;
 use sealcast::core::split::stripe::Stripe;
 use segments::*;
-
-/// A node's collecting half: partitions of records, cursors, durable notes, and what became of each parcel.
-struct Node {
-    reassembler: Reassembler,
-    gate: Gate,
-    log: Vec<Vec<Bytes>>,
-    cursors: Vec<Cursor>,
-    notes: BTreeMap<Address, DeferReason>,
-    passed: BTreeSet<Address>,
-    assembling: BTreeMap<ParcelKey, Vec<u8>>,
-    staged: BTreeMap<ParcelKey, (Digest, Vec<u8>)>,
-    refused: Vec<Refused>,
-    abandoned: Vec<ParcelKey>,
-    missing: Vec<Missing>,
-    equivocations: Vec<Equivocation>,
-    rereads: usize,
-    most_held: usize,
-    now: Time,
-    group_time: Time,
-    /// Refuse parcels of this sender with this reason when their first stripe is opened.
-    refuse_first: Option<RefusalReason>,
-}
-
-impl Node {
-    fn new(caps: Caps) -> Self {
-        let directory = Arc::new(directory());
-        Self {
-            reassembler: Reassembler::new(directory.clone(), orders(), caps),
-            gate: Gate::new(directory, orders()),
-            log: vec![Vec::new(); 3],
-            cursors: vec![Cursor::new(Mark::default()); 3],
-            notes: BTreeMap::new(),
-            passed: BTreeSet::new(),
-            assembling: BTreeMap::new(),
-            staged: BTreeMap::new(),
-            refused: Vec::new(),
-            abandoned: Vec::new(),
-            missing: Vec::new(),
-            equivocations: Vec::new(),
-            rereads: 0,
-            most_held: 0,
-            now: Time(1_000_000),
-            group_time: NOW,
-            refuse_first: None,
-        }
-    }
-
-    fn append(&mut self, partition: usize, record: &Bytes) -> Address {
-        self.log[partition].push(record.clone());
-        Address { partition: partition as i32, offset: self.log[partition].len() as i64 - 1 }
-    }
-
-    /// Appends to partition 0 and reads it.
-    fn send(&mut self, record: &Bytes) -> Address {
-        let at = self.append(0, record);
-        self.collect(0);
-        at
-    }
-
-    fn send_stripe(&mut self, stripe: &Stripe) {
-        for segment in &stripe.segments {
-            self.send(&segment.record);
-        }
-    }
-
-    /// Reads the next record of a partition.
-    fn collect(&mut self, partition: usize) {
-        let offset = self.cursors[partition].next();
-        if let Some(record) = self.log[partition].get(offset as usize).cloned() {
-            self.cursors[partition].see(offset, Identity::of(b"", &record));
-            self.read(Address { partition: partition as i32, offset });
-        }
-    }
-
-    fn read(&mut self, at: Address) {
-        let record = self.log[at.partition as usize][at.offset as usize].clone();
-        let checked = self.gate.check(&record, self.group_time);
-        let actions = self.reassembler.take(checked, at, self.now);
-        self.act(actions);
-    }
-
-    fn act(&mut self, actions: Vec<Action>) {
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            self.most_held = self.most_held.max(self.reassembler.held_bytes());
-            match action {
-                Action::Recover(job) => queue.extend(self.reassembler.recovered(job.run(), self.now)),
-                Action::Deliver(delivery) => {
-                    let key = delivery.parcel;
-                    assert!(!self.staged.contains_key(&key), "handed out after it was staged");
-                    if let Some(reason) = self.refuse_first {
-                        queue.extend(self.reassembler.refuse(&key, reason, self.now));
-                        continue;
-                    }
-                    let bytes = self.assembling.entry(key).or_default();
-                    bytes.extend_from_slice(&delivery.sealed);
-                    if delivery.header.last {
-                        let bytes = self.assembling.remove(&key).unwrap();
-                        self.staged.insert(key, (delivery.digest, bytes));
-                        queue.extend(self.reassembler.end(&key, delivery.header.core.expiry, self.now));
-                    }
-                }
-                Action::Refuse(refused) => self.refused.push(refused),
-                Action::Abandon(key) => {
-                    self.assembling.remove(&key);
-                    self.abandoned.push(key);
-                }
-                Action::Defer { addresses, reason } => {
-                    for at in addresses.iter() {
-                        self.notes.insert(at, reason);
-                        self.cursors[at.partition as usize].pass(at.offset);
-                    }
-                }
-                Action::Pass(addresses) => {
-                    for at in addresses.iter() {
-                        self.notes.remove(&at);
-                        self.passed.insert(at);
-                        self.cursors[at.partition as usize].pass(at.offset);
-                    }
-                }
-                Action::Reread(addresses) => {
-                    self.rereads += addresses.len();
-                    for at in addresses {
-                        let record = self.log[at.partition as usize][at.offset as usize].clone();
-                        let checked = self.gate.check(&record, self.group_time);
-                        queue.extend(self.reassembler.take(checked, at, self.now));
-                    }
-                }
-                Action::Missing(missing) => self.missing.push(missing),
-                Action::Equivocation(equivocation) => self.equivocations.push(equivocation),
-            }
-        }
-    }
-
-    fn wait(&mut self, duration: Duration) {
-        self.now = self.now.after(duration);
-        let actions = self.reassembler.due(self.now);
-        self.act(actions);
-    }
-
-    fn set_group_time(&mut self, time: Time) {
-        self.group_time = time;
-        let actions = self.reassembler.set_group_time(time, self.now);
-        self.act(actions);
-    }
-
-    /// Nothing is open, held, deferred or noted; every cursor stands at its end.
-    fn assert_clean(&self) {
-        assert_eq!(self.reassembler.open_parcels(), 0);
-        assert_eq!(self.reassembler.held_bytes(), 0);
-        assert_eq!(self.reassembler.deferred(), 0);
-        assert!(self.notes.is_empty(), "{:?}", self.notes);
-        for (cursor, log) in self.cursors.iter().zip(&self.log) {
-            assert_eq!((cursor.mark().offset, cursor.open()), (log.len() as i64, 0));
-        }
-    }
-}
-
-fn key_of(core: &Core) -> ParcelKey {
-    ParcelKey::of(core)
-}
-
-fn tiny() -> Profile {
-    Profile::new(3, 2, 16).unwrap()
-}
-
-fn parcel(number: u8, length: usize) -> (Core, Vec<u8>, Vec<Stripe>) {
-    let core = core(&web(), number, tiny());
-    let sealed = sealed(length, number);
-    let stripes = split(core.clone(), &web(), &sealed);
-    (core, sealed, stripes)
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]

@@ -1,3 +1,5 @@
+//! Tests of config through what other modules see of it.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! Tests of keys through what other modules see of it.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Tests of directory through what other modules see of it.
+
 use proptest::prelude::*;
 
 use super::*;
