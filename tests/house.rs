@@ -212,7 +212,7 @@ fn paths(text: &str, module: &[String]) -> Vec<Vec<String>> {
             "mod" if code.get(at + 2).is_some_and(|next| next == "{") => inner.push((code[at + 1].clone(), depth + 1)),
             start @ ("crate" | "super" | "self")
                 if code.get(at + 1).is_some_and(|next| next == "::")
-                    && !at.checked_sub(1).is_some_and(|before| code[before] == "::") =>
+                    && at.checked_sub(1).is_none_or(|before| code[before] != "::") =>
             {
                 let mut here = module.to_vec();
                 here.extend(inner.iter().map(|(name, _)| name.clone()));
