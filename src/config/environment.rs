@@ -372,7 +372,7 @@ impl Configs<'_> {
             "# Node {name} of environment {}. Relative paths start at this file's folder.\n\
              {}{}\n[node]\nname = \"{name}\"\nkey_file = \"node.key\"\nkeyrings = \"destinations\"\ndata = \"data\"\n\
              # The address that others use is in the directory; set `listen` where this machine listens on another.\n\
-             http = \"127.0.0.1:{http}\"\n\n[log]\nformat = \"pretty\"\nfilter = \"info\"\n",
+             http = \"127.0.0.1:{http}\"\n\n[log]\nformat = \"pretty\"\n",
             self.plan.name,
             self.environment(),
             self.transport(),

@@ -17,9 +17,7 @@ mod tests;
 
 pub use client::{ClientConfig, OutboxSection, ReaderSection, SenderSection, WindowSection};
 pub use node::{LimitsSection, NodeConfig, NodeSection};
-pub use sections::{
-    EnvironmentSection, LogFormat, LogSection, Secret, TransportKind, TransportSection, TransportSettings,
-};
+pub use sections::{EnvironmentSection, LogSection, Secret, TransportKind, TransportSection, TransportSettings};
 pub use sources::Sources;
 
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ use crate::core::directory::Directory;
 use crate::core::id::VerifyingKeyBytes;
 use crate::core::sign;
 use crate::keys::{KeyError, SecretFile, read_secret_text};
+use crate::telemetry::logs::LogFormat;
 
 /// A secret that stands in a setting itself. It never shows.
 #[derive(Clone)]
@@ -269,31 +270,15 @@ impl TransportSection {
     }
 }
 
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Pretty,
-    /// One object a line.
-    Json,
-}
-
 /// `[log]`: what is logged, to stderr, and how.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
     /// `pretty` (default) or `json`.
     pub format: LogFormat,
-    /// Directives as `RUST_LOG` takes them; default `info`.
-    pub filter: String,
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), filter: "info".to_owned() }
-    }
+    /// A level, or `MODULE=LEVEL,...`; without it what telemetry takes for its default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
 }
 
 /// A list, or one text with commas (as the environment and flags give it).

@@ -10,6 +10,7 @@ use super::environment::{EnvironmentError, Plan, VALID_FOR, Written, write};
 use super::*;
 use crate::core::id::{NodeName, Suite, Time};
 use crate::seams::{ManualClock, RealDisk, Seams, SeededRandomness};
+use crate::telemetry::logs::LogFormat;
 
 fn seams(seed: u64) -> Seams {
     Seams {
@@ -123,7 +124,7 @@ fn environment_beats_file_and_flags_beat_both() {
     assert_eq!(config.listen(&directory).expect("an address"), "127.0.0.1:3");
     assert_eq!(config.destinations(&directory).expect("destinations").len(), 1);
     assert_eq!(config.limits.gather_bytes, 2_000_000);
-    assert_eq!((config.log.format, config.log.filter.as_str()), (LogFormat::Json, "info"));
+    assert_eq!((config.log.format, &config.log.filter), (LogFormat::Json, &None));
     let Ok(TransportSettings::Kafka { brokers, properties }) = config.transport() else { panic!("no Kafka") };
     assert_eq!(brokers, ["x:1", "y:2"]);
     assert_eq!(properties["security.protocol"], "sasl_ssl");
