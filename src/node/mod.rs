@@ -1,1 +1,132 @@
 //! The receiving node: collect, verify, gather, open, stage, report, commit, hold, acknowledge, serve.
+//!
+//! - [`collect`] and `stage` bring parcels from the transport to the store; [`report`] tells the leader of them.
+//! - [`propose`] is the leader's side: reports in, log entries out.
+//! - [`hold`] follows what the log decides: fates become receipts ([`receipts`]), bodies that are missing here are
+//!   fetched ([`fetch`]).
+//! - [`peer`] answers other nodes, [`serve`] answers readers; [`status`] and [`alarms`] say how the node does.
+//! - [`group`] is what all of these share for one destination; [`run`] starts and ends a node.
+//!
+//! Must not make a fate (that is `core::decide`), nor know redb, openraft or Kafka.
+
+pub mod alarms;
+pub mod collect;
+pub mod fetch;
+pub mod group;
+pub mod hold;
+mod lookup;
+pub mod peer;
+pub mod propose;
+mod pulse;
+mod read;
+pub mod receipts;
+pub mod report;
+pub mod run;
+pub mod serve;
+mod stage;
+pub mod status;
+
+pub use run::{Node, NodeOptions};
+
+use crate::core::id::DestinationName;
+use crate::raft::GroupError;
+use crate::rpc::server::ServeError;
+use crate::rpc::tls::TlsError;
+use crate::seams::WorkLost;
+use crate::store::StoreError;
+
+/// Why a node cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A store failed. What the disk holds is then unknown: the process must end and start again (R19).
+    #[error("destination {destination}: {cause}")]
+    Store {
+        /// Whose store.
+        destination: DestinationName,
+        /// What it said.
+        cause: StoreError,
+    },
+    /// A store, where the destination is clear from the call.
+    #[error(transparent)]
+    OwnStore(#[from] StoreError),
+    /// Consensus failed or cannot start.
+    #[error("destination {destination}: {cause}")]
+    Consensus {
+        /// Of which destination.
+        destination: DestinationName,
+        /// What it said.
+        cause: GroupError,
+    },
+    /// The address cannot be listened on.
+    #[error("{setting} {address}: {cause}: is another process there? choose another address")]
+    Listen {
+        /// `listen` or `http`.
+        setting: &'static str,
+        /// The address.
+        address: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The health pages cannot be served.
+    #[error("the health pages: {cause}")]
+    Pages {
+        /// What went wrong.
+        cause: String,
+    },
+    /// A destination to be served is not in the directory, does not list this node, or has no key ring.
+    #[error("destination {destination}: {problem}")]
+    Destination {
+        /// Which one.
+        destination: DestinationName,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A directory that is not taken.
+    #[error("{}: {problem}", path.display())]
+    Directory {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// A part of the node ended though it should not have: a defect.
+    #[error("destination {destination}: {part} ended unexpectedly: restart the node and report this")]
+    Ended {
+        /// Of which destination.
+        destination: DestinationName,
+        /// Which part.
+        part: &'static str,
+    },
+    /// The process is shutting down.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl From<WorkLost> for NodeError {
+    fn from(_: WorkLost) -> Self {
+        Self::Stopping
+    }
+}
+
+impl NodeError {
+    /// Whether starting again can help without a change.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Store { cause, .. } | Self::OwnStore(cause) => cause.retryable(),
+            Self::Consensus { cause, .. } => cause.retryable(),
+            Self::Serve(error) => error.retryable(),
+            Self::Ended { .. } | Self::Stopping => true,
+            Self::Listen { .. }
+            | Self::Tls(_)
+            | Self::Pages { .. }
+            | Self::Destination { .. }
+            | Self::Directory { .. } => false,
+        }
+    }
+}

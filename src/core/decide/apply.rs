@@ -150,6 +150,8 @@ impl<V: View> Applying<'_, V> {
             self.changes.outcomes.push(Outcome {
                 parcel: commit.parcel,
                 digest: commit.digest,
+                epoch: commit.epoch,
+                expiry: commit.expiry,
                 manifest_digest: commit.manifest_digest,
                 index: item.index,
                 sender: commit.sender.clone(),

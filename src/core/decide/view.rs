@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::rows::{Claim, Row, put_position};
 use crate::core::directory::Directory;
 use crate::core::id::{
-    DestinationName, Digest, IdempotencyTag, KeyTag, ParcelId, Position, SenderName, Time, TransactionId,
+    DestinationName, Digest, Epoch, IdempotencyTag, KeyTag, ParcelId, Position, SenderName, Time, TransactionId,
     VerifyingKeyBytes,
 };
 use crate::core::wire::{Writer, label};
@@ -77,6 +77,10 @@ pub struct Outcome {
     pub parcel: ParcelId,
     /// D of it.
     pub digest: Digest,
+    /// The start of the sender's client that sealed it.
+    pub epoch: Epoch,
+    /// The latest deadline that its header allows.
+    pub expiry: Time,
     /// The digest of its manifest.
     pub manifest_digest: Digest,
     /// The transaction's number in that parcel.

@@ -1,0 +1,100 @@
+//! What a node looks at again and again: gauges, readiness, how long the directory is valid, free space.
+//!
+//! Must not be on the way of a transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::alarms::Alarms;
+use super::group::{AllServed, Served};
+use super::status;
+use crate::core::directory::{Directory, Validity, write_time};
+use crate::raft::Role;
+use crate::seams::Seams;
+use crate::telemetry::health::Readiness;
+use crate::telemetry::recorder::Recorded;
+use crate::telemetry::{Meter, names};
+
+/// How often readiness is looked at.
+const READY_EVERY: Duration = Duration::from_millis(100);
+/// How often the rest is, in rounds of the above.
+const ROUNDS: u32 = 10;
+
+/// The alarm of a directory that ends soon or has ended.
+const DIRECTORY_ALARM: &str = "directory-valid-until";
+
+/// Looks until `stop`.
+#[allow(clippy::too_many_arguments, reason = "the parts of a node, put together once")]
+pub async fn run(
+    seams: Seams,
+    served: AllServed,
+    newest: watch::Receiver<Arc<Directory>>,
+    alarms: Alarms,
+    meter: Meter,
+    ready: watch::Sender<Readiness>,
+    recorded: Option<Recorded>,
+    stop: CancellationToken,
+) {
+    let mut round = 0;
+    while !stop.is_cancelled() {
+        let now = status::readiness(served.values().map(Arc::as_ref));
+        ready.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        if round % ROUNDS == 0 {
+            directory(&seams, &newest.borrow().clone(), &alarms, &meter);
+            for served in served.values() {
+                gauges(served);
+            }
+            if let Some(recorded) = &recorded {
+                recorded.tidy();
+            }
+        }
+        round = (round + 1) % ROUNDS;
+        tokio::select! {
+            () = seams.clock.sleep(READY_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    ready.send_replace(Readiness::waits("node", "it is stopping"));
+}
+
+fn directory(seams: &Seams, newest: &Directory, alarms: &Alarms, meter: &Meter) {
+    meter.set(names::DIRECTORY_VERSION, newest.version as f64);
+    meter.set(names::DIRECTORY_VALID_SECONDS, newest.valid_until.0 as f64 / 1000.0);
+    let until = write_time(newest.valid_until);
+    let mend = "sign a newer one with `sealcast directory sign` and hand it to the nodes";
+    match newest.validity(seams.clock.now()) {
+        Validity::Good => alarms.clear(DIRECTORY_ALARM),
+        Validity::Ending { days } => {
+            let unit = if days == 1 { "day" } else { "days" };
+            alarms.raise(DIRECTORY_ALARM, format!("the directory ends within {days} {unit}, at {until}: {mend}"));
+        }
+        Validity::Ended => {
+            alarms.raise(DIRECTORY_ALARM, format!("the directory ended at {until}; its grace runs: {mend}"));
+        }
+        Validity::GraceEnded => {
+            let text = format!("the directory and its grace ended ({until}): nothing new is admitted; {mend}");
+            alarms.raise(DIRECTORY_ALARM, text);
+        }
+    }
+}
+
+fn gauges(served: &Served) {
+    let context = &served.context;
+    let (meter, progress) = (&context.meter, context.store.progress().borrow().clone());
+    let state = served.group.status();
+    meter.set(names::RAFT_TERM, state.term as f64);
+    meter.set(names::RAFT_LEADER, f64::from(u8::from(state.role == Role::Leader)));
+    meter.set(names::RAFT_LAST_INDEX, state.last_index as f64);
+    meter.set(names::RAFT_APPLIED_INDEX, progress.applied as f64);
+    meter.set(names::HOLD_INDEX, progress.held.index as f64);
+    meter.set(names::HOLD_MISSING, progress.counts.missing as f64);
+    meter.set(names::STAGE_UNDECIDED, progress.counts.undecided as f64);
+    meter.set(names::STORE_BYTES, progress.counts.bytes as f64);
+}

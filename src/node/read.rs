@@ -1,0 +1,197 @@
+//! Opens held transactions for readers, chunk by chunk, so that a payload is never held in memory whole.
+//!
+//! Owns the messages of one transaction. Must not decide who may read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tonic::Status;
+
+use super::group::GroupContext;
+use super::peer::unavailable;
+use crate::core::decide::Row;
+use crate::core::id::Ticket;
+use crate::core::seal::custody::StorageKey;
+use crate::core::seal::transaction::PrivateHeader;
+use crate::core::seal::{BodyEvent, BodyOpener};
+use crate::rpc::proto;
+use crate::rpc::proto::read_response::Part;
+use crate::store::group::Body;
+use crate::telemetry::names;
+
+/// Ciphertext that is read at once.
+const READ_BYTES: usize = 256 * 1024;
+/// Payload bytes in one message, at most.
+const PART_BYTES: usize = 256 * 1024;
+/// A reader that takes nothing for this long is cut off: it holds up a thread.
+const STALL: Duration = Duration::from_secs(60);
+/// Transactions that are opened at once by all readers of a node; the others wait.
+const OPENINGS: usize = 64;
+
+/// Where messages of a read go.
+pub type Give = mpsc::Sender<Result<proto::ReadResponse, Status>>;
+
+/// Opens for all readers of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Openings(Arc<Semaphore>);
+
+impl Default for Openings {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(OPENINGS)))
+    }
+}
+
+/// What of a transaction is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Leave the payload out.
+    pub metadata_only: bool,
+    /// First byte of the payload.
+    pub offset: u64,
+}
+
+/// Makes a message of a part.
+pub fn message(part: Part) -> proto::ReadResponse {
+    proto::ReadResponse { part: Some(part) }
+}
+
+impl Openings {
+    /// Opens a held transaction and gives its messages: start, data, end. Errors: when the reader is gone or stalls, and
+    /// what is wrong here with the body; the stream is to end with it.
+    pub async fn open(
+        &self,
+        context: &Arc<GroupContext>,
+        row: Row,
+        body: Body,
+        wanted: Wanted,
+        give: &Give,
+        method: &'static str,
+    ) -> Result<(), Status> {
+        let closed = |_| Status::unavailable("this node is stopping");
+        let permit = self.0.clone().acquire_owned().await.map_err(closed)?;
+        let (job_context, give) = (context.clone(), give.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let outcome = context.seams.work.run(move || {
+            let _permit = permit;
+            let clock = job_context.seams.clock.clone();
+            let send = |part: Part| {
+                // A job of its own thread may wait; a reader that is slow holds up nobody else.
+                runtime.block_on(async {
+                    tokio::select! {
+                        sent = give.send(Ok(message(part))) => sent.map_err(|_| Status::cancelled("the reader is gone")),
+                        () = clock.sleep(STALL) => Err(Status::deadline_exceeded("the reader took nothing for 60 s")),
+                    }
+                })
+            };
+            Opening { context: &job_context, row: &row, wanted, sent: 0, passed: 0, send }.run(&body)
+        });
+        let sent = outcome.await.map_err(|error| Status::unavailable(error.to_string()))??;
+        context.meter.count_as(names::READ_TRANSACTIONS, "method", method);
+        context.meter.count(names::READ_BYTES, sent);
+        Ok(())
+    }
+}
+
+struct Opening<'a, S> {
+    context: &'a GroupContext,
+    row: &'a Row,
+    wanted: Wanted,
+    sent: u64,
+    passed: u64,
+    send: S,
+}
+
+impl<S: Fn(Part) -> Result<(), Status>> Opening<'_, S> {
+    /// Gives how many bytes of payload were sent.
+    fn run(mut self, body: &Body) -> Result<u64, Status> {
+        let row = self.row;
+        let lost = |why: &dyn std::fmt::Display| {
+            Status::data_loss(format!("transaction {} does not open on this node: {why}; ask another", row.transaction))
+        };
+        let key = StorageKey::new(*self.context.keys.storage())
+            .unwrap(&self.context.node, &row.digest, &row.transaction, &body.wrapped_key)
+            .map_err(|error| lost(&error))?;
+        let mut opener = BodyOpener::new(&key);
+        let mut at = 0;
+        loop {
+            let bytes = body.reader.read(at, READ_BYTES).map_err(unavailable)?;
+            if bytes.is_empty() {
+                break;
+            }
+            at += bytes.len() as u64;
+            let mut failed = None;
+            let opened = opener.push(&bytes, &mut |event| self.event(event, &mut failed));
+            if let Some(status) = failed {
+                return Err(status);
+            }
+            opened.map_err(|error| lost(&error))?;
+            if self.wanted.metadata_only && opener.header().is_some() {
+                return self.end();
+            }
+        }
+        let mut failed = None;
+        let opened = opener.finish(&mut |event| self.event(event, &mut failed));
+        if let Some(status) = failed {
+            return Err(status);
+        }
+        opened.map_err(|error| lost(&error))?;
+        self.end()
+    }
+
+    fn end(self) -> Result<u64, Status> {
+        (self.send)(Part::End(proto::ItemEnd { payload_bytes: self.sent }))?;
+        Ok(self.sent)
+    }
+
+    fn event(&mut self, event: BodyEvent<'_>, failed: &mut Option<Status>) {
+        if failed.is_some() {
+            return;
+        }
+        let outcome = match event {
+            BodyEvent::Length(_) => Ok(()),
+            BodyEvent::Header(header) => (self.send)(Part::Start(start(self.context, self.row, header, self.wanted))),
+            BodyEvent::Payload(_) if self.wanted.metadata_only => Ok(()),
+            BodyEvent::Payload(bytes) => self.payload(bytes),
+        };
+        *failed = outcome.err();
+    }
+
+    fn payload(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let skip = usize::try_from(self.wanted.offset.saturating_sub(self.passed)).unwrap_or(usize::MAX);
+        self.passed += bytes.len() as u64;
+        for part in bytes.get(skip..).unwrap_or_default().chunks(PART_BYTES) {
+            (self.send)(Part::Data(Bytes::copy_from_slice(part)))?;
+            self.sent += part.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn start(context: &GroupContext, row: &Row, header: &PrivateHeader, wanted: Wanted) -> proto::ItemStart {
+    let ticket =
+        Ticket { destination: context.destination.clone(), transaction: row.transaction, deadline: row.deadline };
+    let bytes = |value: &Option<Vec<u8>>| value.as_deref().map(Bytes::copy_from_slice);
+    proto::ItemStart {
+        ticket: Some((&ticket).into()),
+        sender: row.sender.to_string(),
+        position: Some(row.position.into()),
+        parcel: Bytes::copy_from_slice(&row.parcel.to_bytes()),
+        digest: Bytes::copy_from_slice(&row.digest.0),
+        committed_ms: row.decided.0,
+        payload_bytes: row.payload_bytes,
+        key: bytes(&header.ordering_key),
+        idempotency_key: bytes(&header.idempotency_key),
+        headers: header
+            .headers
+            .iter()
+            .map(|(name, value)| proto::Header { name: name.clone(), value: Bytes::copy_from_slice(value) })
+            .collect(),
+        trace: header.trace.as_ref().map(|trace| Bytes::copy_from_slice(trace.as_bytes())),
+        content_type: header.content_type.clone(),
+        payload_tag: Bytes::copy_from_slice(&row.payload_tag.0),
+        offset: wanted.offset,
+        group: Bytes::copy_from_slice(&context.tag.0),
+    }
+}

@@ -1,0 +1,236 @@
+//! Receipts: statements of fates, signed in batches and published to the notices topic, in two domains where there are two
+//! (R13). What is said while a batch is on its way shares the next one; nothing waits for a timer.
+//!
+//! Owns signing and publishing of what this node says. Must not decide what is said.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::group::GroupContext;
+use crate::core::directory::Directory;
+use crate::core::id::EnvironmentName;
+use crate::core::limits;
+use crate::core::receipt::{Notice, NoticeRecord, Statement, sign_receipts};
+use crate::seams::{Clock, Seams};
+use crate::telemetry::{Meter, names};
+use crate::transport::{AnyTransport, AppendError, Domain, Full, PartitionId, Record, Topic, Transport};
+
+/// Batches on their way at once.
+const IN_FLIGHT: usize = 8;
+/// Domains in which a notice lies.
+const COPIES: usize = 2;
+/// After a round in which no partition took a notice; doubles up to the last.
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+const AGAIN_LAST: Duration = Duration::from_secs(1);
+/// When the node stops, what is not published after this is left to the next start.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Takes what is to be said of one destination's transactions. Cheap to clone; publishing ends when the last is dropped.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    statements: mpsc::UnboundedSender<Statement>,
+    records: mpsc::Sender<NoticeRecord>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Signer {
+    /// Says a statement soon.
+    pub fn say(&self, statement: Statement) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.statements.send(statement).is_err() {
+            // The publisher has ended: the next start says it again.
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Tells everybody of a directory that is in force.
+    pub fn directory(&self, directory: &Directory) {
+        if self.records.try_send(Notice::directory(directory.bytes())).is_err() {
+            tracing::warn!(version = directory.version, "a directory was not published: too many notices wait");
+        }
+    }
+
+    /// Whether everything that was said is published.
+    pub fn idle(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+}
+
+/// Signs and publishes for one destination.
+pub struct Publisher {
+    context: Arc<GroupContext>,
+    statements: mpsc::UnboundedReceiver<Statement>,
+    records: mpsc::Receiver<NoticeRecord>,
+    waiting: Arc<AtomicUsize>,
+    outlet: Outlet,
+}
+
+impl Publisher {
+    /// A publisher and its signer. `notices` is where the context's [`super::group::NoticeSender`] comes out, `give` its
+    /// other end.
+    pub fn new(
+        context: Arc<GroupContext>,
+        give: mpsc::Sender<NoticeRecord>,
+        notices: mpsc::Receiver<NoticeRecord>,
+    ) -> (Signer, Self) {
+        let (say, statements) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let outlet =
+            Outlet::new(&context.seams, context.transport.clone(), &context.environment, context.meter.clone());
+        let signer = Signer { statements: say, records: give, waiting: waiting.clone() };
+        (signer, Self { context, statements, records: notices, waiting, outlet })
+    }
+
+    /// Publishes until all signers are dropped, and then what is left.
+    pub async fn run(mut self) {
+        let clock = self.context.seams.clock.clone();
+        let hurry = CancellationToken::new();
+        let mut publishing = JoinSet::new();
+        loop {
+            let room = publishing.len() < IN_FLIGHT;
+            tokio::select! {
+                biased;
+                first = self.statements.recv(), if room => {
+                    let Some(first) = first else { break };
+                    let mut batch = vec![first];
+                    while batch.len() < limits::RECEIPTS_PER_BATCH
+                        && let Ok(one) = self.statements.try_recv()
+                    {
+                        batch.push(one);
+                    }
+                    self.publish_batch(&mut publishing, &batch, &hurry);
+                }
+                Some(record) = self.records.recv(), if room => {
+                    let (outlet, hurry) = (self.outlet.clone(), hurry.clone());
+                    publishing.spawn(async move { outlet.publish(record, &hurry).await });
+                }
+                Some(_) = publishing.join_next() => {}
+            }
+        }
+        while let Ok(record) = self.records.try_recv() {
+            let (outlet, hurry) = (self.outlet.clone(), hurry.clone());
+            publishing.spawn(async move { outlet.publish(record, &hurry).await });
+        }
+        let all = async { while publishing.join_next().await.is_some() {} };
+        let flushed = tokio::select! {
+            () = all => true,
+            () = clock.sleep(FLUSH) => false,
+        };
+        if !flushed {
+            hurry.cancel();
+            tracing::warn!("receipts that no broker took are left to the next start");
+        }
+    }
+
+    fn publish_batch(&self, publishing: &mut JoinSet<()>, batch: &[Statement], hurry: &CancellationToken) {
+        let context = &self.context;
+        let version = context.in_force.borrow().version;
+        let records = sign_receipts(context.keys.signing(), &context.node, context.tag, version, batch);
+        context.meter.count(names::RECEIPT_BATCHES, 1);
+        context.meter.count(names::RECEIPT_STATEMENTS, batch.len() as u64);
+        let (outlet, hurry, waiting, count) = (self.outlet.clone(), hurry.clone(), self.waiting.clone(), batch.len());
+        publishing.spawn(async move {
+            let all = records.into_iter().map(|record| outlet.publish(record, &hurry));
+            futures_util::future::join_all(all).await;
+            waiting.fetch_sub(count, Ordering::AcqRel);
+        });
+    }
+}
+
+/// Puts records on the notices topic.
+#[derive(Clone)]
+struct Outlet {
+    clock: Arc<dyn Clock>,
+    transport: Arc<AnyTransport>,
+    topic: Topic,
+    meter: Meter,
+    turn: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    fn new(seams: &Seams, transport: Arc<AnyTransport>, environment: &EnvironmentName, meter: Meter) -> Self {
+        let topic = Topic::notices(environment);
+        Self { clock: seams.clock.clone(), transport, topic, meter, turn: Arc::default() }
+    }
+
+    /// Publishes a record: acknowledged in two domains, or in one when there is no other that answers. Goes on until then,
+    /// or until `hurry`.
+    async fn publish(&self, record: NoticeRecord, hurry: &CancellationToken) {
+        let record = Record { key: Bytes::copy_from_slice(&record.key), value: Bytes::from(record.value) };
+        let mut again = AGAIN_FIRST;
+        let mut there: BTreeSet<Domain> = BTreeSet::new();
+        loop {
+            let places = self.places(&there);
+            let outcomes = places.into_iter().map(|(domain, copies, partition)| {
+                let record = record.clone();
+                async move { self.append(partition, record).await.map(|()| (domain, copies)) }
+            });
+            let mut refused = None;
+            for outcome in futures_util::future::join_all(outcomes).await {
+                match outcome {
+                    Ok((domain, copies)) => {
+                        there.insert(domain);
+                        if usize::from(copies) >= COPIES {
+                            return;
+                        }
+                    }
+                    Err(error) => refused = Some(error),
+                }
+            }
+            // Everything that one domain acknowledged is published; another one is insurance that is tried for once more.
+            if there.len() >= COPIES || (!there.is_empty() && (refused.is_none() || again > AGAIN_FIRST)) {
+                return;
+            }
+            if let Some(error) = &refused {
+                self.meter.count_as(names::TRANSPORT_FAILED_RECORDS, "reason", "absent");
+                tracing::debug!(%error, "a notice was not acknowledged; trying again");
+            }
+            tokio::select! {
+                () = self.clock.sleep(again) => again = (again * 2).min(AGAIN_LAST),
+                () = hurry.cancelled() => return,
+            }
+        }
+    }
+
+    /// Partitions in different domains, none of them in `not`, as many as are still wanted: those that are up first.
+    fn places(&self, not: &BTreeSet<Domain>) -> Vec<(Domain, u8, PartitionId)> {
+        let partitions = self.transport.partitions(&self.topic);
+        if partitions.is_empty() {
+            return Vec::new();
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % partitions.len();
+        let mut order: Vec<_> = partitions.iter().cycle().skip(turn).take(partitions.len()).collect();
+        order.sort_by_key(|partition| !partition.up);
+        let mut domains = not.clone();
+        let mut places = Vec::new();
+        for partition in order {
+            if domains.len() < COPIES && domains.insert(partition.domain.clone()) {
+                places.push((partition.domain.clone(), partition.copies, partition.id.clone()));
+                if usize::from(partition.copies) >= COPIES {
+                    break;
+                }
+            }
+        }
+        places
+    }
+
+    async fn append(&self, partition: PartitionId, mut record: Record) -> Result<(), AppendError> {
+        // A transport that has no room for receipts gets it by itself; the next partition would have none either.
+        loop {
+            match self.transport.append(partition.clone(), record) {
+                Ok(pending) => return pending.await.map(drop),
+                Err(Full(back)) => {
+                    record = back;
+                    self.clock.sleep(Duration::from_millis(2)).await;
+                }
+            }
+        }
+    }
+}
