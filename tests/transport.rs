@@ -9,4 +9,5 @@ mod transport {
     mod conformance;
     mod embedded;
     mod kafka;
+    mod topic_command;
 }

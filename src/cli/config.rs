@@ -34,13 +34,14 @@ enum Action {
     },
 }
 
-enum Either {
+/// Either kind of configuration.
+pub(super) enum Either {
     Client(Box<ClientConfig>),
     Node(Box<NodeConfig>),
 }
 
 /// A file with a `[node]` table is a node's; the file alone says which, so that its errors are about the right fields.
-fn load(file: PathBuf) -> Result<Either, CliError> {
+pub(super) fn load(file: PathBuf) -> Result<Either, CliError> {
     let text = std::fs::read_to_string(&file)
         .map_err(|cause| CliError::from(ConfigError::Read { path: file.clone(), cause }))?;
     let of_node = text.lines().any(|line| line.trim() == "[node]");

@@ -9,6 +9,8 @@ use super::Format;
 use crate::config::{ConfigError, environment::EnvironmentError};
 use crate::core::directory::DirectoryError;
 use crate::keys::KeyError;
+use crate::transport::TransportError;
+use crate::transport::kafka::KafkaError;
 
 /// The exit codes of every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,17 @@ impl From<KeyError> for CliError {
 impl From<DirectoryError> for CliError {
     fn from(error: DirectoryError) -> Self {
         Self::new(Exit::Usage, error)
+    }
+}
+
+impl From<TransportError> for CliError {
+    fn from(error: TransportError) -> Self {
+        let exit = match &error {
+            _ if error.retryable() => Exit::Unavailable,
+            TransportError::Kafka(KafkaError::Property { .. }) => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error)
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Init {
     output: Option<PathBuf>,
 }
 
-fn property(text: &str) -> Result<(String, String), String> {
+pub(super) fn property(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected PROP=VALUE, for example security.protocol=ssl".to_owned()),

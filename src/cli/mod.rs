@@ -13,6 +13,7 @@ mod init;
 mod keys;
 mod man;
 mod output;
+mod topic;
 
 pub use exit::{CliError, Exit};
 pub use output::{Format, Output, Row};
@@ -54,6 +55,7 @@ enum Command {
     Keys(keys::Keys),
     Directory(directory::DirectoryCommand),
     Config(config::ConfigCommand),
+    Topic(topic::TopicCommand),
     Completion(completion::Completion),
     Man(man::Man),
 }
@@ -79,6 +81,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Keys(command) => command.run(&mut context),
         Command::Directory(command) => command.run(&mut context),
         Command::Config(command) => command.run(&mut context),
+        Command::Topic(command) => command.run(&mut context),
         Command::Completion(command) => command.run(&mut context),
         Command::Man(command) => command.run(&mut context),
     };

@@ -7,6 +7,7 @@ use super::adversary::{Adversary, AdversaryOptions};
 use super::contract::{Ack, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport};
 use super::embedded::{Embedded, EmbeddedOptions};
 use super::kafka::{Kafka, KafkaError, KafkaOptions};
+use crate::config::TransportSettings;
 use crate::seams::{BoxFuture, Seams};
 use crate::store::records::RecordsError;
 
@@ -17,6 +18,17 @@ pub enum TransportOptions {
     Kafka(KafkaOptions),
     /// A folder of this machine, in this process.
     Embedded(EmbeddedOptions),
+}
+
+impl From<TransportSettings> for TransportOptions {
+    fn from(settings: TransportSettings) -> Self {
+        match settings {
+            TransportSettings::Kafka { brokers, properties } => {
+                Self::Kafka(KafkaOptions { properties, ..KafkaOptions::new(brokers.join(",")) })
+            }
+            TransportSettings::Embedded { path } => Self::Embedded(EmbeddedOptions::new(path)),
+        }
+    }
 }
 
 /// Why there is no transport.

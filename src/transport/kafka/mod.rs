@@ -31,7 +31,7 @@ use reader::Readers;
 use refresh::Asking;
 
 /// How to reach a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaOptions {
     /// `host:port`, comma-separated: some of the brokers; the others are learned from them.
     pub brokers: String,
@@ -39,6 +39,19 @@ pub struct KafkaOptions {
     pub properties: BTreeMap<String, String>,
     /// Bytes that may be under way to one broker before appends are given back.
     pub credit_bytes: usize,
+}
+
+impl std::fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values can be passwords.
+        let names: Vec<_> = self.properties.keys().collect();
+        let mut shown = f.debug_struct("KafkaOptions");
+        shown
+            .field("brokers", &self.brokers)
+            .field("properties", &names)
+            .field("credit_bytes", &self.credit_bytes)
+            .finish()
+    }
 }
 
 impl KafkaOptions {
