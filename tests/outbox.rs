@@ -6,7 +6,7 @@ use std::path::Path;
 use sealcast::core::id::{Digest, ParcelId, PayloadTag, Position, Ticket, Time, TransactionId};
 use sealcast::seams::Seams;
 use sealcast::store::outbox::{
-    Bodies, Change, LastTicket, NewBody, NewParcel, Outbox, OutboxError, OutboxOptions, Outcome, ParcelRow,
+    Bodies, Change, LastTicket, NewBody, NewParcel, Outbox, OutboxError, OutboxOptions, Outcome, OutcomeRow, ParcelRow,
     StripeFrame, TransactionRow,
 };
 
@@ -21,9 +21,9 @@ fn transaction(number: u8) -> TransactionId {
 fn frames(stripes: usize, bytes: usize) -> Vec<StripeFrame> {
     (0..stripes)
         .map(|stripe| StripeFrame {
-            header: vec![stripe as u8; 200],
+            header: vec![stripe as u8; 200].into(),
             signature: [9; 64],
-            sealed: vec![stripe as u8 + 1; if stripe + 1 == stripes { bytes / 3 + 1 } else { bytes }],
+            sealed: vec![stripe as u8 + 1; if stripe + 1 == stripes { bytes / 3 + 1 } else { bytes }].into(),
         })
         .collect()
 }
@@ -57,7 +57,7 @@ fn new_parcel(outbox: &Outbox, number: u8, body: NewBody, bytes: u64) -> NewParc
             payload_tag: PayloadTag([3; 32]),
             wrapped_key: vec![1; 72],
             ordering_key: Some(b"customer-42".to_vec()),
-            outcomes: vec![("orders".parse().unwrap(), Outcome::Submitted, Time(1))],
+            outcomes: vec![OutcomeRow::submitted("orders".parse().unwrap(), Time(1))],
         }],
         last: vec![LastTicket { ordering_key: b"customer-42".to_vec(), ticket, committed: false }],
         reservation: outbox.reserve(bytes).unwrap(),
@@ -136,7 +136,9 @@ async fn outcomes_change_and_last_tickets_are_forgotten_only_by_their_own() {
     }
     let destination = "orders".parse().unwrap();
     let mut row = outbox.transaction(transaction(1)).unwrap().unwrap();
-    row.outcomes[0].1 = Outcome::Complete(Position { index: 9, number: 1 });
+    row.outcomes[0].signers = vec!["alfa".parse().unwrap(), "bravo".parse().unwrap()];
+    row.outcomes[0].first = Some(transaction(7));
+    row.outcomes[0].outcome = Outcome::Complete(Position { index: 9, number: 1 });
     let ticket = row.ticket(&destination);
     let forget = LastTicket { ordering_key: b"customer-42".to_vec(), ticket, committed: true };
     outbox

@@ -1,4 +1,30 @@
-//! The sender's side: submit, outbox, seal, split, publish, and counting receipts until a fate is certain.
-//! Must not know a node's store or consensus.
+//! The client's side. Sending: submit, outbox, seal, split, publish, and counting receipts until a fate is certain. Reading
+//! what is committed: [`reader`]. Must not know a node's store or consensus.
+//!
+//! ```text
+//! service (Client) --> bundle, stream --> sealing --> store::outbox --> publishing --> transport
+//!                                                         ^                 ^
+//!                                                         |                 | missing
+//! handle (Handle)  <--------- tracker <-------------------+---- counting <-- notices <-- transport
+//! ```
 
+mod asking;
+mod bundle;
+mod counting;
+mod error;
+mod handle;
+mod notices;
+mod publishing;
 pub mod reader;
+mod renewal;
+mod sealing;
+mod service;
+mod stream;
+mod tracker;
+mod transaction;
+mod window;
+
+pub use error::{ClientError, SubmitError};
+pub use handle::{Handle, Receipt, Stage, StageTimes, WaitError, Waited};
+pub use service::{Client, Options};
+pub use transaction::Transaction;

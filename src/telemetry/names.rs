@@ -63,7 +63,7 @@ metrics! {
         CLIENT_PARCELS_SEALED = "sealcast_client_parcels_sealed_total", Count, "Parcels that were sealed.";
         CLIENT_SEGMENTS_PUBLISHED = "sealcast_client_segments_published_total", Count, "Segments that were published for the first time.";
         CLIENT_SEGMENTS_AGAIN = "sealcast_client_segments_again_total", Count,
-            "Segments that were published again; label reason: unacknowledged, absent-domain, missing-notice, restart, sealed-anew.";
+            "Segments that were published again; label reason: unacknowledged, absent-domain, missing-notice, restart, silence.";
         CLIENT_FULL = "sealcast_client_full_total", Count, "Submissions that were given back; label reason: window, outbox, disk.";
         CLIENT_RECEIPTS_REFUSED = "sealcast_client_receipts_refused_total", Count, "Receipts and notices that did not verify.";
         // --- transport

@@ -135,6 +135,21 @@ impl Publisher {
         self.commands.send(Command::Publish { stripe, again, credit }).map_err(|_| PublisherClosed)
     }
 
+    /// The same without waiting: without credit it gives the stripe back.
+    pub fn try_publish(&self, stripe: StripeRecords) -> Result<(), Full<StripeRecords>> {
+        let bytes = stripe.bytes().min(self.most) as u32;
+        let Ok(credit) = self.credit.clone().try_acquire_many_owned(bytes) else { return Err(Full(stripe)) };
+        match self.commands.send(Command::Publish { stripe, again: false, credit }) {
+            Err(mpsc::error::SendError(Command::Publish { stripe, .. })) => Err(Full(stripe)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of records that are not accepted yet.
+    pub fn in_flight(&self) -> usize {
+        self.most.saturating_sub(self.credit.available_permits())
+    }
+
     /// Forgets a parcel: it has a fate. Records on their way stay on their way.
     pub fn forget(&self, parcel: ParcelId) {
         // A publisher that has ended holds nothing any more.

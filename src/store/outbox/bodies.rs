@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::rows::StripeFrame;
+use super::rows::{Bodies, ParcelRow, StripeFrame};
 use crate::core::id::ParcelId;
 use crate::seams::{Disk, DiskFile};
 
@@ -43,6 +43,17 @@ impl ParcelFile {
     /// Bytes written so far.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// The row of the parcel as it is so far.
+    pub fn so_far(&self, row: &ParcelRow) -> ParcelRow {
+        ParcelRow {
+            stripes: self.stripes,
+            sealed_bytes: self.length,
+            frame_bytes: self.frame_bytes,
+            bodies: Bodies::File,
+            ..row.clone()
+        }
     }
 
     pub(super) fn keep(mut self) {

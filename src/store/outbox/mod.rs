@@ -14,15 +14,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 pub use bodies::ParcelFile;
-pub use rows::{Bodies, LastTicket, Outcome, ParcelRow, StripeFrame, TransactionRow};
+pub use rows::{Bodies, LastTicket, Outcome, OutcomeRow, ParcelRow, StripeFrame, TransactionRow};
 
 use crate::core::id::{DestinationName, ParcelId, TransactionId};
 use crate::core::wire::WireError;
-use crate::seams::Seams;
+use crate::seams::{Clock, Seams};
 use bodies::Store;
 use writer::{Op, Table, Writer};
 
@@ -109,6 +110,11 @@ impl Drop for Reservation {
 }
 
 impl Reservation {
+    /// Adds room that was set aside for the same parcel.
+    pub fn join(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     fn keep(mut self, bytes: u64) {
         let unused = self.bytes.saturating_sub(bytes);
         self.held.fetch_sub(unused, Ordering::Relaxed);
@@ -234,13 +240,6 @@ impl Outbox {
         }
     }
 
-    /// Sets more room aside for the same parcel. Errors: as [`Outbox::reserve`].
-    pub fn reserve_more(&self, reservation: &mut Reservation, bytes: u64) -> Result<(), OutboxError> {
-        let mut more = self.reserve(bytes)?;
-        reservation.bytes += std::mem::take(&mut more.bytes);
-        Ok(())
-    }
-
     /// Bytes of sealed stripes held or set aside, and the limit.
     pub fn bytes(&self) -> (u64, u64) {
         (self.held.load(Ordering::Relaxed), self.most)
@@ -286,9 +285,7 @@ impl Outbox {
                     length
                 }
                 NewBody::File(file) => {
-                    parcel.row.frame_bytes = file.frame_bytes;
-                    parcel.row.stripes = file.stripes;
-                    parcel.row.bodies = Bodies::File;
+                    parcel.row = file.so_far(&parcel.row);
                     let length = file.length;
                     files.push(file);
                     length
@@ -398,6 +395,13 @@ impl Outbox {
         let read = self.database.begin_read().map_err(failed)?;
         let table = read.open_table(table.definition()).map_err(failed)?;
         Ok(table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
+    }
+
+    /// Closes the outbox once every other clone is gone: when this returns, it can be opened again.
+    pub async fn close(self, clock: &dyn Clock) {
+        while !self.writer.is_last() {
+            clock.sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Where the outbox lies; `None` for one in memory.

@@ -3,8 +3,10 @@
 
 #![deny(clippy::indexing_slicing)]
 
+use bytes::Bytes;
+
 use crate::core::id::{
-    DestinationName, Digest, ParcelId, PayloadTag, Position, Rejection, Ticket, Time, TransactionId,
+    DestinationName, Digest, NodeName, ParcelId, PayloadTag, Position, Rejection, Ticket, Time, TransactionId,
 };
 use crate::core::limits;
 use crate::core::sign::SIGNATURE_BYTES;
@@ -19,11 +21,11 @@ const HEADER_BYTES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StripeFrame {
     /// The stripe header.
-    pub header: Vec<u8>,
+    pub header: Bytes,
     /// Its signature.
     pub signature: [u8; SIGNATURE_BYTES],
     /// The stripe's sealed bytes.
-    pub sealed: Vec<u8>,
+    pub sealed: Bytes,
 }
 
 impl StripeFrame {
@@ -50,9 +52,9 @@ pub fn join(frames: &[StripeFrame]) -> (Vec<u8>, u32) {
 pub fn frame_at(bytes: &[u8]) -> Result<StripeFrame, WireError> {
     let mut from = Reader::new(bytes);
     Ok(StripeFrame {
-        header: from.short_bytes(HEADER_BYTES, "kept header")?.to_vec(),
+        header: from.short_bytes(HEADER_BYTES, "kept header")?.to_vec().into(),
         signature: from.array("kept signature")?,
-        sealed: from.long_bytes(limits::DATA_SHARDS * limits::SHARD_BYTES, "kept stripe")?.to_vec(),
+        sealed: from.long_bytes(limits::DATA_SHARDS * limits::SHARD_BYTES, "kept stripe")?.to_vec().into(),
     })
 }
 
@@ -153,6 +155,33 @@ impl Outcome {
     }
 }
 
+/// A transaction at one destination: how far it has come, and who signed its fate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutcomeRow {
+    /// Which destination.
+    pub destination: DestinationName,
+    /// How far it has come.
+    pub outcome: Outcome,
+    /// When that became known, by the sender's clock.
+    pub since: Time,
+    /// Who signed its fate, ascending; empty before there is one.
+    pub signers: Vec<NodeName>,
+    /// How many voters there are in the directory version that they were counted against.
+    pub voters: u16,
+    /// That version.
+    pub directory_version: u64,
+    /// For rejected(duplicate): the transaction that has claimed the idempotency key.
+    pub first: Option<TransactionId>,
+}
+
+impl OutcomeRow {
+    /// A transaction that was just submitted.
+    pub fn submitted(destination: DestinationName, since: Time) -> Self {
+        let outcome = Outcome::Submitted;
+        Self { destination, outcome, since, signers: Vec::new(), voters: 0, directory_version: 0, first: None }
+    }
+}
+
 /// A transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionRow {
@@ -174,8 +203,8 @@ pub struct TransactionRow {
     pub wrapped_key: Vec<u8>,
     /// Its ordering key, if it has one.
     pub ordering_key: Option<Vec<u8>>,
-    /// Per destination: how far it has come, and when its fate became known.
-    pub outcomes: Vec<(DestinationName, Outcome, Time)>,
+    /// How far it has come, per destination.
+    pub outcomes: Vec<OutcomeRow>,
 }
 
 impl TransactionRow {
@@ -186,7 +215,12 @@ impl TransactionRow {
 
     /// Whether it has a fate at every destination.
     pub fn decided(&self) -> bool {
-        self.outcomes.iter().all(|(_, outcome, _)| outcome.decided())
+        self.outcomes.iter().all(|row| row.outcome.decided())
+    }
+
+    /// Whether nothing more can become of it at any destination.
+    pub fn done(&self) -> bool {
+        self.outcomes.iter().all(|row| row.outcome.done())
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -198,14 +232,22 @@ impl TransactionRow {
             None => to.flag(false),
         };
         to.u8(self.outcomes.len() as u8);
-        for (destination, outcome, since) in &self.outcomes {
-            to.name(destination.as_str()).u64(since.0);
-            match outcome {
+        for row in &self.outcomes {
+            to.name(row.destination.as_str()).u64(row.since.0).u64(row.directory_version).u16(row.voters);
+            to.u16(row.signers.len() as u16);
+            row.signers.iter().for_each(|name| {
+                to.name(name.as_str());
+            });
+            match &row.first {
+                Some(first) => to.flag(true).put(&first.to_bytes()),
+                None => to.flag(false),
+            };
+            match row.outcome {
                 Outcome::Submitted => to.u8(0),
                 Outcome::Accepted => to.u8(1),
                 Outcome::Committed(position) => to.u8(2).u64(position.index).u32(position.number),
                 Outcome::Complete(position) => to.u8(3).u64(position.index).u32(position.number),
-                Outcome::Rejected(reason) => to.u8(4).u8(*reason as u8),
+                Outcome::Rejected(reason) => to.u8(4).u8(reason as u8),
                 Outcome::Expired => to.u8(5),
             };
         }
@@ -228,6 +270,13 @@ impl TransactionRow {
         let mut outcomes = Vec::new();
         for _ in 0..from.u8("destinations")? {
             let (destination, since) = (from.name("destination")?, Time(from.u64("since")?));
+            let (directory_version, voters) = (from.u64("directory version")?, from.u16("voters")?);
+            let count = from.u16("signers")?;
+            let signers = (0..count).map(|_| from.name("signer")).collect::<Result<_, _>>()?;
+            let first = match from.flag("has a first")? {
+                true => Some(transaction(&mut from)?),
+                false => None,
+            };
             let outcome = match from.u8("outcome")? {
                 0 => Outcome::Submitted,
                 1 => Outcome::Accepted,
@@ -243,7 +292,7 @@ impl TransactionRow {
                 5 => Outcome::Expired,
                 other => return Err(WireError::Unknown { field: "outcome", value: other.into() }),
             };
-            outcomes.push((destination, outcome, since));
+            outcomes.push(OutcomeRow { destination, outcome, since, signers, voters, directory_version, first });
         }
         from.finish("transaction row")?;
         Ok(Self {
@@ -266,6 +315,11 @@ fn version(from: &mut Reader<'_>) -> Result<(), WireError> {
         VERSION => Ok(()),
         other => Err(WireError::Unknown { field: "version", value: other.into() }),
     }
+}
+
+fn transaction(from: &mut Reader<'_>) -> Result<TransactionId, WireError> {
+    TransactionId::from_bytes(from.array("transaction")?)
+        .map_err(|_| WireError::Invalid { field: "transaction", expected: "a UUID of version 7" })
 }
 
 fn position(from: &mut Reader<'_>) -> Result<Position, WireError> {
@@ -296,8 +350,7 @@ impl LastTicket {
 
     pub(super) fn decode(destination: &DestinationName, ordering_key: &[u8], value: &[u8]) -> Result<Self, WireError> {
         let mut from = Reader::new(value);
-        let transaction = TransactionId::from_bytes(from.array("transaction")?)
-            .map_err(|_| WireError::Invalid { field: "transaction", expected: "a UUID of version 7" })?;
+        let transaction = transaction(&mut from)?;
         let deadline = Time(from.u64("deadline")?);
         let committed = from.flag("committed")?;
         from.finish("last ticket")?;

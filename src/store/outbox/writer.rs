@@ -91,6 +91,11 @@ impl Writer {
         Self { database, bodies, work, durable, queue: Arc::default() }
     }
 
+    /// Whether no other clone is left, not even in a commit that is just ending.
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.queue) == 1
+    }
+
     /// Commits these steps together, durably, after all that were asked for before.
     pub async fn write(&self, ops: Vec<Op>) -> Result<(), OutboxError> {
         let (answer, done) = oneshot::channel();

@@ -1,0 +1,362 @@
+//! One loop through which every submission passes, in order: it decides who follows whom, bundles what waits into parcels,
+//! has them sealed, and answers when they are durable in the outbox. While one round is being sealed and synced the next one
+//! gathers, so bundles grow with the load by themselves. Must not touch keys or brokers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::{ClientError, SubmitError};
+use super::handle::Handle;
+use super::publishing::Publishing;
+use super::sealing::{Sealed, Sealer};
+use super::tracker::Tracker;
+use super::transaction::Transaction;
+use super::window::WindowPlace;
+use crate::core::id::{DestinationName, Ticket, Time, TransactionId};
+use crate::seams::Work;
+use crate::store::outbox::{LastTicket, NewBody, NewParcel, Outbox, Reservation};
+
+/// Most transactions of a parcel that is bundled here.
+const BUNDLE: usize = 256;
+
+/// A bundle is closed when its payloads reach this many bytes.
+const BUNDLE_BYTES: usize = 1024 * 1024;
+
+/// Most submissions of a round.
+const ROUND: usize = 2048;
+
+/// A transaction that was checked and is on its way into a parcel.
+#[derive(Debug)]
+pub struct Prepared {
+    /// As it was given.
+    pub transaction: Transaction,
+    /// Its id.
+    pub id: TransactionId,
+    /// Its deadline.
+    pub deadline: Time,
+    /// When it was submitted, by the wall.
+    pub submitted: Time,
+    /// When it was submitted, in monotonic time.
+    pub started: Duration,
+    /// Where it goes, ascending.
+    pub destinations: Vec<DestinationName>,
+    /// Whom it follows, per destination.
+    pub predecessors: BTreeMap<DestinationName, Ticket>,
+}
+
+impl Prepared {
+    /// The ticket at one of its destinations.
+    pub fn ticket(&self, destination: &DestinationName) -> Ticket {
+        Ticket { destination: destination.clone(), transaction: self.id, deadline: self.deadline }
+    }
+
+    fn keys(&self) -> Vec<(DestinationName, Vec<u8>)> {
+        match &self.transaction.ordering_key {
+            Some(key) => self.destinations.iter().map(|name| (name.clone(), key.to_vec())).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// What becomes the last ticket of its key.
+    pub fn last(&self) -> Vec<LastTicket> {
+        let last = |(name, ordering_key): (DestinationName, Vec<u8>)| LastTicket {
+            ordering_key,
+            ticket: self.ticket(&name),
+            committed: false,
+        };
+        self.keys().into_iter().map(last).collect()
+    }
+}
+
+type Answer = oneshot::Sender<Result<Vec<Handle>, SubmitError>>;
+
+/// What comes to the loop.
+pub enum Submission {
+    /// A transaction to bundle.
+    Small {
+        /// The transaction.
+        prepared: Box<Prepared>,
+        /// Its place in the window.
+        place: WindowPlace,
+        /// Where its handles go.
+        answer: Answer,
+    },
+    /// A large transaction that is sealed elsewhere: until it ends, its ordering key waits.
+    Hold {
+        /// The transaction, without its payload.
+        prepared: Box<Prepared>,
+        /// Where it is given back, with its predecessors named.
+        answer: oneshot::Sender<Result<(Box<Prepared>, Held), ClientError>>,
+    },
+    /// The large transaction with these keys has ended.
+    Release(Vec<(DestinationName, Vec<u8>)>),
+}
+
+impl Submission {
+    fn keys(&self) -> Vec<(DestinationName, Vec<u8>)> {
+        match self {
+            Self::Small { prepared, .. } | Self::Hold { prepared, .. } => prepared.keys(),
+            Self::Release(_) => Vec::new(),
+        }
+    }
+}
+
+/// Ends the wait of an ordering key when a large transaction has ended, however it did.
+pub struct Held {
+    keys: Vec<(DestinationName, Vec<u8>)>,
+    queue: Option<mpsc::UnboundedSender<Submission>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take()
+            && !self.keys.is_empty()
+        {
+            // A loop that has ended holds nobody up.
+            let _ = queue.send(Submission::Release(std::mem::take(&mut self.keys)));
+        }
+    }
+}
+
+struct Entry {
+    prepared: Prepared,
+    place: WindowPlace,
+    answer: Answer,
+}
+
+impl Entry {
+    fn refuse(self, error: ClientError) {
+        let transaction = Box::new(self.prepared.transaction);
+        // Whoever stopped waiting does not want it back either.
+        let _ = self.answer.send(Err(SubmitError { error, transaction }));
+    }
+}
+
+/// Transactions for the same destinations, with room in the outbox.
+struct Bundle {
+    entries: Vec<Entry>,
+    bytes: usize,
+    reservation: Reservation,
+}
+
+type Key = (DestinationName, Vec<u8>);
+
+/// The loop.
+pub struct Bundler {
+    /// Seals.
+    pub sealer: Arc<Sealer>,
+    /// Knows who came last.
+    pub tracker: Arc<Tracker>,
+    /// Keeps.
+    pub outbox: Outbox,
+    /// Publishes.
+    pub publishing: Publishing,
+    /// Where sealing runs.
+    pub work: Arc<dyn Work>,
+    /// Its own queue, for those that hold keys.
+    pub queue: mpsc::WeakUnboundedSender<Submission>,
+    /// Ends it.
+    pub closing: tokio_util::sync::CancellationToken,
+}
+
+impl Bundler {
+    /// Runs until every sender of submissions is gone.
+    pub async fn run(self, mut queue: mpsc::UnboundedReceiver<Submission>) {
+        let mut held: BTreeSet<Key> = BTreeSet::new();
+        let mut waiting: Vec<Submission> = Vec::new();
+        let mut again = false;
+        loop {
+            if !again {
+                let next = tokio::select! {
+                    biased;
+                    next = queue.recv() => next,
+                    () = self.closing.cancelled() => None,
+                };
+                match next {
+                    Some(submission) => waiting.push(submission),
+                    None => return,
+                }
+            }
+            while waiting.len() < ROUND
+                && let Ok(next) = queue.try_recv()
+            {
+                waiting.push(next);
+            }
+            waiting.retain(|submission| {
+                let Submission::Release(keys) = submission else { return true };
+                keys.iter().for_each(|key| {
+                    held.remove(key);
+                });
+                false
+            });
+            let (bundles, left, more) = self.round(std::mem::take(&mut waiting), &mut held);
+            (waiting, again) = (left, more);
+            self.finish(bundles).await;
+        }
+    }
+
+    /// Sorts what waits: into bundles, or back behind a key that is held. True when what is left needs no further word.
+    fn round(&self, waiting: Vec<Submission>, held: &mut BTreeSet<Key>) -> (Vec<Bundle>, Vec<Submission>, bool) {
+        let mut bundles: BTreeMap<Vec<DestinationName>, Vec<Bundle>> = BTreeMap::new();
+        let (mut left, mut again) = (Vec::new(), false);
+        let mut blocked = held.clone();
+        let mut last: BTreeMap<Key, Ticket> = BTreeMap::new();
+        for submission in waiting {
+            let keys = submission.keys();
+            if keys.iter().any(|key| blocked.contains(key)) {
+                blocked.extend(keys);
+                left.push(submission);
+                continue;
+            }
+            match submission {
+                Submission::Small { prepared, place, answer } => {
+                    self.bundle(Entry { prepared: *prepared, place, answer }, &mut last, &mut bundles);
+                }
+                // What this round holds of the same key must be durable first.
+                Submission::Hold { .. } if keys.iter().any(|key| last.contains_key(key)) => {
+                    blocked.extend(keys);
+                    left.push(submission);
+                    again = true;
+                }
+                Submission::Hold { mut prepared, answer } => {
+                    let hold = self.name_predecessors(&mut prepared, &last).map(|()| {
+                        held.extend(keys.iter().cloned());
+                        blocked.extend(keys.iter().cloned());
+                        (prepared, Held { keys, queue: self.queue.upgrade() })
+                    });
+                    // Refused by a caller that has gone, the guard ends the wait at once.
+                    drop(answer.send(hold));
+                }
+                Submission::Release(_) => {}
+            }
+        }
+        (bundles.into_values().flatten().collect(), left, again)
+    }
+
+    /// Says whom a transaction follows at each destination (R9).
+    fn name_predecessors(&self, prepared: &mut Prepared, last: &BTreeMap<Key, Ticket>) -> Result<(), ClientError> {
+        if let Some(after) = &prepared.transaction.after {
+            prepared.predecessors.insert(after.destination.clone(), after.clone());
+        }
+        for key in prepared.keys() {
+            if prepared.predecessors.contains_key(&key.0) {
+                continue;
+            }
+            let ticket = match last.get(&key) {
+                Some(ticket) => Some(ticket.clone()),
+                None => self.tracker.predecessor(&key.0, &key.1, prepared.transaction.release)?,
+            };
+            if let Some(ticket) = ticket.filter(|ticket| ticket.transaction != prepared.id) {
+                prepared.predecessors.insert(key.0, ticket);
+            }
+        }
+        Ok(())
+    }
+
+    fn bundle(
+        &self,
+        mut entry: Entry,
+        last: &mut BTreeMap<Key, Ticket>,
+        bundles: &mut BTreeMap<Vec<DestinationName>, Vec<Bundle>>,
+    ) {
+        let bundles = bundles.entry(entry.prepared.destinations.clone()).or_default();
+        let bytes = entry.prepared.transaction.payload.len();
+        // An id that is submitted twice at once travels in two parcels: within one it would be malformed.
+        let open = bundles.last_mut().filter(|bundle| {
+            bundle.entries.len() < BUNDLE
+                && bundle.bytes + bytes <= BUNDLE_BYTES
+                && bundle.entries.iter().all(|other| other.prepared.id != entry.prepared.id)
+        });
+        // Room is set aside before anybody names this transaction as its predecessor.
+        let room = Sealer::most_bytes(&entry.prepared);
+        let room = match &open {
+            Some(_) => self.outbox.reserve(room),
+            None => self.outbox.reserve(room + Sealer::most_bytes_of_parcel(entry.prepared.destinations.len())),
+        };
+        let named = room.map_err(ClientError::from).and_then(|room| {
+            self.name_predecessors(&mut entry.prepared, last)?;
+            Ok(room)
+        });
+        let room = match named {
+            Ok(room) => room,
+            Err(error) => return entry.refuse(error),
+        };
+        for key in entry.prepared.keys() {
+            let ticket = entry.prepared.ticket(&key.0);
+            last.insert(key, ticket);
+        }
+        match open {
+            Some(bundle) => {
+                bundle.reservation.join(room);
+                bundle.bytes += bytes;
+                bundle.entries.push(entry);
+            }
+            None => bundles.push(Bundle { entries: vec![entry], bytes, reservation: room }),
+        }
+    }
+
+    /// Seals, keeps, answers and publishes a round. It is kept whole or not at all, because its transactions name each other.
+    async fn finish(&self, bundles: Vec<Bundle>) {
+        if bundles.is_empty() {
+            return;
+        }
+        let jobs = bundles.into_iter().map(|bundle| {
+            let Bundle { entries, reservation, .. } = bundle;
+            let (sealer, outbox) = (self.sealer.clone(), self.outbox.clone());
+            self.work.run(move || {
+                let prepared = entries.iter().map(|entry| &entry.prepared);
+                let sealed = sealer.seal(prepared, &outbox);
+                (entries, reservation, sealed)
+            })
+        });
+        let mut entries_of = Vec::new();
+        let mut sealed_of = Vec::new();
+        let mut failure: Option<String> = None;
+        for done in futures_util::future::join_all(jobs).await {
+            // Lost work means that the process is ending: the answers end with it.
+            let Ok((entries, reservation, sealed)) = done else { return };
+            match sealed {
+                Ok(sealed) => sealed_of.push((sealed, reservation)),
+                Err(error) => failure = Some(error.to_string()),
+            }
+            entries_of.push(entries);
+        }
+        if let Some(cause) = failure {
+            let all = entries_of.into_iter().flatten();
+            return all.for_each(|entry| entry.refuse(ClientError::Seal { cause: cause.clone() }));
+        }
+        let mut parcels = Vec::new();
+        let mut kept = Vec::new();
+        for ((sealed, reservation), entries) in sealed_of.into_iter().zip(&entries_of) {
+            let Sealed { row, body, transactions, stripes } = sealed;
+            let last: Vec<LastTicket> = entries.iter().flat_map(|entry| entry.prepared.last()).collect();
+            kept.push((stripes, transactions.clone(), last.clone()));
+            let body: NewBody = body;
+            parcels.push(NewParcel { row, body, transactions, last, reservation });
+        }
+        let rows = match self.outbox.add(parcels).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let all = entries_of.into_iter().flatten();
+                return all.for_each(|entry| entry.refuse(error.clone().into()));
+            }
+        };
+        for ((row, (stripes, transactions, last)), entries) in rows.into_iter().zip(kept).zip(entries_of) {
+            let mut tracked = Vec::new();
+            let mut answers = Vec::new();
+            for (transaction, Entry { prepared, place, answer }) in transactions.into_iter().zip(entries) {
+                tracked.push((transaction, prepared.started, place));
+                answers.push(answer);
+            }
+            let handles = self.tracker.add(row.clone(), tracked, &last);
+            self.publishing.fresh(&row, &stripes);
+            for (answer, handles) in answers.into_iter().zip(handles) {
+                // Dropping a handle never cancels.
+                let _ = answer.send(Ok(handles));
+            }
+        }
+    }
+}

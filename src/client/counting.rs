@@ -1,0 +1,288 @@
+//! Verifies what nodes say and counts it: receipts against the directories that this client has verified, until a majority of
+//! one version's voters agrees (R13). Must not read topics or keep rows.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::handle::Receipt;
+use super::publishing::Publishing;
+use super::tracker::Tracker;
+use crate::core::directory::Directory;
+use crate::core::id::{DestinationName, DestinationTag, Fate, ParcelId, SenderName, Ticket, TransactionId};
+use crate::core::receipt::{
+    self, Added, Agreed, Counter, Missing, Notice, NoticeError, Refusal, Refusals, Statement, Verdict, Verified,
+};
+use crate::core::sign::PublicKey;
+use crate::telemetry::{Meter, names};
+
+/// Notices that were signed under a directory not known yet are kept up to this many bytes; the newest go first.
+const LATER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Every directory that was verified, by version.
+pub struct Directories {
+    operator: PublicKey,
+    minimum: u64,
+    known: Mutex<Arc<receipt::Directories>>,
+    first: Arc<Directory>,
+}
+
+impl Directories {
+    /// Begins with this one; others must bear the operator's signature and at least the version `minimum`.
+    pub fn new(operator: PublicKey, minimum: u64, first: Arc<Directory>) -> Self {
+        let known = Mutex::new(Arc::new(BTreeMap::from([(first.version, first.clone())])));
+        Self { operator, minimum, known, first }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Arc<receipt::Directories>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest.
+    pub fn current(&self) -> Arc<Directory> {
+        self.known().last_key_value().map_or_else(|| self.first.clone(), |(_, directory)| directory.clone())
+    }
+
+    /// All of them, for counting.
+    fn all(&self) -> Arc<receipt::Directories> {
+        self.known().clone()
+    }
+
+    /// The destination of a tag, in the newest directory that has it.
+    fn destination(&self, tag: &DestinationTag) -> Option<DestinationName> {
+        let known = self.known();
+        known.values().rev().find_map(|directory| directory.destination_by_tag(tag)).map(|entry| entry.name.clone())
+    }
+
+    /// Takes a signed directory: true when its version was not known. One that does not verify, or is of another
+    /// environment, is not taken.
+    pub fn adopt(&self, bytes: &[u8]) -> bool {
+        let directory = match Directory::verify(bytes, &self.operator, self.minimum) {
+            Ok(directory) if directory.environment == self.first.environment => Arc::new(directory),
+            Ok(directory) => {
+                tracing::warn!(environment = %directory.environment, "a directory of another environment is not taken");
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a directory is not taken");
+                return false;
+            }
+        };
+        let mut known = self.known();
+        let new = !known.contains_key(&directory.version);
+        Arc::make_mut(&mut known).entry(directory.version).or_insert(directory);
+        new
+    }
+}
+
+/// A parcel that a majority refuses at a destination: its transactions can be sealed anew (R22).
+pub type Refused = (ParcelId, DestinationName);
+
+#[derive(Default)]
+struct State {
+    counters: BTreeMap<(DestinationName, TransactionId), Counter>,
+    refusals: BTreeMap<(ParcelId, DestinationName), Refusals>,
+    /// Signed under a directory that is not known yet.
+    later: VecDeque<Bytes>,
+    later_bytes: usize,
+}
+
+/// The counting.
+pub struct Counting {
+    directories: Arc<Directories>,
+    tracker: Arc<Tracker>,
+    publishing: Publishing,
+    sender: SenderName,
+    key: [u8; 16],
+    meter: Meter,
+    refused: mpsc::UnboundedSender<Refused>,
+    state: Mutex<State>,
+}
+
+impl Counting {
+    /// Counts for this sender; parcels that a majority refuses are told to `refused`.
+    pub fn new(
+        directories: Arc<Directories>,
+        tracker: Arc<Tracker>,
+        publishing: Publishing,
+        sender: SenderName,
+        meter: Meter,
+        refused: mpsc::UnboundedSender<Refused>,
+    ) -> Self {
+        let key = receipt::notice_key(&sender);
+        Self { directories, tracker, publishing, sender, key, meter, refused, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a record of the notices topic. What is not for this sender is passed over.
+    pub fn notice(&self, key: &Bytes, value: &Bytes) {
+        if key.as_ref() == self.key || key.as_ref() == [0; 16] {
+            self.take(value);
+        }
+    }
+
+    fn take(&self, value: &Bytes) {
+        let taken = match Notice::decode(value) {
+            Ok(Notice::Receipts(receipts)) if *receipts.sender() == self.sender => receipts
+                .verify(&self.directories.all())
+                .map(|statements| statements.iter().for_each(|statement| self.statement(statement))),
+            Ok(Notice::Refusal(refusal)) if *refusal.sender() == self.sender => {
+                refusal.verify(&self.directories.all()).map(|refusal| self.refusal(&refusal))
+            }
+            Ok(Notice::Missing(missing)) if *missing.sender() == self.sender => {
+                missing.verify(&self.directories.all()).map(|missing| self.missing(&missing))
+            }
+            Ok(Notice::Directory(bytes)) => {
+                self.directory(&bytes);
+                Ok(())
+            }
+            // Another sender whose hint is the same.
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        match taken {
+            Ok(()) => {}
+            Err(NoticeError::UnknownDirectory { version }) => {
+                tracing::debug!(version, "a notice waits for its directory");
+                let mut state = self.state();
+                if state.later_bytes + value.len() <= LATER_BYTES {
+                    state.later_bytes += value.len();
+                    state.later.push_back(value.clone());
+                }
+            }
+            Err(error) => {
+                self.meter.count(names::CLIENT_RECEIPTS_REFUSED, 1);
+                tracing::warn!(%error, "a notice is not believed");
+            }
+        }
+    }
+
+    fn directory(&self, bytes: &[u8]) {
+        let before = self.directories.current().version;
+        if !self.directories.adopt(bytes) {
+            return;
+        }
+        let now = self.directories.current();
+        self.meter.set(names::DIRECTORY_VERSION, now.version as f64);
+        if now.version > before {
+            tracing::info!(version = now.version, "a newer directory is in use");
+            self.tracker.remember_directory(now.bytes().to_vec());
+        }
+        let later = {
+            let mut state = self.state();
+            state.later_bytes = 0;
+            std::mem::take(&mut state.later)
+        };
+        later.iter().for_each(|value| self.take(value));
+    }
+
+    fn statement(&self, statement: &Verified<Statement>) {
+        let Some(destination) = self.directories.destination(&statement.destination()) else { return };
+        let transaction = statement.said().transaction;
+        let Some(ticket) = self.tracker.wanted(&destination, transaction) else { return };
+        let (added, agreed) = {
+            let mut state = self.state();
+            let counter = state.counters.entry((destination.clone(), transaction)).or_insert_with(|| {
+                let tag = self.tracker.payload_tag(transaction);
+                Counter::new(ticket.clone(), statement.destination(), self.sender.clone(), tag)
+            });
+            let added = counter.add(statement);
+            (added, counter.agreed(&self.directories.all()))
+        };
+        match added {
+            Added::Counted => {}
+            Added::Contradiction => {
+                self.meter.count(names::CLIENT_RECEIPTS_REFUSED, 1);
+                tracing::error!(node = %statement.node(), %ticket, "a node contradicts itself: its operator should look at it");
+                return;
+            }
+            Added::Again | Added::Elsewhere | Added::TooMany => return,
+        }
+        let Some(agreed) = agreed else { return };
+        let done = match receipt(&ticket, &agreed) {
+            Some(receipt) => {
+                let complete = agreed.is_complete();
+                tracing::debug!(%ticket, fate = %receipt.fate, complete, "a majority signed its fate");
+                let finished = self.tracker.decided(&receipt, complete);
+                self.publishing.forget(&finished);
+                complete || receipt.fate != Fate::Committed
+            }
+            None => {
+                tracing::warn!(%ticket, "the nodes have forgotten it: what became of it stays unknown");
+                let finished = self.tracker.forgotten(&ticket);
+                self.publishing.forget(&finished);
+                true
+            }
+        };
+        if done {
+            self.state().counters.remove(&(destination, transaction));
+        }
+    }
+
+    fn missing(&self, missing: &Verified<Missing>) {
+        if let Some(destination) = self.directories.destination(&missing.destination()) {
+            let Missing { parcel, stripes, .. } = missing.said();
+            tracing::debug!(%parcel, %destination, node = %missing.node(), "a node misses stripes of a parcel");
+            self.publishing.missing(*parcel, &destination, stripes);
+        }
+    }
+
+    fn refusal(&self, refusal: &Verified<Refusal>) {
+        let Some(destination) = self.directories.destination(&refusal.destination()) else { return };
+        let Refusal { parcel, digest, reason, .. } = refusal.said();
+        let Some(row) = self.tracker.undecided_parcel(*parcel, &destination) else { return };
+        if row.digest != *digest {
+            return;
+        }
+        tracing::warn!(%parcel, %destination, node = %refusal.node(), %reason, "a node refuses a parcel");
+        let refused = {
+            let mut state = self.state();
+            let place = (*parcel, destination.clone());
+            let count =
+                state.refusals.entry(place.clone()).or_insert_with(|| Refusals::new(refusal.destination(), row.digest));
+            count.add(refusal);
+            let refused = count.refused(&self.directories.all()).is_some();
+            if refused {
+                state.refusals.remove(&place);
+            }
+            refused
+        };
+        if refused {
+            // A client that is closing seals nothing anew; the next start hears of it again.
+            let _ = self.refused.send((*parcel, destination));
+        }
+    }
+
+    /// Forgets what is no longer waited for.
+    pub fn sweep(&self) {
+        let wanted = |(destination, transaction): &(DestinationName, TransactionId)| {
+            self.tracker.wanted(destination, *transaction).is_some()
+        };
+        let mut state = self.state();
+        state.counters.retain(|place, _| wanted(place));
+        state.refusals.retain(|(parcel, name), _| self.tracker.undecided_parcel(*parcel, name).is_some());
+    }
+}
+
+/// The proof of what a majority says; `None` when they say that they have forgotten.
+fn receipt(ticket: &Ticket, agreed: &Agreed) -> Option<Receipt> {
+    let fate = agreed.verdict.fate()?;
+    let first = match agreed.verdict {
+        Verdict::Duplicate(_, first) => Some(first.transaction),
+        _ => None,
+    };
+    Some(Receipt {
+        ticket: ticket.clone(),
+        fate,
+        position: agreed.verdict.decided().filter(|_| fate == Fate::Committed).map(|decided| decided.position),
+        signers: agreed.signers.keys().cloned().collect(),
+        voters: agreed.signers.len() + agreed.lacking.len(),
+        directory_version: agreed.directory,
+        first,
+    })
+}

@@ -1,0 +1,231 @@
+//! What a submitter holds: a ticket, and the way to wait for its stages. Dropping it never cancels: the deadline does.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::error::ClientError;
+use crate::core::id::{Fate, NodeName, Position, Rejection, Ticket, Time, TransactionId};
+use crate::seams::Clock;
+use crate::store::outbox::Outcome;
+
+/// How far to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Durable in the outbox.
+    Submitted,
+    /// The brokers have it: it survives any one domain and the sender (R14), or it is committed already.
+    Accepted,
+    /// A majority of the voters signed it.
+    Committed,
+    /// All of them did.
+    Complete,
+}
+
+/// What a wait ends with. A local failure is none of these: it is a [`ClientError`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// The stage is reached.
+    Reached,
+    /// Consensus rejected it.
+    Rejected(Rejection),
+    /// It expired.
+    Expired,
+    /// Nobody knows yet: the time is up, and [`Client::attach`](super::Client::attach) resumes the wait later. (Or the nodes
+    /// have forgotten what became of it, R26.)
+    Unknown,
+}
+
+/// A verified proof of a fate: what the voters signed, counted against the directory (R13).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Receipt {
+    /// Whose fate.
+    pub ticket: Ticket,
+    /// The fate.
+    pub fate: Fate,
+    /// Where it was committed; `None` for another fate.
+    pub position: Option<Position>,
+    /// Who signed, ascending: at least a majority of the voters.
+    pub signers: Vec<NodeName>,
+    /// How many voters the destination has in the directory version against which they were counted.
+    pub voters: usize,
+    /// That directory version.
+    pub directory_version: u64,
+    /// For rejected(duplicate): the transaction that has claimed the idempotency key.
+    pub first: Option<TransactionId>,
+}
+
+/// Why a stage was not reached and never will be.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// Consensus rejected the transaction.
+    #[error("rejected({})", .0.word())]
+    Rejected(Rejection),
+    /// The transaction expired before it had another fate.
+    #[error("expired")]
+    Expired,
+    /// The nodes have forgotten what became of it (R26): it stays unknown.
+    #[error("unknown: the nodes have forgotten what became of it")]
+    Forgotten,
+    /// This client failed or was closed: the transaction's fate is unknown.
+    #[error("unknown: {0}")]
+    Local(#[from] ClientError),
+}
+
+impl WaitError {
+    /// Whether waiting again can succeed: only after a local failure.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+}
+
+/// What is known of a transaction at one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub outcome: Outcome,
+    pub receipt: Option<Receipt>,
+    /// A majority of the nodes has forgotten what became of it.
+    pub forgotten: bool,
+    /// *Accepted* is withheld for want of these domains.
+    pub withheld: Arc<[Arc<str>]>,
+    /// When each stage was reached, in monotonic time since submit.
+    pub times: StageTimes,
+}
+
+/// How long after its submission a transaction reached each stage, as this client saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct StageTimes {
+    /// Accepted by the brokers.
+    pub accepted: Option<Duration>,
+    /// Committed.
+    pub committed: Option<Duration>,
+    /// Complete.
+    pub complete: Option<Duration>,
+}
+
+impl Progress {
+    pub(super) fn new(outcome: Outcome) -> Self {
+        Self { outcome, receipt: None, forgotten: false, withheld: Arc::new([]), times: StageTimes::default() }
+    }
+
+    fn at(&self, stage: Stage) -> Option<Waited> {
+        let reached = match (self.outcome, stage) {
+            (Outcome::Rejected(reason), _) => return Some(Waited::Rejected(reason)),
+            (Outcome::Expired, _) => return Some(Waited::Expired),
+            (_, Stage::Submitted) | (Outcome::Complete(_), _) => true,
+            (Outcome::Committed(_), stage) => stage < Stage::Complete,
+            (Outcome::Accepted, stage) => stage == Stage::Accepted,
+            (Outcome::Submitted, _) => false,
+        };
+        if self.forgotten && !reached {
+            return Some(Waited::Unknown);
+        }
+        reached.then_some(Waited::Reached)
+    }
+}
+
+/// A submitted transaction at one destination. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) ticket: Ticket,
+    pub(super) submitted: Time,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handle({}, {:?})", self.ticket, self.progress.borrow().outcome)
+    }
+}
+
+impl Handle {
+    /// Its ticket: print it, and [`Client::attach`](super::Client::attach) finds it again, from another process too.
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// When it was submitted, by the sender's clock.
+    pub fn submitted(&self) -> Time {
+        self.submitted
+    }
+
+    /// How far it has come, as far as this client has verified it.
+    pub fn outcome(&self) -> Outcome {
+        self.progress.borrow().outcome
+    }
+
+    /// How long each stage took.
+    pub fn times(&self) -> StageTimes {
+        self.progress.borrow().times
+    }
+
+    /// The verified proof of its fate; `None` before it is known.
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.progress.borrow().receipt.clone()
+    }
+
+    /// The domains for want of which *accepted* is withheld: empty when it is not. Committed stays possible.
+    pub fn withheld(&self) -> Arc<[Arc<str>]> {
+        self.progress.borrow().withheld.clone()
+    }
+
+    /// Waits until the brokers have it (R14), or it is committed. Errors: [`WaitError`].
+    pub async fn accepted(&self) -> Result<(), WaitError> {
+        self.reach(Stage::Accepted).await.map(drop)
+    }
+
+    /// Waits until it is committed, and gives the verified receipt. Errors: [`WaitError`].
+    pub async fn committed(&self) -> Result<Receipt, WaitError> {
+        self.proof(Stage::Committed).await
+    }
+
+    /// Waits until all voters have signed that they hold it. Errors: [`WaitError`].
+    pub async fn complete(&self) -> Result<Receipt, WaitError> {
+        self.proof(Stage::Complete).await
+    }
+
+    async fn reach(&self, stage: Stage) -> Result<Progress, WaitError> {
+        let mut progress = self.progress.clone();
+        let there = progress.wait_for(|progress| progress.at(stage).is_some()).await;
+        let there = there.map_err(|_| ClientError::Closed)?;
+        match there.at(stage) {
+            Some(Waited::Rejected(reason)) => Err(WaitError::Rejected(reason)),
+            Some(Waited::Expired) => Err(WaitError::Expired),
+            Some(Waited::Unknown) => Err(WaitError::Forgotten),
+            _ => Ok(there.clone()),
+        }
+    }
+
+    async fn proof(&self, stage: Stage) -> Result<Receipt, WaitError> {
+        // A fate is only ever published together with its proof.
+        self.reach(stage).await?.receipt.ok_or(WaitError::Local(ClientError::Closed))
+    }
+
+    /// Waits for a stage, at most `timeout`. Errors: [`ClientError::Closed`].
+    pub async fn wait(&self, stage: Stage, timeout: Duration) -> Result<Waited, ClientError> {
+        let mut progress = self.progress.clone();
+        let waited = async {
+            let there = progress.wait_for(|progress| progress.at(stage).is_some()).await;
+            there.map_err(|_| ClientError::Closed).map(|there| there.at(stage).unwrap_or(Waited::Unknown))
+        };
+        tokio::select! {
+            biased;
+            waited = waited => waited,
+            () = self.clock.sleep(timeout) => Ok(Waited::Unknown),
+        }
+    }
+
+    /// Completes when anything about it changes; for showing progress. `None`: the client is closed.
+    pub fn changed(&self) -> impl Future<Output = Option<Outcome>> + Send + use<> {
+        let mut progress = self.progress.clone();
+        async move {
+            progress.mark_unchanged();
+            progress.changed().await.ok()?;
+            Some(progress.borrow().outcome)
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Follows what nodes say: every partition of the notices topic, from where something may be said about what is undecided.
+//! Hands records on and remembers positions. Must not judge what a record says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::counting::Counting;
+use crate::core::id::Time;
+use crate::seams::Clock;
+use crate::transport::{Batch, Offset, PartitionId, ReadError, Topic, Transport};
+
+/// Clocks of senders and brokers may differ by this much where a place in the topic is looked up by time.
+const SKEW: Duration = Duration::from_secs(600);
+
+/// How long to wait after a partition could not be read.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How often new partitions are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Fewer records than this are read rather than searched.
+const NEAR: Offset = 256;
+
+/// How far each partition was read: shared with whoever submits.
+#[derive(Debug, Clone, Default)]
+pub struct Positions {
+    next: Arc<Mutex<BTreeMap<i32, Offset>>>,
+    changed: Arc<Notify>,
+}
+
+impl Positions {
+    /// The offset to be read next, for each partition that was reached.
+    pub fn all(&self) -> Vec<(i32, Offset)> {
+        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.iter().map(|(partition, offset)| (*partition, *offset)).collect()
+    }
+
+    fn set(&self, partition: i32, next: Offset) {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, next);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until this many partitions were reached.
+    async fn reached(&self, count: usize) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.all().len() >= count {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Where following starts in a partition.
+#[derive(Debug, Clone, Default)]
+pub struct From {
+    /// Offsets that the outbox names.
+    pub offsets: BTreeMap<i32, Offset>,
+    /// Partitions without one start at this time; without a time they start at their end.
+    pub time: Option<Time>,
+}
+
+/// Follows the notices topic.
+pub struct Follower<T> {
+    transport: Arc<T>,
+    topic: Topic,
+    counting: Arc<Counting>,
+    positions: Positions,
+    clock: Arc<dyn Clock>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<T> Clone for Follower<T> {
+    fn clone(&self) -> Self {
+        Self {
+            transport: self.transport.clone(),
+            topic: self.topic.clone(),
+            counting: self.counting.clone(),
+            positions: self.positions.clone(),
+            clock: self.clock.clone(),
+            closing: self.closing.clone(),
+            tasks: self.tasks.clone(),
+        }
+    }
+}
+
+impl<T: Transport> Follower<T> {
+    /// Will follow this topic.
+    pub fn new(
+        transport: Arc<T>,
+        topic: Topic,
+        counting: Arc<Counting>,
+        positions: Positions,
+        clock: Arc<dyn Clock>,
+        closing: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { transport, topic, counting, positions, clock, closing, tasks }
+    }
+
+    /// Follows until the client is closed: partitions that appear later, too.
+    pub async fn run(self, from: From) {
+        let started = self.clock.now();
+        let mut followed = BTreeSet::new();
+        let mut first = true;
+        loop {
+            for partition in self.transport.partitions(&self.topic).iter() {
+                if followed.insert(partition.id.number) {
+                    let mut from = from.clone();
+                    if !first {
+                        // Seen late: what was said in the meantime is looked up.
+                        from.time = Some(from.time.map_or(started, |time| time.min(started)));
+                    }
+                    self.tasks.spawn(self.clone().follow(partition.id.clone(), from));
+                }
+            }
+            first = first && followed.is_empty();
+            let pause = if followed.is_empty() { PAUSE } else { LOOK };
+            tokio::select! {
+                () = self.clock.sleep(pause) => {}
+                () = self.closing.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until every known partition was reached once, at most this long: then receipts of what is submitted
+    /// afterwards are certain to be seen without a search.
+    pub async fn reached(&self, at_most: Duration) {
+        let reached = async {
+            loop {
+                let count = self.transport.partitions(&self.topic).len();
+                if count > 0 {
+                    return self.positions.reached(count).await;
+                }
+                self.clock.sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = reached => {}
+            () = self.clock.sleep(at_most) => {}
+        }
+    }
+
+    async fn follow(self, partition: PartitionId, from: From) {
+        let closing = self.closing.clone();
+        tokio::select! {
+            () = self.read_on(partition, from) => {}
+            () = closing.cancelled() => {}
+        }
+    }
+
+    async fn read_on(self, partition: PartitionId, from: From) {
+        let mut at = self.start(&partition, &from).await;
+        self.positions.set(partition.number, at);
+        loop {
+            match self.transport.read(partition.clone(), at).await {
+                Ok(batch) => {
+                    for record in &batch.records {
+                        if let Some(value) = &record.value {
+                            self.counting.notice(&record.key, value);
+                        }
+                    }
+                    at = batch.next.max(at);
+                    self.positions.set(partition.number, at);
+                }
+                Err(ReadError::OutOfRange { low, end, .. }) => {
+                    tracing::warn!(%partition, at, low, end, "notices were lost before they were read");
+                    at = if at < low { low } else { end };
+                }
+                Err(ReadError::Closed) => return,
+                Err(error) => {
+                    tracing::debug!(%partition, %error, "notices cannot be read now");
+                    self.clock.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn start(&self, partition: &PartitionId, from: &From) -> Offset {
+        if let Some(offset) = from.offsets.get(&partition.number) {
+            return *offset;
+        }
+        match from.time {
+            Some(time) => self.by_time(partition, time).await,
+            None => self.bounds(partition).await.1,
+        }
+    }
+
+    /// The first offset and the end, however long it takes to learn them.
+    async fn bounds(&self, partition: &PartitionId) -> (Offset, Offset) {
+        loop {
+            match self.transport.read(partition.clone(), 0).await {
+                Ok(Batch { low, end, .. }) | Err(ReadError::OutOfRange { low, end, .. }) => return (low, end),
+                Err(_) => self.clock.sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// An offset before which nothing was said at `time` or later, allowing for clocks that differ.
+    async fn by_time(&self, partition: &PartitionId, time: Time) -> Offset {
+        let time = Time(time.0.saturating_sub(SKEW.as_millis() as u64));
+        let (mut low, mut high) = self.bounds(partition).await;
+        while high - low > NEAR {
+            let middle = low + (high - low) / 2;
+            match self.transport.read(partition.clone(), middle).await {
+                Ok(batch) => match batch.records.first() {
+                    Some(record) if record.time < time => low = middle,
+                    _ => high = middle,
+                },
+                Err(ReadError::OutOfRange { low: first, .. }) if middle < first => low = first,
+                Err(ReadError::Closed) => return low,
+                Err(_) => self.clock.sleep(PAUSE).await,
+            }
+        }
+        low
+    }
+
+    /// Reads everything said since `time` once more, for a ticket that nobody here waited for before.
+    pub async fn search(self, time: Time) {
+        let closing = self.closing.clone();
+        let search = async {
+            for partition in self.transport.partitions(&self.topic).iter() {
+                let mut at = self.by_time(&partition.id, time).await;
+                let (_, end) = self.bounds(&partition.id).await;
+                while at < end {
+                    match self.transport.read(partition.id.clone(), at).await {
+                        Ok(batch) => {
+                            for record in &batch.records {
+                                if let Some(value) = &record.value {
+                                    self.counting.notice(&record.key, value);
+                                }
+                            }
+                            at = batch.next.max(at);
+                        }
+                        Err(ReadError::OutOfRange { low, .. }) if at < low => at = low,
+                        Err(ReadError::OutOfRange { .. } | ReadError::Closed) => break,
+                        Err(_) => self.clock.sleep(PAUSE).await,
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = search => {}
+            () = closing.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! Gets parcels to the brokers, and gets them there again until there is a fate: fresh stripes at once while there is credit,
+//! everything else (what credit did not allow, restarts, top-ups, *missing* notices, silence) from the outbox, stripe by
+//! stripe in turn, so that no parcel holds up another. Must not seal or count receipts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use super::tracker::{Finished, Tracker};
+use crate::core::id::{DestinationName, ParcelId};
+use crate::core::split::stripe::Stripe;
+use crate::seams::{Clock, Work};
+use crate::store::outbox::{Outbox, ParcelRow};
+use crate::telemetry::{Meter, names};
+use crate::transport::publisher::{Publisher, PublisherEvent, StripeId, StripeRecords};
+use crate::transport::{Full, Record};
+
+/// Without a word from the nodes a parcel is sent again after this long, then after twice as long, and so on.
+const FIRST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest wait between two sendings of the same parcel.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+
+/// *Missing* notices about a parcel are followed at most this often.
+const MISSING_EVERY: Duration = Duration::from_secs(5);
+
+/// A fresh stripe waits this long for credit; after that the outbox takes over.
+const CREDIT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Starts a topic's publisher.
+pub type StartPublisher =
+    Box<dyn Fn(&DestinationName) -> (Publisher, mpsc::UnboundedReceiver<PublisherEvent>) + Send + Sync>;
+
+/// Why stripes are read from the outbox and sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Not sent yet: there was no credit.
+    Behind,
+    /// A former run of the client left it undecided.
+    Restart,
+    /// Nodes signed that they miss it.
+    Missing,
+    /// Nobody has said anything about it for long.
+    Silence,
+    /// A domain that held shards of it is gone, or others are back.
+    TopUp,
+}
+
+impl Why {
+    /// Whether stripes are sent whole, though they were sent before.
+    fn again(self) -> bool {
+        matches!(self, Self::Restart | Self::Missing | Self::Silence)
+    }
+
+    fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Behind | Self::TopUp => None,
+            Self::Restart => Some("restart"),
+            Self::Missing => Some("missing-notice"),
+            Self::Silence => Some("silence"),
+        }
+    }
+}
+
+/// A parcel whose sealing goes on: what is durable so far, and whether that is all.
+#[derive(Debug, Clone)]
+pub struct SoFar {
+    /// The row as it would be now.
+    pub row: ParcelRow,
+    /// Whether its sealing has ended, well or not.
+    pub ended: bool,
+}
+
+enum Source {
+    Whole(ParcelRow),
+    Growing(watch::Receiver<SoFar>),
+}
+
+struct Job {
+    source: Source,
+    next: u32,
+    end: u32,
+    why: Why,
+}
+
+impl Job {
+    fn parcel(&self) -> ParcelId {
+        match &self.source {
+            Source::Whole(row) => row.parcel,
+            Source::Growing(so_far) => so_far.borrow().row.parcel,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    due: Duration,
+    patience: Duration,
+    missing_at: Option<Duration>,
+}
+
+struct Lane {
+    publisher: Publisher,
+    jobs: Mutex<VecDeque<Job>>,
+    wake: Notify,
+}
+
+/// Publishing of everything that this client sends. Cheap to clone.
+#[derive(Clone)]
+pub struct Publishing {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    start: StartPublisher,
+    lanes: Mutex<BTreeMap<DestinationName, Arc<Lane>>>,
+    paces: Mutex<BTreeMap<(ParcelId, DestinationName), Pace>>,
+    tracker: Arc<Tracker>,
+    outbox: Outbox,
+    work: Arc<dyn Work>,
+    clock: Arc<dyn Clock>,
+    meter: Meter,
+    closing: tokio_util::sync::CancellationToken,
+    tasks: TaskTracker,
+}
+
+fn records(stripe: &Stripe) -> StripeRecords {
+    let header = &stripe.header;
+    StripeRecords {
+        id: StripeId { parcel: header.core.parcel, index: header.stripe },
+        k: header.core.profile.k(),
+        records: stripe
+            .segments
+            .iter()
+            .map(|segment| Record {
+                key: bytes::Bytes::copy_from_slice(&segment.id.to_bytes()),
+                value: segment.record.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The parts that publishing needs.
+pub struct Parts {
+    /// Starts a destination's publisher.
+    pub start: StartPublisher,
+    /// What is undecided.
+    pub tracker: Arc<Tracker>,
+    /// Where kept bytes come from.
+    pub outbox: Outbox,
+    /// Where blocking reads and coding run.
+    pub work: Arc<dyn Work>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Whose metrics.
+    pub meter: Meter,
+    /// Ends everything.
+    pub closing: tokio_util::sync::CancellationToken,
+}
+
+impl Publishing {
+    /// Starts; sends again whatever a former run left undecided. Needs a tokio runtime.
+    pub fn start(parts: Parts, tasks: &TaskTracker) -> Self {
+        let Parts { start, tracker, outbox, work, clock, meter, closing } = parts;
+        let shared = Shared {
+            start,
+            lanes: Mutex::default(),
+            paces: Mutex::default(),
+            tracker,
+            outbox,
+            work,
+            clock,
+            meter,
+            closing,
+            tasks: tasks.clone(),
+        };
+        let publishing = Self { shared: Arc::new(shared) };
+        for (row, destinations) in publishing.shared.tracker.undecided() {
+            for destination in destinations {
+                publishing.pace(row.parcel, &destination);
+                publishing.push(&destination, row.clone(), 0..row.stripes, Why::Restart);
+            }
+        }
+        tasks.spawn(publishing.clone().keep_pace());
+        publishing
+    }
+
+    fn lane(&self, destination: &DestinationName) -> Arc<Lane> {
+        let mut lanes = lock(&self.shared.lanes);
+        if let Some(lane) = lanes.get(destination) {
+            return lane.clone();
+        }
+        let (publisher, events) = (self.shared.start)(destination);
+        let lane = Arc::new(Lane { publisher, jobs: Mutex::default(), wake: Notify::new() });
+        lanes.insert(destination.clone(), lane.clone());
+        self.shared.tasks.spawn(self.clone().listen(destination.clone(), events));
+        self.shared.tasks.spawn(self.clone().send_from_outbox(destination.clone(), lane.clone()));
+        lane
+    }
+
+    fn pace(&self, parcel: ParcelId, destination: &DestinationName) {
+        let due = self.shared.clock.monotonic() + FIRST_PATIENCE;
+        let pace = Pace { due, patience: FIRST_PATIENCE, missing_at: None };
+        lock(&self.shared.paces).insert((parcel, destination.clone()), pace);
+    }
+
+    /// Publishes a small parcel that is durable in the outbox.
+    pub fn fresh(&self, row: &ParcelRow, stripes: &[Stripe]) {
+        for destination in &row.destinations {
+            self.pace(row.parcel, destination);
+            let lane = self.lane(destination);
+            let mut left = 0..row.stripes;
+            for stripe in stripes {
+                if let Err(Full(_)) = lane.publisher.try_publish(records(stripe)) {
+                    break;
+                }
+                left.start += 1;
+            }
+            if !left.is_empty() {
+                self.push(destination, row.clone(), left, Why::Behind);
+            }
+        }
+    }
+
+    /// Starts the publishing of a parcel that is still being sealed.
+    pub fn feed(&self, row: ParcelRow) -> Feed {
+        let lanes = row.destinations.iter().map(|name| (name.clone(), false)).collect();
+        let (so_far, _) = watch::channel(SoFar { row, ended: false });
+        Feed { publishing: self.clone(), lanes, so_far }
+    }
+
+    /// Publishes a parcel that is durable in the outbox, from there.
+    pub fn send_kept(&self, row: &ParcelRow) {
+        for destination in &row.destinations {
+            self.pace(row.parcel, destination);
+            self.push(destination, row.clone(), 0..row.stripes, Why::Behind);
+        }
+    }
+
+    fn push(&self, destination: &DestinationName, row: ParcelRow, stripes: Range<u32>, why: Why) {
+        let job = Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why };
+        self.push_job(destination, job);
+    }
+
+    fn push_job(&self, destination: &DestinationName, job: Job) {
+        let lane = self.lane(destination);
+        let mut jobs = lock(&lane.jobs);
+        let covered = |other: &Job| {
+            let same = other.parcel() == job.parcel() && other.why.again() && job.why.again();
+            same && other.next <= job.next && other.end >= job.end
+        };
+        if !jobs.iter().any(covered) {
+            jobs.push_back(job);
+        }
+        drop(jobs);
+        lane.wake.notify_one();
+    }
+
+    /// Nodes signed that they miss these stripes of a parcel. Follows only for undecided parcels, and not more often than
+    /// every five seconds.
+    pub fn missing(&self, parcel: ParcelId, destination: &DestinationName, stripes: &[RangeInclusive<u32>]) {
+        let now = self.shared.clock.monotonic();
+        {
+            let mut paces = lock(&self.shared.paces);
+            let Some(pace) = paces.get_mut(&(parcel, destination.clone())) else { return };
+            if pace.missing_at.is_some_and(|at| now.saturating_sub(at) < MISSING_EVERY) {
+                return;
+            }
+            pace.missing_at = Some(now);
+            pace.due = now + pace.patience;
+        }
+        let Some(row) = self.shared.tracker.undecided_parcel(parcel, destination) else { return };
+        for range in stripes {
+            let stripes = *range.start()..range.end().saturating_add(1).min(row.stripes);
+            if !stripes.is_empty() {
+                self.push(destination, row.clone(), stripes, Why::Missing);
+            }
+        }
+    }
+
+    /// These need no publishing any more.
+    pub fn forget(&self, finished: &[Finished]) {
+        for (parcel, destination) in finished {
+            lock(&self.shared.paces).remove(&(*parcel, destination.clone()));
+            let lane = lock(&self.shared.lanes).get(destination).cloned();
+            if let Some(lane) = lane {
+                lane.publisher.forget(*parcel);
+                lock(&lane.jobs).retain(|job| job.parcel() != *parcel);
+            }
+        }
+    }
+
+    /// Follows what a destination's publisher says.
+    async fn listen(self, destination: DestinationName, mut events: mpsc::UnboundedReceiver<PublisherEvent>) {
+        let mut warned = Duration::ZERO;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = self.shared.closing.cancelled() => None,
+            };
+            match event {
+                Some(PublisherEvent::Accepted(stripe)) => self.shared.tracker.stripe_accepted(&destination, stripe),
+                Some(PublisherEvent::Settled(_)) => {}
+                Some(PublisherEvent::Withheld(names)) => {
+                    if !names.is_empty() {
+                        tracing::warn!(%destination, ?names, "accepted is withheld: too few domains are up");
+                    }
+                    self.shared.tracker.withheld(&destination, names);
+                }
+                Some(PublisherEvent::Wanted(stripe)) => {
+                    if let Some(row) = self.shared.tracker.undecided_parcel(stripe.parcel, &destination) {
+                        self.push(&destination, row, stripe.index..stripe.index + 1, Why::TopUp);
+                    }
+                }
+                Some(PublisherEvent::Refused { stripe, cause }) => {
+                    let now = self.shared.clock.monotonic();
+                    if now.saturating_sub(warned) > Duration::from_secs(10) || warned.is_zero() {
+                        warned = now;
+                        tracing::warn!(%destination, parcel = %stripe.parcel, %cause, "the brokers refuse segments");
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Sends what is in the outbox, one stripe of each job in turn.
+    async fn send_from_outbox(self, destination: DestinationName, lane: Arc<Lane>) {
+        let meter = self.shared.meter.destination(&destination);
+        let mut idle = 0;
+        loop {
+            let job = lock(&lane.jobs).pop_front();
+            let Some(mut job) = job else {
+                idle = 0;
+                tokio::select! {
+                    () = lane.wake.notified() => continue,
+                    () = self.shared.closing.cancelled() => return,
+                }
+            };
+            let (row, ended) = match &job.source {
+                Source::Whole(row) => (row.clone(), true),
+                Source::Growing(so_far) => {
+                    let so_far = so_far.borrow();
+                    (so_far.row.clone(), so_far.ended)
+                }
+            };
+            if ended && job.next >= job.end.min(row.stripes) {
+                continue;
+            }
+            if job.next >= row.stripes {
+                // Nothing durable to send yet: the others first, and a wait when all are in this state.
+                let all = {
+                    let mut jobs = lock(&lane.jobs);
+                    jobs.push_back(job);
+                    jobs.len()
+                };
+                idle += 1;
+                if idle >= all {
+                    idle = 0;
+                    tokio::select! {
+                        () = lane.wake.notified() => {}
+                        () = self.shared.closing.cancelled() => return,
+                    }
+                }
+                continue;
+            }
+            idle = 0;
+            let (outbox, index) = (self.shared.outbox.clone(), job.next);
+            let read = move || -> Result<Option<StripeRecords>, String> {
+                let frame = outbox.stripe(&row, index).map_err(|error| error.to_string())?;
+                let Some(frame) = frame else { return Ok(None) };
+                Stripe::again(frame.header, frame.signature, frame.sealed)
+                    .map(|stripe| Some(records(&stripe)))
+                    .map_err(|error| error.to_string())
+            };
+            match self.shared.work.run(read).await {
+                Ok(Ok(Some(stripe))) => {
+                    if let Some(reason) = job.why.reason() {
+                        let count = stripe.records.len() as u64;
+                        meter.with("reason", reason).count(names::CLIENT_SEGMENTS_AGAIN, count);
+                    }
+                    tokio::select! {
+                        done = lane.publisher.publish(stripe, job.why.again()) => if done.is_err() { return },
+                        () = self.shared.closing.cancelled() => return,
+                    }
+                    job.next += 1;
+                    lock(&lane.jobs).push_back(job);
+                }
+                // It got its fate in the meantime.
+                Ok(Ok(None)) => {}
+                Ok(Err(cause)) => {
+                    tracing::error!(parcel = %job.parcel(), stripe = index, %cause, "a kept stripe cannot be sent again");
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends again what nobody has said anything about for long, with growing patience, until it is no longer wanted.
+    async fn keep_pace(self) {
+        loop {
+            tokio::select! {
+                () = self.shared.clock.sleep(Duration::from_secs(1)) => {}
+                () = self.shared.closing.cancelled() => return,
+            }
+            self.shared.tracker.sweep();
+            let in_flight: usize = lock(&self.shared.lanes).values().map(|lane| lane.publisher.in_flight()).sum();
+            self.shared.meter.set(names::CLIENT_WINDOW_BYTES, in_flight as f64);
+            let (now, wall) = (self.shared.clock.monotonic(), self.shared.clock.now());
+            let mut due = Vec::new();
+            for (key, pace) in lock(&self.shared.paces).iter_mut().filter(|(_, pace)| pace.due <= now) {
+                pace.patience = (pace.patience * 2).min(LONGEST_PATIENCE);
+                pace.due = now + pace.patience;
+                due.push(key.clone());
+            }
+            for (parcel, destination) in due {
+                match self.shared.tracker.undecided_parcel(parcel, &destination) {
+                    // Past its expiry no node takes it: what became of it is asked for instead.
+                    Some(row) if row.expiry >= wall => {
+                        let all = 0..row.stripes;
+                        self.push(&destination, row, all, Why::Silence);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// The publishing of a parcel that is still being sealed.
+pub struct Feed {
+    publishing: Publishing,
+    /// Destinations, and whether the outbox has taken over there.
+    lanes: Vec<(DestinationName, bool)>,
+    so_far: watch::Sender<SoFar>,
+}
+
+impl Feed {
+    /// Publishes a stripe that is durable in the outbox, whose row is now `row`. Waits a moment for credit, so that sealing
+    /// runs no faster than the brokers; where there is none for long, the stripe is sent from the outbox later.
+    pub async fn stripe(&mut self, row: ParcelRow, stripe: &Stripe) {
+        let index = stripe.header.stripe;
+        self.so_far.send_modify(|so_far| so_far.row = row);
+        for (destination, behind) in &mut self.lanes {
+            let lane = self.publishing.lane(destination);
+            if *behind {
+                lane.wake.notify_one();
+                continue;
+            }
+            let sent = tokio::select! {
+                biased;
+                sent = lane.publisher.publish(records(stripe), false) => sent.is_ok(),
+                () = self.publishing.shared.clock.sleep(CREDIT_PATIENCE) => false,
+            };
+            if !sent {
+                *behind = true;
+                let source = Source::Growing(self.so_far.subscribe());
+                let job = Job { source, next: index, end: u32::MAX, why: Why::Behind };
+                self.publishing.push_job(destination, job);
+            }
+        }
+    }
+
+    /// Its sealing has ended well: it is undecided from now on.
+    pub fn finish(self, row: &ParcelRow) {
+        for (destination, _) in &self.lanes {
+            self.publishing.pace(row.parcel, destination);
+        }
+        self.so_far.send_modify(|so_far| so_far.row = row.clone());
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.so_far.send_modify(|so_far| so_far.ended = true);
+        for (destination, behind) in &self.lanes {
+            if *behind {
+                self.publishing.lane(destination).wake.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Large transactions: read, sealed, kept and published stripe by stripe, so that no payload is ever held in memory.
+//! Must not bundle.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::bundle::{Held, Prepared};
+use super::error::ClientError;
+use super::handle::Handle;
+use super::publishing::Publishing;
+use super::sealing::Sealer;
+use super::tracker::Tracker;
+use super::window::WindowPlace;
+use crate::core::id::{DestinationName, ParcelId};
+use crate::core::limits;
+use crate::core::split::stripe::Stripe;
+use crate::seams::{Work, WorkLost};
+use crate::store::outbox::{NewBody, NewParcel, Outbox, OutboxError, ParcelFile, ParcelRow, Reservation, StripeFrame};
+
+/// How much is read before it is sealed: about two stripes.
+const READ: usize = 1024 * 1024;
+
+/// What submitting a large transaction needs.
+pub struct Streaming {
+    /// Seals.
+    pub sealer: Arc<Sealer>,
+    /// Tracks.
+    pub tracker: Arc<Tracker>,
+    /// Keeps.
+    pub outbox: Outbox,
+    /// Publishes.
+    pub publishing: Publishing,
+    /// Where sealing runs.
+    pub work: Arc<dyn Work>,
+}
+
+/// Undoes a parcel that was begun, unless it came to its end.
+struct Begun {
+    tracker: Arc<Tracker>,
+    publishing: Publishing,
+    parcel: ParcelId,
+    destinations: Vec<DestinationName>,
+    ended_well: bool,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.ended_well {
+            self.tracker.abandon(self.parcel);
+            let finished: Vec<_> = self.destinations.iter().map(|name| (self.parcel, name.clone())).collect();
+            self.publishing.forget(&finished);
+        }
+    }
+}
+
+/// A parcel's file so far, and the room that it takes.
+struct Kept {
+    file: ParcelFile,
+    reservation: Reservation,
+}
+
+impl Kept {
+    /// Makes stripes durable, with room set aside for exactly what they take.
+    fn keep(&mut self, outbox: &Outbox, stripes: &[Stripe]) -> Result<(), OutboxError> {
+        let frames: Vec<StripeFrame> = stripes.iter().map(frame).collect();
+        let bytes = frames.iter().map(|frame| frame.length() as u64).sum();
+        self.reservation.join(outbox.reserve(bytes)?);
+        outbox.append(&mut self.file, &frames)
+    }
+}
+
+/// What the outbox keeps of a stripe.
+pub fn frame(stripe: &Stripe) -> StripeFrame {
+    StripeFrame { header: stripe.header_bytes.clone(), signature: stripe.signature, sealed: stripe.sealed.clone() }
+}
+
+impl Streaming {
+    /// Seals and publishes a payload while it is read; gives its handles when all of it is durable. Errors: those of
+    /// reading, sealing and the outbox; then nothing was submitted, and what brokers have of it is never whole.
+    pub async fn submit(
+        &self,
+        prepared: Prepared,
+        held: Held,
+        place: WindowPlace,
+        mut payload: impl AsyncRead + Unpin + Send,
+        length: Option<u64>,
+    ) -> Result<Vec<Handle>, ClientError> {
+        let prepared = Arc::new(prepared);
+        let (sealer, outbox, for_sealing) = (self.sealer.clone(), self.outbox.clone(), prepared.clone());
+        let started = self.run(move || -> Result<_, ClientError> {
+            let (row, sealer) = sealer.start(&for_sealing)?;
+            let kept = Kept { reservation: outbox.reserve(0)?, file: outbox.start_file(row.parcel)? };
+            Ok((row, sealer, kept))
+        });
+        let (row, mut sealer, mut kept) = started.await??;
+        let mut begun = Begun {
+            tracker: self.tracker.clone(),
+            publishing: self.publishing.clone(),
+            parcel: row.parcel,
+            destinations: row.destinations.clone(),
+            ended_well: false,
+        };
+        self.tracker.begin(row.parcel);
+        let mut feed = self.publishing.feed(row.clone());
+        let mut given: u64 = 0;
+        loop {
+            let chunk = read_chunk(&mut payload).await?;
+            given += chunk.len() as u64;
+            if let Some(said) = length
+                && (given > said || (chunk.len() < READ && given != said))
+            {
+                return Err(ClientError::Length { said, given });
+            }
+            if given > limits::PAYLOAD_BYTES {
+                let problem = format!("at most {} bytes", limits::PAYLOAD_BYTES);
+                return Err(ClientError::Transaction { field: "payload", problem });
+            }
+            let last = chunk.len() < READ;
+            let outbox = self.outbox.clone();
+            let step = self.run(move || -> Result<_, ClientError> {
+                let stripes = sealer.push(&chunk)?;
+                kept.keep(&outbox, &stripes)?;
+                Ok((sealer, kept, stripes))
+            });
+            let stripes;
+            (sealer, kept, stripes) = step.await??;
+            for stripe in &stripes {
+                feed.stripe(kept.file.so_far(&row), stripe).await;
+            }
+            if last {
+                break;
+            }
+        }
+        let (outbox, for_sealing, ending) = (self.outbox.clone(), prepared.clone(), self.sealer.clone());
+        let last = self.run(move || -> Result<_, ClientError> {
+            let (stripes, digest, transaction) = ending.end(&for_sealing, sealer)?;
+            kept.keep(&outbox, &stripes)?;
+            Ok((kept, stripes, digest, transaction))
+        });
+        let (kept, stripes, digest, transaction) = last.await??;
+        let row = ParcelRow { digest, ..row };
+        for stripe in &stripes {
+            feed.stripe(kept.file.so_far(&row), stripe).await;
+        }
+        let Kept { file, reservation } = kept;
+        let last = prepared.last();
+        let new = NewParcel {
+            row,
+            body: NewBody::File(file),
+            transactions: vec![transaction.clone()],
+            last: last.clone(),
+            reservation,
+        };
+        let rows = self.outbox.add(vec![new]).await?;
+        let Some(row) = rows.into_iter().next() else { return Err(ClientError::Closed) };
+        begun.ended_well = true;
+        let handles = self.tracker.add(row.clone(), vec![(transaction, prepared.started, place)], &last);
+        feed.finish(&row);
+        // Only now may its successors go.
+        drop(held);
+        handles.into_iter().next().ok_or(ClientError::Closed)
+    }
+
+    async fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, ClientError> {
+        self.work.run(job).await.map_err(|WorkLost| ClientError::Closed)
+    }
+}
+
+/// Up to [`READ`] bytes; fewer only at the end.
+async fn read_chunk(payload: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ClientError> {
+    let mut chunk = Vec::with_capacity(READ);
+    payload.take(READ as u64).read_to_end(&mut chunk).await.map_err(ClientError::Read)?;
+    Ok(chunk)
+}

@@ -1,0 +1,600 @@
+//! What this client knows of everything undecided: which stage each transaction has reached, which parcels carry it, and who
+//! follows whom. It moves on events (a stripe accepted, a fate verified), tells handles at once, and gathers what the outbox
+//! must remember. Must not talk to brokers or verify anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::handle::{Handle, Progress, Receipt};
+use super::window::{Window, WindowPlace};
+use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
+use crate::seams::Clock;
+use crate::store::outbox::{
+    Change, Contents, LastTicket, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow,
+};
+use crate::telemetry::{Meter, names};
+use crate::transport::publisher::StripeId;
+
+/// How long a committed transaction is kept for the sake of *complete* before the outbox forgets it.
+const WAIT_FOR_COMPLETE: Duration = Duration::from_secs(600);
+
+/// Publishing of this parcel at this destination is over: all its transactions have a fate there.
+pub type Finished = (ParcelId, DestinationName);
+
+struct Tracked {
+    row: TransactionRow,
+    /// When it was submitted, in monotonic time; `None` when a former run did.
+    started: Option<Duration>,
+    ways: BTreeMap<DestinationName, watch::Sender<Progress>>,
+    /// Given back with the fate.
+    _place: Option<WindowPlace>,
+}
+
+#[derive(Default)]
+struct TrackedParcel {
+    /// `None` while it is being sealed.
+    row: Option<ParcelRow>,
+    transactions: Vec<TransactionId>,
+    accepted: BTreeMap<DestinationName, BTreeSet<u32>>,
+}
+
+#[derive(Default)]
+struct State {
+    transactions: BTreeMap<TransactionId, Tracked>,
+    parcels: BTreeMap<ParcelId, TrackedParcel>,
+    /// `None`: looked up, and there is none.
+    last: BTreeMap<(DestinationName, Vec<u8>), Option<LastTicket>>,
+    /// Tickets of other processes that somebody here waits for.
+    others: BTreeMap<Ticket, watch::Sender<Progress>>,
+    withheld: BTreeMap<DestinationName, Arc<[Arc<str>]>>,
+    changed_rows: BTreeMap<TransactionId, TransactionRow>,
+    change: Change,
+}
+
+/// The tracker.
+pub struct Tracker {
+    state: Mutex<State>,
+    outbox: Outbox,
+    clock: Arc<dyn Clock>,
+    meter: Meter,
+    changed: Notify,
+}
+
+fn receipt_of(row: &TransactionRow, at: &OutcomeRow) -> Option<Receipt> {
+    let (fate, position) = match at.outcome {
+        Outcome::Submitted | Outcome::Accepted => return None,
+        Outcome::Committed(position) | Outcome::Complete(position) => (Fate::Committed, Some(position)),
+        Outcome::Rejected(reason) => (Fate::Rejected(reason), None),
+        Outcome::Expired => (Fate::Expired, None),
+    };
+    Some(Receipt {
+        ticket: row.ticket(&at.destination),
+        fate,
+        position,
+        signers: at.signers.clone(),
+        voters: at.voters.into(),
+        directory_version: at.directory_version,
+        first: at.first,
+    })
+}
+
+fn outcome_of(receipt: &Receipt, complete: bool) -> Outcome {
+    match (receipt.fate, receipt.position) {
+        (Fate::Rejected(reason), _) => Outcome::Rejected(reason),
+        (Fate::Expired, _) => Outcome::Expired,
+        (Fate::Committed, position) if complete => Outcome::Complete(position.unwrap_or_default()),
+        (Fate::Committed, position) => Outcome::Committed(position.unwrap_or_default()),
+    }
+}
+
+impl Tracker {
+    /// Starts with what the outbox holds from former runs.
+    pub fn new(outbox: Outbox, contents: Contents, window: &Window, clock: Arc<dyn Clock>, meter: Meter) -> Self {
+        let mut state = State::default();
+        for row in contents.parcels {
+            state.parcels.insert(row.parcel, TrackedParcel { row: Some(row), ..TrackedParcel::default() });
+        }
+        for row in contents.transactions {
+            if let Some(parcel) = state.parcels.get_mut(&row.parcel) {
+                parcel.transactions.push(row.id);
+            }
+            let place = (!row.decided()).then(|| window.occupy(row.payload_bytes));
+            let way = |at: &OutcomeRow| {
+                let mut progress = Progress::new(at.outcome);
+                progress.receipt = receipt_of(&row, at);
+                (at.destination.clone(), watch::Sender::new(progress))
+            };
+            let ways = row.outcomes.iter().map(way).collect();
+            state.transactions.insert(row.id, Tracked { row, started: None, ways, _place: place });
+        }
+        // A crash may have come between adding a parcel that was sealed anew and forgetting the old one.
+        let empty = state.parcels.iter().filter(|(_, parcel)| parcel.transactions.is_empty());
+        let empty: Vec<ParcelId> = empty.map(|(id, _)| *id).collect();
+        for id in empty {
+            state.parcels.remove(&id);
+            state.change.forget_parcels.push(id);
+        }
+        Self { state: Mutex::new(state), outbox, clock, meter, changed: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parcels with the destinations where they are undecided, ascending.
+    pub fn undecided(&self) -> Vec<(ParcelRow, Vec<DestinationName>)> {
+        let state = self.state();
+        let rows = state.parcels.values().filter_map(|parcel| parcel.row.as_ref());
+        rows.map(|row| (row.clone(), state.undecided_at(row.parcel, &row.destinations)))
+            .filter(|(_, destinations)| !destinations.is_empty())
+            .collect()
+    }
+
+    /// A parcel's row, if it is undecided at this destination.
+    pub fn undecided_parcel(&self, parcel: ParcelId, destination: &DestinationName) -> Option<ParcelRow> {
+        let state = self.state();
+        let row = state.parcels.get(&parcel)?.row.clone()?;
+        state.undecided_at(parcel, std::slice::from_ref(destination)).first().map(|_| row)
+    }
+
+    /// From which offset of each notices partition on something may be said about what is undecided or incomplete.
+    pub fn notices_from(&self) -> BTreeMap<i32, i64> {
+        let mut from = BTreeMap::new();
+        for row in self.state().parcels.values().filter_map(|parcel| parcel.row.as_ref()) {
+            for (partition, offset) in &row.notices_from {
+                let least = from.entry(*partition).or_insert(*offset);
+                *least = (*least).min(*offset);
+            }
+        }
+        from
+    }
+
+    /// The earliest time at which something undecided was submitted.
+    pub fn earliest(&self) -> Option<Time> {
+        self.state()
+            .transactions
+            .values()
+            .filter(|tracked| !tracked.row.done())
+            .map(|tracked| tracked.row.submitted)
+            .min()
+    }
+
+    /// The ticket that a transaction of this key follows at this destination (R9); none when what came last is known to be
+    /// decided, or complete where that is asked for. Errors: [`OutboxError`].
+    pub fn predecessor(
+        &self,
+        destination: &DestinationName,
+        key: &[u8],
+        release: Release,
+    ) -> Result<Option<Ticket>, OutboxError> {
+        let mut state = self.state();
+        let place = (destination.clone(), key.to_vec());
+        let last = match state.last.get(&place) {
+            Some(last) => last.clone(),
+            None => {
+                let last = self.outbox.last(destination, key)?;
+                state.last.insert(place, last.clone());
+                last
+            }
+        };
+        Ok(last.filter(|last| !last.committed || release == Release::Complete).map(|last| last.ticket))
+    }
+
+    /// A parcel's stripes may be accepted from now on, though it is not sealed yet.
+    pub fn begin(&self, parcel: ParcelId) {
+        self.state().parcels.entry(parcel).or_default();
+    }
+
+    /// Its sealing failed.
+    pub fn abandon(&self, parcel: ParcelId) {
+        self.state().parcels.remove(&parcel);
+    }
+
+    /// A parcel with its transactions is durable in the outbox; one handle for each transaction and destination, in order.
+    pub fn add(
+        &self,
+        row: ParcelRow,
+        transactions: Vec<(TransactionRow, Duration, WindowPlace)>,
+        last: &[LastTicket],
+    ) -> Vec<Vec<Handle>> {
+        let mut state = self.state();
+        for last in last {
+            let place = (last.ticket.destination.clone(), last.ordering_key.clone());
+            state.last.insert(place, Some(last.clone()));
+        }
+        let mut handles = Vec::new();
+        let parcel = state.parcels.entry(row.parcel).or_default();
+        parcel.transactions = transactions.iter().map(|(row, _, _)| row.id).collect();
+        parcel.row = Some(row.clone());
+        for (transaction, started, place) in transactions {
+            self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", "submitted");
+            self.meter.count(names::CLIENT_PAYLOAD_BYTES, transaction.payload_bytes);
+            let mut ways = BTreeMap::new();
+            let mut of_this = Vec::new();
+            for at in &transaction.outcomes {
+                let mut progress = Progress::new(at.outcome);
+                progress.withheld = state.withheld.get(&at.destination).cloned().unwrap_or_default();
+                let (way, listener) = watch::channel(progress);
+                of_this.push(self.handle(transaction.ticket(&at.destination), transaction.submitted, listener));
+                ways.insert(at.destination.clone(), way);
+            }
+            let tracked = Tracked { row: transaction, started: Some(started), ways, _place: Some(place) };
+            state.transactions.insert(tracked.row.id, tracked);
+            handles.push(of_this);
+        }
+        for destination in &row.destinations {
+            self.check_accepted(&mut state, row.parcel, destination);
+        }
+        drop(state);
+        handles
+    }
+
+    fn handle(&self, ticket: Ticket, submitted: Time, progress: watch::Receiver<Progress>) -> Handle {
+        Handle { ticket, submitted, progress, clock: self.clock.clone() }
+    }
+
+    /// A handle for a ticket that this outbox knows.
+    pub fn attach(&self, ticket: &Ticket) -> Option<Handle> {
+        let state = self.state();
+        let tracked = state.transactions.get(&ticket.transaction)?;
+        let way = tracked.ways.get(&ticket.destination)?;
+        Some(self.handle(tracked.row.ticket(&ticket.destination), tracked.row.submitted, way.subscribe()))
+    }
+
+    /// A handle for a ticket that this outbox does not know: receipts alone tell. True when nobody waited for it before.
+    pub fn attach_other(&self, ticket: &Ticket) -> (Handle, bool) {
+        let mut state = self.state();
+        let mut new = false;
+        let way = state.others.entry(ticket.clone()).or_insert_with(|| {
+            new = true;
+            watch::Sender::new(Progress::new(Outcome::Submitted))
+        });
+        let listener = way.subscribe();
+        (self.handle(ticket.clone(), ticket.transaction.time(), listener), new)
+    }
+
+    /// The ticket as it is known here, if receipts about this transaction at this destination still matter.
+    pub fn wanted(&self, destination: &DestinationName, transaction: TransactionId) -> Option<Ticket> {
+        let state = self.state();
+        if let Some(tracked) = state.transactions.get(&transaction) {
+            let at = tracked.row.outcomes.iter().find(|at| at.destination == *destination)?;
+            return (!at.outcome.done()).then(|| tracked.row.ticket(destination));
+        }
+        let least = Ticket { destination: destination.clone(), transaction, deadline: Time(0) };
+        let (ticket, way) = state.others.range(least..).next()?;
+        let same = ticket.destination == *destination && ticket.transaction == transaction;
+        (same && !way.borrow().outcome.done()).then(|| ticket.clone())
+    }
+
+    /// Tickets without a fate, with the time of their submission and the payload tag where it is known here.
+    pub fn open_tickets(&self) -> BTreeMap<Ticket, (Time, Option<PayloadTag>)> {
+        let state = self.state();
+        let mut open = BTreeMap::new();
+        for tracked in state.transactions.values() {
+            for at in tracked.row.outcomes.iter().filter(|at| !at.outcome.decided()) {
+                let known = (tracked.row.submitted, Some(tracked.row.payload_tag));
+                open.insert(tracked.row.ticket(&at.destination), known);
+            }
+        }
+        for (ticket, way) in &state.others {
+            if !way.borrow().outcome.decided() {
+                open.insert(ticket.clone(), (ticket.transaction.time(), None));
+            }
+        }
+        open
+    }
+
+    /// A majority of the nodes has forgotten what became of this ticket, and so does the outbox.
+    pub fn forgotten(&self, ticket: &Ticket) -> Vec<Finished> {
+        let mut state = self.state();
+        let forget = |progress: &mut Progress| progress.forgotten = true;
+        if let Some(way) = state.others.remove(ticket) {
+            way.send_modify(forget);
+        }
+        let Some(tracked) = state.transactions.get_mut(&ticket.transaction) else { return Vec::new() };
+        tracked.row.outcomes.retain(|at| at.destination != ticket.destination);
+        if let Some(way) = tracked.ways.remove(&ticket.destination) {
+            way.send_modify(forget);
+        }
+        if tracked.row.decided() {
+            tracked._place = None;
+        }
+        let row = tracked.row.clone();
+        let finished = state.finish(&row, &ticket.destination);
+        state.settle(row);
+        drop(state);
+        self.changed.notify_one();
+        finished
+    }
+
+    /// The payload tag that receipts must name it by; `None` for tickets of other processes.
+    pub fn payload_tag(&self, transaction: TransactionId) -> Option<PayloadTag> {
+        self.state().transactions.get(&transaction).map(|tracked| tracked.row.payload_tag)
+    }
+
+    /// An undecided parcel with its transactions, ascending by their place in it.
+    pub fn parcel(&self, id: ParcelId) -> Option<(ParcelRow, Vec<TransactionRow>)> {
+        let state = self.state();
+        let parcel = state.parcels.get(&id)?;
+        let rows = parcel.transactions.iter().filter_map(|id| state.transactions.get(id));
+        let mut rows: Vec<TransactionRow> = rows.map(|tracked| tracked.row.clone()).collect();
+        rows.sort_by_key(|row| row.index);
+        Some((parcel.row.clone()?, rows))
+    }
+
+    /// The transactions of `old` were sealed anew and travel in another parcel now. Gives what needs no publishing any more.
+    pub fn replace(&self, old: ParcelId, row: ParcelRow, transactions: Vec<TransactionRow>) -> Vec<Finished> {
+        let mut state = self.state();
+        let finished = row.destinations.iter().map(|name| (old, name.clone())).collect();
+        state.parcels.remove(&old);
+        state.change.forget_parcels.push(old);
+        let ids = transactions.iter().map(|row| row.id).collect();
+        for new in transactions {
+            if let Some(tracked) = state.transactions.get_mut(&new.id) {
+                (tracked.row.parcel, tracked.row.index) = (new.parcel, new.index);
+                tracked.row.wrapped_key = new.wrapped_key;
+                let row = tracked.row.clone();
+                state.change_row(row);
+            }
+        }
+        let parcel = TrackedParcel { row: Some(row.clone()), transactions: ids, ..TrackedParcel::default() };
+        state.parcels.insert(row.parcel, parcel);
+        drop(state);
+        self.changed.notify_one();
+        finished
+    }
+
+    /// A publisher says that a stripe is accepted.
+    pub fn stripe_accepted(&self, destination: &DestinationName, stripe: StripeId) {
+        let mut state = self.state();
+        let Some(parcel) = state.parcels.get_mut(&stripe.parcel) else { return };
+        parcel.accepted.entry(destination.clone()).or_default().insert(stripe.index);
+        self.check_accepted(&mut state, stripe.parcel, destination);
+    }
+
+    fn check_accepted(&self, state: &mut State, id: ParcelId, destination: &DestinationName) {
+        let Some(parcel) = state.parcels.get(&id) else { return };
+        let Some(row) = &parcel.row else { return };
+        if parcel.accepted.get(destination).map_or(0, BTreeSet::len) < row.stripes as usize {
+            return;
+        }
+        let now = self.clock.monotonic();
+        let wall = self.clock.now();
+        for id in parcel.transactions.clone() {
+            let Some(tracked) = state.transactions.get_mut(&id) else { continue };
+            let Some(at) = tracked.row.outcomes.iter_mut().find(|at| at.destination == *destination) else { continue };
+            if at.outcome != Outcome::Submitted {
+                continue;
+            }
+            (at.outcome, at.since) = (Outcome::Accepted, wall);
+            let took = tracked.started.map(|started| now.saturating_sub(started));
+            self.reached("accepted", took);
+            if let Some(way) = tracked.ways.get(destination) {
+                way.send_modify(|progress| {
+                    progress.outcome = Outcome::Accepted;
+                    progress.times.accepted = took;
+                });
+            }
+            let row = tracked.row.clone();
+            state.change_row(row);
+        }
+        self.changed.notify_one();
+    }
+
+    fn reached(&self, stage: &'static str, took: Option<Duration>) {
+        self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", stage);
+        if let Some(took) = took {
+            self.meter.with("stage", stage).took(names::CLIENT_STAGE_SECONDS, took);
+        }
+    }
+
+    /// A publisher says that *accepted* is withheld at a destination for want of these domains, or no longer.
+    pub fn withheld(&self, destination: &DestinationName, names: Vec<Arc<str>>) {
+        let names: Arc<[Arc<str>]> = names.into();
+        let mut state = self.state();
+        state.withheld.insert(destination.clone(), names.clone());
+        for tracked in state.transactions.values() {
+            if let Some(way) = tracked.ways.get(destination) {
+                way.send_if_modified(|progress| {
+                    let news = progress.outcome == Outcome::Submitted && progress.withheld != names;
+                    if news {
+                        progress.withheld = names.clone();
+                    }
+                    news
+                });
+            }
+        }
+    }
+
+    /// A fate was verified. Gives what needs no publishing any more. A later word about the same ticket can only make it
+    /// complete.
+    pub fn decided(&self, receipt: &Receipt, complete: bool) -> Vec<Finished> {
+        let mut state = self.state();
+        let outcome = outcome_of(receipt, complete);
+        let destination = &receipt.ticket.destination;
+        let Some(tracked) = state.transactions.get_mut(&receipt.ticket.transaction) else {
+            if let Some(way) = state.others.get(&receipt.ticket) {
+                way.send_modify(|progress| {
+                    progress.outcome = outcome;
+                    progress.receipt = Some(receipt.clone());
+                });
+            }
+            return Vec::new();
+        };
+        let Some(at) = tracked.row.outcomes.iter_mut().find(|at| at.destination == *destination) else {
+            return Vec::new();
+        };
+        if at.outcome.done() {
+            return Vec::new();
+        }
+        let first_word = !at.outcome.decided();
+        (at.outcome, at.since, at.first) = (outcome, self.clock.now(), receipt.first);
+        at.signers.clone_from(&receipt.signers);
+        (at.voters, at.directory_version) = (receipt.voters as u16, receipt.directory_version);
+        let took = tracked.started.map(|started| self.clock.monotonic().saturating_sub(started));
+        if first_word {
+            self.reached(receipt_stage(outcome), took);
+        }
+        if matches!(outcome, Outcome::Complete(_)) {
+            self.reached("complete", took);
+        }
+        if let Some(way) = tracked.ways.get(destination) {
+            way.send_modify(|progress| {
+                progress.outcome = outcome;
+                progress.receipt = Some(receipt.clone());
+                progress.withheld = Arc::new([]);
+                let committed = matches!(outcome, Outcome::Committed(_) | Outcome::Complete(_));
+                if committed && progress.times.committed.is_none() {
+                    progress.times.committed = took;
+                    progress.times.accepted = progress.times.accepted.or(took);
+                }
+                if matches!(outcome, Outcome::Complete(_)) {
+                    progress.times.complete = took;
+                }
+            });
+        }
+        if tracked.row.decided() {
+            tracked._place = None;
+        }
+        let row = tracked.row.clone();
+        state.follow_on(&row, &receipt.ticket, outcome);
+        let finished = state.finish(&row, destination);
+        state.settle(row);
+        drop(state);
+        self.changed.notify_one();
+        finished
+    }
+
+    /// Forgets what is committed everywhere and has waited long enough for *complete*, and tickets nobody waits for.
+    pub fn sweep(&self) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let old = |tracked: &Tracked| {
+            tracked.row.decided()
+                && tracked.row.outcomes.iter().all(|at| at.outcome.done() || now.since(at.since) > WAIT_FOR_COMPLETE)
+        };
+        let ids: Vec<TransactionId> =
+            state.transactions.iter().filter(|(_, tracked)| old(tracked)).map(|(id, _)| *id).collect();
+        let ids: Vec<TransactionId> = ids.into_iter().filter(|id| !state.travels(*id)).collect();
+        ids.iter().for_each(|id| state.forget(*id));
+        state.others.retain(|_, way| way.receiver_count() > 0);
+        if !ids.is_empty() {
+            self.changed.notify_one();
+        }
+        let (bytes, _) = self.outbox.bytes();
+        self.meter.set(names::CLIENT_OUTBOX_TRANSACTIONS, state.transactions.len() as f64);
+        self.meter.set(names::CLIENT_OUTBOX_BYTES, bytes as f64);
+    }
+
+    /// A newer directory is to be remembered.
+    pub fn remember_directory(&self, bytes: Vec<u8>) {
+        self.state().change.directory = Some(bytes);
+        self.changed.notify_one();
+    }
+
+    /// Waits until there is something that the outbox must remember.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Writes to the outbox what changed since the last call. Errors: [`OutboxError`].
+    pub async fn record(&self) -> Result<(), OutboxError> {
+        let change = {
+            let mut state = self.state();
+            let mut change = std::mem::take(&mut state.change);
+            change.transactions = std::mem::take(&mut state.changed_rows).into_values().collect();
+            change
+        };
+        self.outbox.change(change).await
+    }
+}
+
+fn receipt_stage(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Rejected(_) => "rejected",
+        Outcome::Expired => "expired",
+        _ => "committed",
+    }
+}
+
+impl State {
+    fn undecided_at(&self, parcel: ParcelId, destinations: &[DestinationName]) -> Vec<DestinationName> {
+        let Some(parcel) = self.parcels.get(&parcel) else { return Vec::new() };
+        let undecided = |destination: &&DestinationName| {
+            parcel.transactions.iter().filter_map(|id| self.transactions.get(id)).any(|tracked| {
+                tracked.row.outcomes.iter().any(|at| at.destination == **destination && !at.outcome.decided())
+            })
+        };
+        destinations.iter().filter(undecided).cloned().collect()
+    }
+
+    /// The next transaction of its key need not name it any more, or only one that waits for *complete*.
+    fn follow_on(&mut self, row: &TransactionRow, ticket: &Ticket, outcome: Outcome) {
+        let Some(key) = &row.ordering_key else { return };
+        let committed = matches!(outcome, Outcome::Committed(_));
+        let mine = LastTicket { ordering_key: key.clone(), ticket: ticket.clone(), committed };
+        let place = (ticket.destination.clone(), key.clone());
+        let is_last = self
+            .last
+            .get(&place)
+            .is_none_or(|last| last.as_ref().is_some_and(|last| last.ticket.transaction == ticket.transaction));
+        if !is_last {
+            return;
+        }
+        if committed {
+            // Written only where it is known to be the last; else the row in the outbox stays as it is.
+            if let Some(last) = self.last.get_mut(&place) {
+                *last = Some(mine.clone());
+                self.change.last.push(mine);
+            }
+        } else {
+            self.last.remove(&place);
+            self.change.forget_last.push(mine);
+        }
+    }
+
+    /// Whether a parcel needs no publishing at this destination any more; its bytes go when that is so everywhere.
+    fn finish(&mut self, row: &TransactionRow, destination: &DestinationName) -> Vec<Finished> {
+        if !self.undecided_at(row.parcel, std::slice::from_ref(destination)).is_empty() {
+            return Vec::new();
+        }
+        let Some(parcel) = self.parcels.get(&row.parcel) else { return Vec::new() };
+        let destinations = parcel.row.as_ref().map(|row| row.destinations.clone()).unwrap_or_default();
+        if self.undecided_at(row.parcel, &destinations).is_empty()
+            && let Some(parcel) = self.parcels.remove(&row.parcel)
+        {
+            self.change.forget_parcels.push(row.parcel);
+            let done = |id: &TransactionId| self.transactions.get(id).is_some_and(|tracked| tracked.row.done());
+            let done: Vec<TransactionId> = parcel.transactions.into_iter().filter(done).collect();
+            done.into_iter().for_each(|id| self.forget(id));
+        }
+        vec![(row.parcel, destination.clone())]
+    }
+
+    /// Whether its parcel is still held: with it goes whatever sealing anew would need.
+    fn travels(&self, id: TransactionId) -> bool {
+        self.transactions.get(&id).is_some_and(|tracked| self.parcels.contains_key(&tracked.row.parcel))
+    }
+
+    /// Remembers a changed row, unless nothing more can become of it and nothing needs it.
+    fn settle(&mut self, row: TransactionRow) {
+        if row.done() && !self.travels(row.id) {
+            self.forget(row.id);
+        } else {
+            self.change_row(row);
+        }
+    }
+
+    fn change_row(&mut self, row: TransactionRow) {
+        self.changed_rows.insert(row.id, row);
+    }
+
+    fn forget(&mut self, id: TransactionId) {
+        self.transactions.remove(&id);
+        self.changed_rows.remove(&id);
+        self.change.forget_transactions.push(id);
+    }
+}
