@@ -9,11 +9,18 @@ mod completion;
 mod config;
 mod directory;
 mod exit;
+mod get;
 mod init;
 mod keys;
 mod man;
+mod node;
 mod output;
+mod progress;
+mod send;
+mod session;
+mod status;
 mod topic;
+mod watch;
 
 pub use exit::{CliError, Exit};
 pub use output::{Format, Output, Row};
@@ -56,6 +63,11 @@ enum Command {
     Directory(directory::DirectoryCommand),
     Config(config::ConfigCommand),
     Topic(topic::TopicCommand),
+    Node(node::NodeCommand),
+    Send(send::Send),
+    Status(status::Status),
+    Get(get::Get),
+    Watch(watch::Watch),
     Completion(completion::Completion),
     Man(man::Man),
 }
@@ -82,6 +94,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Directory(command) => command.run(&mut context),
         Command::Config(command) => command.run(&mut context),
         Command::Topic(command) => command.run(&mut context),
+        Command::Node(command) => command.run(&mut context),
+        Command::Send(command) => command.run(&mut context),
+        Command::Status(command) => command.run(&mut context),
+        Command::Get(command) => command.run(&mut context),
+        Command::Watch(command) => command.run(&mut context),
         Command::Completion(command) => command.run(&mut context),
         Command::Man(command) => command.run(&mut context),
     };

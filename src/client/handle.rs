@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::error::ClientError;
-use crate::core::id::{Fate, NodeName, Position, Rejection, Ticket, Time, TransactionId};
+use crate::core::id::{Fate, NodeName, ParcelId, Position, Rejection, Ticket, Time, TransactionId};
 use crate::seams::Clock;
 use crate::store::outbox::Outcome;
 
@@ -86,6 +86,8 @@ impl WaitError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Progress {
     pub outcome: Outcome,
+    /// The parcel that carries it, when this client sealed it.
+    pub parcel: Option<ParcelId>,
     pub receipt: Option<Receipt>,
     /// A majority of the nodes has forgotten what became of it.
     pub forgotten: bool,
@@ -108,7 +110,14 @@ pub struct StageTimes {
 
 impl Progress {
     pub(super) fn new(outcome: Outcome) -> Self {
-        Self { outcome, receipt: None, forgotten: false, withheld: Arc::new([]), times: StageTimes::default() }
+        Self {
+            outcome,
+            parcel: None,
+            receipt: None,
+            forgotten: false,
+            withheld: Arc::new([]),
+            times: StageTimes::default(),
+        }
     }
 
     fn at(&self, stage: Stage) -> Option<Waited> {
@@ -156,6 +165,11 @@ impl Handle {
     /// How far it has come, as far as this client has verified it.
     pub fn outcome(&self) -> Outcome {
         self.progress.borrow().outcome
+    }
+
+    /// The parcel that carries it, when this client sealed it; another one after it was sealed anew.
+    pub fn parcel(&self) -> Option<ParcelId> {
+        self.progress.borrow().parcel
     }
 
     /// How long each stage took.

@@ -23,7 +23,7 @@ use super::stream::Streaming;
 use super::tracker::Tracker;
 use super::transaction::{Deadline, Transaction};
 use super::window::{Window, WindowPlace};
-use crate::config::{ClientConfig, Sources, TransportSettings, WindowSection};
+use crate::config::{ClientConfig, Sources, WindowSection};
 use crate::core::directory::{Directory, Validity};
 use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time, TransactionId};
 use crate::core::limits;
@@ -31,9 +31,8 @@ use crate::core::sign::{PublicKey, SecretKey};
 use crate::seams::{BoxFuture, Clock, Seams};
 use crate::store::outbox::{Outbox, OutboxOptions};
 use crate::telemetry::Meter;
-use crate::transport::embedded::EmbeddedOptions;
 use crate::transport::publisher::{Layout, Publisher};
-use crate::transport::{AnyTransport, Record, Topic, Transport, TransportOptions};
+use crate::transport::{AnyTransport, Record, Topic, Transport};
 
 /// A payload longer than this is sealed stripe by stripe rather than in one piece.
 const LARGE: usize = 2 * 1024 * 1024;
@@ -160,7 +159,7 @@ impl Client {
             .transport()?
             .ok_or_else(|| ClientError::Setting { setting: "[transport]", problem: "a sender needs it".to_owned() })?;
         let options = Options::from_config(config, seams.clone())?;
-        let transport = AnyTransport::open(&transport_options(settings)?, &seams)
+        let transport = AnyTransport::open(&settings.into(), &seams)
             .map_err(|error| ClientError::Transport { cause: error.to_string(), retryable: error.retryable() })?;
         Self::start(Arc::new(transport), options).await
     }
@@ -522,15 +521,6 @@ fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<H
     let place = |handle: &Handle| destinations.iter().position(|name| *name == handle.ticket().destination);
     handles.sort_by_key(place);
     handles
-}
-
-fn transport_options(settings: TransportSettings) -> Result<TransportOptions, ClientError> {
-    match settings {
-        TransportSettings::Embedded { path } => Ok(TransportOptions::Embedded(EmbeddedOptions::new(path))),
-        TransportSettings::Kafka { .. } => {
-            Err(ClientError::Transport { cause: "Kafka is not built in".to_owned(), retryable: false })
-        }
-    }
 }
 
 /// How a destination's publisher is started.

@@ -104,6 +104,7 @@ impl Tracker {
             let place = (!row.decided()).then(|| window.occupy(row.payload_bytes));
             let way = |at: &OutcomeRow| {
                 let mut progress = Progress::new(at.outcome);
+                progress.parcel = Some(row.parcel);
                 progress.receipt = receipt_of(&row, at);
                 (at.destination.clone(), watch::Sender::new(progress))
             };
@@ -216,6 +217,7 @@ impl Tracker {
             let mut of_this = Vec::new();
             for at in &transaction.outcomes {
                 let mut progress = Progress::new(at.outcome);
+                progress.parcel = Some(transaction.parcel);
                 progress.withheld = state.withheld.get(&at.destination).cloned().unwrap_or_default();
                 let (way, listener) = watch::channel(progress);
                 of_this.push(self.handle(transaction.ticket(&at.destination), transaction.submitted, listener));
@@ -336,6 +338,9 @@ impl Tracker {
             if let Some(tracked) = state.transactions.get_mut(&new.id) {
                 (tracked.row.parcel, tracked.row.index) = (new.parcel, new.index);
                 tracked.row.wrapped_key = new.wrapped_key;
+                for way in tracked.ways.values() {
+                    way.send_modify(|progress| progress.parcel = Some(new.parcel));
+                }
                 let row = tracked.row.clone();
                 state.change_row(row);
             }

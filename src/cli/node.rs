@@ -1,0 +1,256 @@
+//! `sealcast node`: runs a receiving node, and says how nodes do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::session::{Asked, block_on};
+use super::{CliError, Context, Exit, Row};
+use crate::client::reader::Reader;
+use crate::config::{NodeConfig, Sources};
+use crate::core::id::{NodeName, Position};
+use crate::node::{Node, NodeError, NodeOptions};
+use crate::rpc::proto;
+use crate::seams::{Seams, hardening};
+use crate::telemetry::logs;
+use crate::transport::AnyTransport;
+
+/// Runs a receiving node, or says how nodes do
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  sealcast node run --config nodes/a/node.toml")]
+pub(super) struct NodeCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Runs the node until SIGTERM or Ctrl-C; SIGHUP reads the directory again
+    #[command(after_help = "\
+Examples:
+  sealcast node run --config nodes/a/node.toml
+  SEALCAST_LOG=debug SEALCAST__LOG__FORMAT=json sealcast node run --config /etc/sealcast/node.toml")]
+    Run {
+        /// The node.toml to use
+        #[arg(long, env = "SEALCAST_CONFIG", default_value = "node.toml", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Says how each node does at each destination, as itself tells
+    #[command(after_help = "\
+Examples:
+  sealcast node status --config readers/app/client.toml
+  sealcast node status --node a --format json
+
+Exit codes: 5 when a node does not answer.")]
+    Status {
+        #[command(flatten)]
+        asked: Asked,
+    },
+}
+
+impl NodeCommand {
+    pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
+        let seams = context.seams.clone();
+        match self.action {
+            Action::Run { config } => run(&config, seams),
+            Action::Status { asked } => block_on(async { status(&asked.reader(&seams)?, &asked, context).await }),
+        }
+    }
+}
+
+fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
+    let config = NodeConfig::load(&Sources::file(config).with_process_environment())?;
+    let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
+    logs::install(config.log.format, filter.as_deref()).map_err(|error| CliError::new(Exit::Usage, error))?;
+    // It warns by itself; a node without this protection is still of use.
+    let _ = hardening::core_dumps_off();
+    let options = NodeOptions::from_config(&config)?;
+    let settings = config.transport()?;
+    block_on(async move {
+        let transport = Arc::new(AnyTransport::open(&settings.into(), &seams)?);
+        let failed = |what: &str, error: std::io::Error| CliError::failed(format!("{what}: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM", error))?;
+        let mut reload = signal(SignalKind::hangup()).map_err(|error| failed("SIGHUP", error))?;
+        let node = Node::start(options, seams, transport).await?;
+        tracing::info!(
+            node = %node.name(),
+            address = %node.address(),
+            http = node.http_address().map(tracing::field::display),
+            "the node runs"
+        );
+        loop {
+            tokio::select! {
+                error = node.failed() => {
+                    tracing::error!(%error, "the node stops");
+                    return Err(CliError::new(Exit::Failed, &*error));
+                }
+                _ = terminate.recv() => break,
+                _ = tokio::signal::ctrl_c() => break,
+                _ = reload.recv() => match node.reload_directory() {
+                    Ok(true) => tracing::info!(version = node.directory().version, "the directory was read again"),
+                    Ok(false) => tracing::info!("the directory was read again: it is the one in use"),
+                    Err(error) => tracing::error!(%error, "the directory was not taken: the one in use stays"),
+                },
+            }
+        }
+        node.shutdown().await;
+        Ok(Exit::Done)
+    })
+}
+
+impl From<NodeError> for CliError {
+    fn from(error: NodeError) -> Self {
+        let exit = match &error {
+            NodeError::Destination { .. } | NodeError::Directory { .. } => Exit::Usage,
+            error if error.retryable() => Exit::Unavailable,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    node: String,
+    destination: String,
+    role: String,
+    term: u64,
+    leader: Option<String>,
+    position: Position,
+    held: Position,
+    state_digest: String,
+    state_index: u64,
+    members: Vec<Member>,
+    transactions: Counts,
+    bytes: u64,
+    lag: Lag,
+    directory_version: u64,
+    group_time_ms: u64,
+    alarms: Vec<Alarm>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    node: String,
+    voter: bool,
+    held: Option<Position>,
+    silent_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Counts {
+    committed: u64,
+    rejected: u64,
+    undecided: u64,
+    missing: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Lag {
+    records: u64,
+    age_ms: u64,
+    gathering: u64,
+    deferred: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Alarm {
+    name: String,
+    text: String,
+    since_ms: u64,
+}
+
+impl Row for Shown {
+    const HEADS: &'static [&'static str] =
+        &["node", "destination", "role", "term", "position", "held", "committed", "bytes", "lag", "state", "alarms"];
+
+    fn cells(&self) -> Vec<String> {
+        let alarms: Vec<_> = self.alarms.iter().map(|alarm| alarm.name.as_str()).collect();
+        vec![
+            self.node.clone(),
+            self.destination.clone(),
+            self.role.clone(),
+            self.term.to_string(),
+            self.position.to_string(),
+            self.held.to_string(),
+            self.transactions.committed.to_string(),
+            self.bytes.to_string(),
+            self.lag.records.to_string(),
+            self.state_digest.chars().take(12).collect(),
+            if alarms.is_empty() { "-".to_owned() } else { alarms.join(",") },
+        ]
+    }
+}
+
+async fn status(reader: &Reader, asked: &Asked, context: &Context) -> Result<Exit, CliError> {
+    let nodes: Vec<NodeName> = match asked.node() {
+        Some(node) => vec![node.clone()],
+        None => reader.directory().nodes.keys().cloned().collect(),
+    };
+    let (mut rows, mut exit) = (Vec::new(), Exit::Done);
+    for node in nodes {
+        match reader.node_status(&node).await {
+            Ok(answer) => {
+                let general: Vec<_> = answer.alarms.iter().map(alarm).collect();
+                rows.extend(answer.groups.iter().map(|group| shown(&answer.node, group, &general)));
+            }
+            Err(error) => {
+                eprintln!("sealcast: node {node}: {error}");
+                exit = Exit::Unavailable;
+            }
+        }
+    }
+    context.output.rows(&rows)?;
+    if !context.output.is_json() {
+        for row in &rows {
+            for alarm in &row.alarms {
+                eprintln!("{} {}: {}: {}", row.node, row.destination, alarm.name, alarm.text);
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn alarm(alarm: &proto::Alarm) -> Alarm {
+    Alarm { name: alarm.name.clone(), text: alarm.text.clone(), since_ms: alarm.since_ms }
+}
+
+fn shown(node: &str, group: &proto::GroupStatus, general: &[Alarm]) -> Shown {
+    let role = group.role().as_str_name();
+    let counts = group.transactions.unwrap_or_default();
+    let lag = group.lag.unwrap_or_default();
+    Shown {
+        node: node.to_owned(),
+        destination: group.destination.clone(),
+        role: role.strip_prefix("ROLE_").unwrap_or(role).to_lowercase(),
+        term: group.term,
+        leader: group.leader.clone(),
+        position: group.position.map(Into::into).unwrap_or_default(),
+        held: group.held.map(Into::into).unwrap_or_default(),
+        state_digest: data_encoding::HEXLOWER.encode(&group.state_digest),
+        state_index: group.state_index,
+        members: group
+            .members
+            .iter()
+            .map(|member| Member {
+                node: member.node.clone(),
+                voter: member.voter,
+                held: member.held.map(Into::into),
+                silent_ms: member.silent_ms,
+            })
+            .collect(),
+        transactions: Counts {
+            committed: counts.committed,
+            rejected: counts.rejected,
+            undecided: counts.undecided,
+            missing: counts.missing,
+        },
+        bytes: group.bytes,
+        lag: Lag { records: lag.records, age_ms: lag.age_ms, gathering: lag.gathering, deferred: lag.deferred },
+        directory_version: group.directory_version,
+        group_time_ms: group.group_time_ms,
+        alarms: general.iter().cloned().chain(group.alarms.iter().map(alarm)).collect(),
+    }
+}

@@ -1,0 +1,379 @@
+//! `sealcast send`: submits files, standard input or its lines, and waits for the stage that was asked for.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+use super::session::{Configured, block_on};
+use super::{CliError, Context, Exit, Row, progress};
+use crate::client::{Client, ClientError, Handle, Receipt, Stage, Transaction, Waited};
+use crate::core::directory::Span;
+use crate::core::id::{DestinationName, Position, Ticket};
+
+/// Payloads up to this length are read whole, so that several of them can share a parcel.
+const WHOLE_BYTES: u64 = 512 * 1024;
+
+/// Seals payloads and sends them: a transaction for each file
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sealcast send orders order.json -k customer-42
+  sealcast send orders *.json --wait complete --format json
+  tail -n 100 events.log | sealcast send orders - --lines
+
+Without --config, client.toml of this folder is used. Exit codes: 3 when the fate is unknown (the ticket is
+printed: attach again with `sealcast status TICKET`), 4 when consensus rejected it or it expired.")]
+pub(super) struct Send {
+    /// Where to: one destination, or several with commas
+    #[arg(value_name = "DEST[,DEST]", required = true, value_delimiter = ',', num_args = 1)]
+    destinations: Vec<DestinationName>,
+
+    /// Files; - or none: standard input as one transaction
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    configured: Configured,
+
+    /// Ordering key: transactions with equal keys keep their order
+    #[arg(short, long, value_name = "KEY")]
+    key: Option<String>,
+
+    /// A header, sealed like the payload; repeat for more
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+
+    /// Media type of the payloads
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+
+    /// Equal keys have one effect: a later transaction is rejected(duplicate)
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// Commit only if the ordering key's last position is this one (0.0: only if the key is new)
+    #[arg(long, value_name = "POSITION", requires = "key")]
+    expected_version: Option<Position>,
+
+    /// Expire when there is no fate after this long, for example 10m; default a day, or the destination's longest life
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<Span>,
+
+    /// Compress payloads (zstd) before they are sealed
+    #[arg(short = 'z', long)]
+    compress: bool,
+
+    /// Pad payloads (at most 12 % more), so that sizes say little
+    #[arg(long)]
+    pad: bool,
+
+    /// One transaction for each line of the input, without its line feed
+    #[arg(long)]
+    lines: bool,
+
+    /// How far to wait
+    #[arg(long, value_enum, default_value_t = Wait::Committed)]
+    wait: Wait,
+
+    /// Longest wait for that, for example 30s
+    #[arg(long, default_value_t = Span(Duration::from_secs(60)), value_name = "TIME")]
+    timeout: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Wait {
+    /// Durable in the outbox
+    Submitted,
+    /// The brokers have it, whichever one is lost
+    Accepted,
+    /// A majority of the nodes signed it
+    Committed,
+    /// All nodes signed it
+    Complete,
+}
+
+impl From<Wait> for Stage {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::Submitted => Self::Submitted,
+            Wait::Accepted => Self::Accepted,
+            Wait::Committed => Self::Committed,
+            Wait::Complete => Self::Complete,
+        }
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE, for example content-language=en".to_owned()),
+    }
+}
+
+/// What is printed of a transaction at one destination.
+#[derive(Debug, Serialize)]
+struct Sent {
+    transaction: String,
+    parcel: Option<String>,
+    destination: DestinationName,
+    state: String,
+    position: Option<Position>,
+    signers: Vec<String>,
+    bytes: u64,
+    accepted_ms: Option<f64>,
+    committed_ms: Option<f64>,
+    complete_ms: Option<f64>,
+    ticket: Ticket,
+    source: String,
+}
+
+impl Row for Sent {
+    const HEADS: &'static [&'static str] =
+        &["transaction", "destination", "state", "position", "signers", "bytes", "accepted", "committed", "complete"];
+
+    fn cells(&self) -> Vec<String> {
+        let time = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} ms"));
+        vec![
+            self.transaction.clone(),
+            self.destination.to_string(),
+            self.state.clone(),
+            self.position.map_or_else(|| "-".to_owned(), |position| position.to_string()),
+            self.signers.join(","),
+            self.bytes.to_string(),
+            time(self.accepted_ms),
+            time(self.committed_ms),
+            time(self.complete_ms),
+        ]
+    }
+}
+
+struct Submitted {
+    handle: Handle,
+    bytes: u64,
+    source: String,
+}
+
+impl Send {
+    pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
+        let config = self.configured.load()?;
+        let seams = context.seams.clone();
+        block_on(async {
+            let client = Client::with_config(&config, seams).await?;
+            let (give, mut take) = tokio::sync::mpsc::channel(1024);
+            let submitting = self.submit_all(&client, &give);
+            let mut printing = Box::pin(self.print_all(context, &mut take));
+            let submitted = tokio::select! {
+                submitted = submitting => submitted,
+                // It ends first only when stdout is closed.
+                printed = &mut printing => return printed,
+            };
+            drop(give);
+            // What was submitted before an error is waited for and printed all the same.
+            let printed = printing.await;
+            submitted.and(printed)
+        })
+    }
+
+    fn transaction(&self, payload: Bytes) -> Transaction {
+        let mut transaction = Transaction::new(payload);
+        if let Some(key) = &self.key {
+            transaction = transaction.key(key.clone().into_bytes());
+        }
+        for (name, value) in &self.headers {
+            transaction = transaction.header(name.clone(), value.clone().into_bytes());
+        }
+        if let Some(content_type) = &self.content_type {
+            transaction = transaction.content_type(content_type.clone());
+        }
+        if let Some(key) = &self.idempotency_key {
+            transaction = transaction.idempotency_key(key.clone().into_bytes());
+        }
+        if let Some(position) = self.expected_version {
+            transaction = transaction.expected_version(position);
+        }
+        if let Some(deadline) = self.deadline {
+            transaction = transaction.deadline(deadline.0);
+        }
+        if self.compress {
+            transaction = transaction.compress();
+        }
+        if self.pad { transaction.pad() } else { transaction }
+    }
+
+    async fn submit_all(&self, client: &Client, give: &tokio::sync::mpsc::Sender<Submitted>) -> Result<(), CliError> {
+        let input = PathBuf::from("-");
+        let files = if self.files.is_empty() { std::slice::from_ref(&input) } else { &self.files };
+        for file in files {
+            let standard = file == Path::new("-");
+            if standard && std::io::stdin().is_terminal() {
+                eprintln!("sealcast: reading standard input until its end (Ctrl-D)");
+            }
+            if self.lines {
+                self.submit_lines(client, file, give).await?;
+            } else if standard {
+                let submitted = self.submit_stream(client, tokio::io::stdin(), None, "-").await?;
+                pass(give, submitted).await;
+            } else {
+                let submitted = self.submit_file(client, file).await?;
+                pass(give, submitted).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn submit_file(&self, client: &Client, file: &Path) -> Result<Vec<Submitted>, CliError> {
+        let failed = |error| CliError::file(file, &error);
+        let source = file.display().to_string();
+        let mut opened = tokio::fs::File::open(file).await.map_err(failed)?;
+        let meta = opened.metadata().await.map_err(failed)?;
+        if meta.is_dir() {
+            return Err(CliError::usage(format!("{source} is a folder: name its files, for example {source}/*")));
+        }
+        // What is no regular file (a pipe, a device) tells no length.
+        let length = meta.is_file().then_some(meta.len());
+        match length {
+            Some(length) if length <= WHOLE_BYTES => {
+                let mut payload = Vec::new();
+                opened.read_to_end(&mut payload).await.map_err(failed)?;
+                self.submit_whole(client, payload.into(), &source).await
+            }
+            length => self.submit_stream(client, opened, length, &source).await,
+        }
+    }
+
+    async fn submit_whole(&self, client: &Client, payload: Bytes, source: &str) -> Result<Vec<Submitted>, CliError> {
+        let bytes = payload.len() as u64;
+        let mut transaction = self.transaction(payload);
+        let handles = loop {
+            client.ready(bytes).await;
+            match client.submit_to(&self.destinations, transaction).await {
+                Ok(handles) => break handles,
+                Err(refused) if matches!(refused.error, ClientError::WindowFull { .. }) => {
+                    transaction = *refused.transaction;
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        };
+        let submitted = |handle| Submitted { handle, bytes, source: source.to_owned() };
+        Ok(handles.into_iter().map(submitted).collect())
+    }
+
+    async fn submit_stream(
+        &self,
+        client: &Client,
+        payload: impl tokio::io::AsyncRead + Unpin + std::marker::Send,
+        length: Option<u64>,
+        source: &str,
+    ) -> Result<Vec<Submitted>, CliError> {
+        let bar = progress::bytes(source, length);
+        let transaction = self.transaction(Bytes::new());
+        let payload = bar.wrap_async_read(payload);
+        let handles = client.submit_reader_to(&self.destinations, transaction, payload, length).await?;
+        let bytes = bar.position();
+        bar.finish_and_clear();
+        let submitted = |handle| Submitted { handle, bytes, source: source.to_owned() };
+        Ok(handles.into_iter().map(submitted).collect())
+    }
+
+    async fn submit_lines(
+        &self,
+        client: &Client,
+        file: &Path,
+        give: &tokio::sync::mpsc::Sender<Submitted>,
+    ) -> Result<(), CliError> {
+        let source = file.display().to_string();
+        let failed = |error| CliError::file(file, &error);
+        let input: Box<dyn tokio::io::AsyncRead + Unpin + std::marker::Send> = if file == Path::new("-") {
+            Box::new(tokio::io::stdin())
+        } else {
+            Box::new(tokio::fs::File::open(file).await.map_err(failed)?)
+        };
+        let mut input = BufReader::new(input);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if input.read_until(b'\n', &mut line).await.map_err(failed)? == 0 {
+                return Ok(());
+            }
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
+            pass(give, self.submit_whole(client, Bytes::copy_from_slice(&line), &source).await?).await;
+        }
+    }
+
+    /// Waits for each transaction in the order of submission, and prints it.
+    async fn print_all(
+        &self,
+        context: &Context,
+        take: &mut tokio::sync::mpsc::Receiver<Submitted>,
+    ) -> Result<Exit, CliError> {
+        let mut worst = Exit::Done;
+        let mut rows = Vec::new();
+        let until = tokio::time::Instant::now() + self.timeout.0;
+        while let Some(submitted) = take.recv().await {
+            // The time counts for each transaction from its submission, or from the start for the first ones.
+            let left = until.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(1));
+            let waited = submitted.handle.wait(self.wait.into(), left.max(self.timeout.0 / 4)).await?;
+            let (state, exit) = match waited {
+                Waited::Reached => (reached(self.wait), Exit::Done),
+                Waited::Rejected(reason) => (format!("rejected({})", reason.word()), Exit::Rejected),
+                Waited::Expired => ("expired".to_owned(), Exit::Rejected),
+                Waited::Unknown => ("unknown".to_owned(), Exit::Unknown),
+            };
+            if worst == Exit::Done || (worst == Exit::Unknown && exit == Exit::Rejected) {
+                worst = if exit == Exit::Done { worst } else { exit };
+            }
+            if exit == Exit::Unknown {
+                eprintln!("sealcast: no answer yet; ask again: sealcast status {}", submitted.handle.ticket());
+            }
+            let row = sent(submitted, state);
+            if context.output.is_json() {
+                context.output.rows(&[row])?;
+            } else {
+                rows.push(row);
+            }
+        }
+        if !context.output.is_json() && !rows.is_empty() {
+            context.output.rows(&rows)?;
+        }
+        Ok(worst)
+    }
+}
+
+async fn pass(give: &tokio::sync::mpsc::Sender<Submitted>, submitted: Vec<Submitted>) {
+    for one in submitted {
+        // The printer ends before the submissions only when stdout is closed; then nobody wants to know.
+        let _ = give.send(one).await;
+    }
+}
+
+fn reached(wait: Wait) -> String {
+    let stage: Stage = wait.into();
+    format!("{stage:?}").to_lowercase()
+}
+
+fn sent(submitted: Submitted, state: String) -> Sent {
+    let Submitted { handle, bytes, source } = submitted;
+    let receipt: Option<Receipt> = handle.receipt();
+    let times = handle.times();
+    let milliseconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
+    Sent {
+        transaction: handle.ticket().transaction.to_string(),
+        parcel: handle.parcel().map(|parcel| parcel.to_string()),
+        destination: handle.ticket().destination.clone(),
+        state,
+        position: receipt.as_ref().and_then(|receipt| receipt.position),
+        signers: receipt.map(|receipt| receipt.signers.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        bytes,
+        accepted_ms: milliseconds(times.accepted),
+        committed_ms: milliseconds(times.committed),
+        complete_ms: milliseconds(times.complete),
+        ticket: handle.ticket().clone(),
+        source,
+    }
+}

@@ -1,0 +1,108 @@
+//! What commands that talk to nodes and brokers share: the runtime, the configuration, logs on stderr.
+//!
+//! Owns how a command becomes asynchronous. Must not print data.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use super::{CliError, Exit};
+use crate::client::reader::{ReadError, Reader};
+use crate::client::{ClientError, SubmitError};
+use crate::config::{ClientConfig, Sources};
+use crate::core::id::NodeName;
+use crate::seams::Seams;
+use crate::telemetry::logs;
+
+/// What a one-shot command logs when nobody asks for more: warnings of its own and errors.
+const QUIET: &str = "error,sealcast=warn";
+
+/// Which configuration a command uses.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Configured {
+    /// The client.toml to use
+    #[arg(long, env = "SEALCAST_CONFIG", default_value = "client.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Configured {
+    /// Reads it, the environment's overrides on top, and sets up the logs.
+    pub fn load(&self) -> Result<ClientConfig, CliError> {
+        let config = ClientConfig::load(&Sources::file(self.config.clone()).with_process_environment())?;
+        let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
+        logs::install(config.log.format, Some(filter.as_deref().unwrap_or(QUIET)))
+            .map_err(|error| CliError::new(Exit::Usage, error))?;
+        Ok(config)
+    }
+}
+
+/// Which node is asked.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Asked {
+    #[command(flatten)]
+    configured: Configured,
+
+    /// Ask this node alone, rather than the first that answers
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+}
+
+impl Asked {
+    /// The node that was named.
+    pub fn node(&self) -> Option<&NodeName> {
+        self.node.as_ref()
+    }
+
+    /// The reader that the configuration names.
+    pub fn reader(&self, seams: &Seams) -> Result<Reader, CliError> {
+        let reader = Reader::from_config(&self.configured.load()?, seams)?;
+        match &self.node {
+            Some(node) => Ok(reader.at(node.clone())?),
+            None => Ok(reader),
+        }
+    }
+}
+
+/// Runs a command's future to its end.
+pub(super) fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("starting the runtime: {error}")))?;
+    let outcome = runtime.block_on(future);
+    // What still blocks (a read of stdin) must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+impl From<ReadError> for CliError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Config(error) => error.into(),
+            ReadError::NoReader | ReadError::NoNode(_) => Self::new(Exit::Usage, error),
+            error if error.retryable() => Self::new(Exit::Unavailable, error),
+            error => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Config(error) => error.into(),
+            ClientError::Directory(error) => error.into(),
+            ClientError::Setting { .. }
+            | ClientError::Transaction { .. }
+            | ClientError::Id(_)
+            | ClientError::NoDestination { .. }
+            | ClientError::Suite { .. } => Self::new(Exit::Usage, error),
+            error if error.retryable() => Self::new(Exit::Unavailable, error),
+            error => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
+impl From<SubmitError> for CliError {
+    fn from(error: SubmitError) -> Self {
+        error.error.into()
+    }
+}

@@ -1,0 +1,135 @@
+//! `sealcast status`: what became of a transaction, and what it waits for.
+
+use serde::Serialize;
+
+use super::session::{Asked, block_on};
+use super::{CliError, Context, Exit, Row};
+use crate::client::reader::Reader;
+use crate::core::id::{DestinationName, Fate, Position, Ticket};
+use crate::rpc::{convert, proto};
+
+/// Says what became of a transaction: by its id, the id's first characters (8 or more), or its ticket
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sealcast status 01939f6e
+  sealcast status orders/01939f6e-8d5c-7d2a-9a55-6b1f0d3c2b1a/1735689600000
+
+Exit codes: 0 committed, 3 undecided or not found, 4 rejected or expired.")]
+pub(super) struct Status {
+    /// Id, first characters of it, or ticket
+    #[arg(value_name = "ID|TICKET")]
+    what: String,
+
+    /// Only this destination
+    #[arg(short, long, value_name = "DEST")]
+    destination: Option<DestinationName>,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    transaction: String,
+    destination: String,
+    state: String,
+    position: Option<Position>,
+    sender: String,
+    bytes: Option<u64>,
+    held: bool,
+    waiting: Vec<Waits>,
+    node: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Waits {
+    text: String,
+    nodes: Vec<String>,
+}
+
+impl Row for Shown {
+    const HEADS: &'static [&'static str] = &["transaction", "destination", "state", "position", "bytes", "waiting for"];
+
+    fn cells(&self) -> Vec<String> {
+        let dash = || "-".to_owned();
+        let waiting: Vec<_> = self.waiting.iter().map(|waits| waits.text.clone()).collect();
+        vec![
+            self.transaction.clone(),
+            self.destination.clone(),
+            self.state.clone(),
+            self.position.map_or_else(dash, |position| position.to_string()),
+            self.bytes.map_or_else(dash, |bytes| bytes.to_string()),
+            if waiting.is_empty() { dash() } else { waiting.join("; ") },
+        ]
+    }
+}
+
+impl Status {
+    pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
+        let seams = context.seams.clone();
+        block_on(async {
+            let reader = self.asked.reader(&seams)?;
+            let (node, answer) = self.ask(&reader).await?;
+            let mut rows = Vec::new();
+            let mut exit = if answer.statuses.is_empty() { Exit::Unknown } else { Exit::Done };
+            for status in &answer.statuses {
+                let fate = convert::fate_of(status).map_err(|error| CliError::failed(error.to_string()))?;
+                match fate {
+                    Some(Fate::Committed) => {}
+                    Some(Fate::Rejected(_) | Fate::Expired) => exit = Exit::Rejected,
+                    None if exit == Exit::Done => exit = Exit::Unknown,
+                    None => {}
+                }
+                rows.push(shown(status, fate, node.to_string()));
+            }
+            if rows.is_empty() {
+                eprintln!("sealcast: no node knows of {} (asked {node})", self.what);
+            } else {
+                context.output.rows(&rows)?;
+            }
+            for name in &answer.unavailable {
+                eprintln!("sealcast: {node} cannot say yet for destination {name}: its log is not replayed; try again");
+            }
+            if answer.more {
+                eprintln!("sealcast: more than 100 transactions match; give more of the id");
+            }
+            Ok(exit)
+        })
+    }
+
+    async fn ask(&self, reader: &Reader) -> Result<(crate::core::id::NodeName, proto::StatusResponse), CliError> {
+        if self.what.contains('/') {
+            let ticket: Ticket = self.what.parse().map_err(|error| CliError::usage(format!("{error}")))?;
+            return Ok(reader.status_of(&ticket).await?);
+        }
+        Ok(reader.status(&self.what.to_lowercase(), self.destination.as_ref()).await?)
+    }
+}
+
+fn shown(status: &proto::TransactionStatus, fate: Option<Fate>, node: String) -> Shown {
+    let ticket = status.ticket.as_ref();
+    let transaction = ticket
+        .and_then(|ticket| convert::transaction(&ticket.transaction, "Ticket.transaction").ok())
+        .map(|transaction| transaction.to_string());
+    Shown {
+        transaction: transaction.unwrap_or_default(),
+        destination: ticket.map(|ticket| ticket.destination.clone()).unwrap_or_default(),
+        state: fate.map_or_else(|| word(status.state()), |fate| fate.to_string()),
+        position: status.position.map(Into::into),
+        sender: status.sender.clone(),
+        bytes: status.payload_bytes,
+        held: status.held,
+        waiting: status
+            .waiting
+            .iter()
+            .map(|waiting| Waits { text: waiting.text.clone(), nodes: waiting.nodes.clone() })
+            .collect(),
+        node,
+    }
+}
+
+fn word(state: proto::State) -> String {
+    let name = state.as_str_name();
+    name.strip_prefix("STATE_").unwrap_or(name).to_lowercase().replace('_', "-")
+}

@@ -1,0 +1,138 @@
+//! `sealcast watch`: the committed feed of a destination.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::session::{Asked, block_on};
+use super::{CliError, Context, Exit};
+use crate::client::reader::{Committed, Event, From};
+use crate::core::directory::Span;
+use crate::core::id::{DestinationName, Position, Ticket, Time};
+use crate::seams::Clock;
+
+/// Prints what a destination commits, in order: payloads as they are, or one JSON object each
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sealcast watch orders --from end
+  sealcast watch orders --from -10 -e --format json
+  sealcast watch orders --from 17.0 -c 5
+
+With --format json each line has the transaction and its position: the cursor for --from. Without it only payloads
+are printed, nothing between them; --lines puts a line feed behind each.")]
+pub(super) struct Watch {
+    /// The destination
+    #[arg(value_name = "DEST")]
+    destination: DestinationName,
+
+    /// Where to start: start, end, -N (the last N), @TIME (that long ago, for example @2h), or a position
+    #[arg(long, default_value = "start", value_name = "start|end|-N|@TIME|POSITION", allow_hyphen_values = true,
+          value_parser = start)]
+    from: Start,
+
+    /// Stop at the end, rather than wait for more
+    #[arg(short = 'e', long)]
+    exit: bool,
+
+    /// Stop after so many
+    #[arg(short, long, value_name = "N")]
+    count: Option<u64>,
+
+    /// A line feed behind each payload
+    #[arg(long)]
+    lines: bool,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    Given(From),
+    Ago(std::time::Duration),
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    let wrong = || "expected start, end, -N, @TIME or a position, for example -10, @2h or 17.0".to_owned();
+    Ok(match text {
+        "start" => Start::Given(From::Start),
+        "end" => Start::Given(From::End),
+        _ => match (text.strip_prefix('-'), text.strip_prefix('@')) {
+            (Some(count), _) => Start::Given(From::Last(count.parse().map_err(|_| wrong())?)),
+            (_, Some(ago)) => Start::Ago(ago.parse::<Span>().map_err(|error| error.to_string())?.0),
+            _ => Start::Given(From::After(text.parse().map_err(|_| wrong())?)),
+        },
+    })
+}
+
+#[derive(Serialize)]
+struct Shown {
+    transaction: String,
+    destination: DestinationName,
+    position: Position,
+    sender: String,
+    parcel: String,
+    committed_ms: u64,
+    bytes: u64,
+    key: Option<String>,
+    headers: Vec<(String, String)>,
+    content_type: Option<String>,
+    ticket: Ticket,
+}
+
+impl std::convert::From<&Committed> for Shown {
+    fn from(committed: &Committed) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            transaction: committed.ticket.transaction.to_string(),
+            destination: committed.ticket.destination.clone(),
+            position: committed.position,
+            sender: committed.sender.to_string(),
+            parcel: committed.parcel.to_string(),
+            committed_ms: committed.committed.0,
+            bytes: committed.payload_bytes,
+            key: committed.key.as_deref().map(text),
+            headers: committed.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+            content_type: committed.content_type.clone(),
+            ticket: committed.ticket.clone(),
+        }
+    }
+}
+
+impl Watch {
+    pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
+        let seams = context.seams.clone();
+        let from = match self.from {
+            Start::Given(from) => from,
+            Start::Ago(ago) => From::Since(before(&*seams.clock, ago)),
+        };
+        block_on(async {
+            let reader = self.asked.reader(&seams)?;
+            let mut feed = reader.subscribe(&self.destination, from, !self.exit).await?;
+            let mut left = self.count.unwrap_or(u64::MAX);
+            while left > 0 {
+                let Some(event) = feed.next().await? else { break };
+                match event {
+                    Event::Begin(committed) if context.output.is_json() => {
+                        context.output.object(&Shown::from(&*committed))?;
+                    }
+                    Event::Data(data) if !context.output.is_json() => std::io::stdout().lock().write_all(&data)?,
+                    Event::End => {
+                        if self.lines && !context.output.is_json() {
+                            std::io::stdout().lock().write_all(b"\n")?;
+                        }
+                        std::io::stdout().lock().flush()?;
+                        left -= 1;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(Exit::Done)
+        })
+    }
+}
+
+fn before(clock: &dyn Clock, ago: std::time::Duration) -> Time {
+    Time(clock.now().0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+}
