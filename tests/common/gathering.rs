@@ -117,9 +117,11 @@ impl Node {
                     }
                 }
                 Action::Refuse(refused) => self.refused.push(refused),
-                Action::Abandon(key) => {
-                    self.assembling.remove(&key);
-                    self.abandoned.push(key);
+                Action::Abandon { parcel, because } => {
+                    self.assembling.remove(&parcel);
+                    if because.is_none() {
+                        self.abandoned.push(parcel);
+                    }
                 }
                 Action::Defer { addresses, reason } => {
                     for at in addresses.iter() {

@@ -101,8 +101,13 @@ pub enum Action {
     Deliver(Delivery),
     /// Make the refusal durable and publish it.
     Refuse(Refused),
-    /// Drop what was opened of this parcel: it expired.
-    Abandon(ParcelKey),
+    /// Drop what was opened of this parcel.
+    Abandon {
+        /// Which.
+        parcel: ParcelKey,
+        /// It makes room for earlier ones and is gathered again later; `None`: it expired.
+        because: Option<DeferReason>,
+    },
     /// Note these addresses durably, with the reason; only then may their cursors pass.
     Defer {
         /// Which.

@@ -89,15 +89,19 @@ impl Reassembler {
     /// The driver has dropped what it opened.
     pub fn defer_parcel(&mut self, key: &ParcelKey, reason: DeferReason, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        if let Some(parcel) = self.remove(key) {
-            let of = Some((*key, 0));
-            for at in parcel.addresses.iter().chain(parcel.noted.iter()) {
-                let entry = Entry { reason, sender: Some(key.sender), of, cost: 0, tried: false };
-                self.defer(at, entry, now, &mut actions);
-            }
-        }
+        self.drop_parcel(key, reason, now, &mut actions);
         self.reread_for_memory(now, &mut actions);
         actions
+    }
+
+    /// Forgets a parcel and defers all of its addresses.
+    pub(super) fn drop_parcel(&mut self, key: &ParcelKey, reason: DeferReason, now: Time, actions: &mut Vec<Action>) {
+        let Some(parcel) = self.remove(key) else { return };
+        let (of, cost) = (Some((*key, 0)), parcel.segment_cost());
+        for at in parcel.addresses.iter().chain(parcel.noted.iter()) {
+            let entry = Entry { reason, sender: Some(key.sender), of, cost, tried: false };
+            self.defer(at, entry, now, actions);
+        }
     }
 
     /// Addresses that the store has noted from before: due at once.
@@ -129,7 +133,7 @@ impl Reassembler {
         self.group_time = self.group_time.max(group_time);
         while let Some(&(expiry, key)) = self.open_by_expiry.first().filter(|(expiry, _)| *expiry < self.group_time) {
             self.open_by_expiry.remove(&(expiry, key));
-            actions.push(Action::Abandon(key));
+            actions.push(Action::Abandon { parcel: key, because: None });
             let passed = self.forget(&key);
             if !passed.is_empty() {
                 actions.push(Action::Pass(passed));
@@ -192,6 +196,11 @@ impl Reassembler {
         };
         for (stripe, digest) in slots {
             self.evict((*key, stripe, digest), DeferReason::Stalled, now, actions);
+        }
+        // What was handed out stays handed out; without that, nothing of it needs to stay in memory.
+        if self.parcels.get(key).is_some_and(|parcel| parcel.tip.is_none() && parcel.refused.is_none()) {
+            self.drop_parcel(key, DeferReason::Stalled, now, actions);
+            return;
         }
         let Some(parcel) = self.parcels.get_mut(key) else { return };
         if !parcel.addresses.is_empty() {

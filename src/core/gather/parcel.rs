@@ -172,6 +172,17 @@ impl Parcel {
         PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * (self.addresses.run_count() + self.noted.run_count())
     }
 
+    /// About what each of its segments costs when it is gathered again, in bytes.
+    pub fn segment_cost(&self) -> usize {
+        let header = self.tip.as_ref().map(|tip| &tip.header).or(self.slots.values().next().map(|slot| &slot.header));
+        PARCEL_BYTES + SLOT_BYTES + SEGMENT_BYTES + header.map_or(0, |header| header.shard_bytes())
+    }
+
+    /// Whether it may be dropped for want of memory: nothing of it is being recovered or staged.
+    pub fn can_be_dropped(&self) -> bool {
+        !self.is_whole() && self.slots.values().all(|slot| !slot.recovering)
+    }
+
     /// Whether nothing would be lost with it.
     pub fn is_void(&self) -> bool {
         self.tip.is_none()

@@ -173,8 +173,9 @@ impl Reassembler {
         }
     }
 
-    /// Drops the latest stripes, of this sender or of the one that holds the most, until `bytes` more fit; never earlier
-    /// stripes of the same sender than the one that asks, so that the earliest always comes in and moves on.
+    /// Drops the latest stripes, of this sender or of the one that holds the most, until `bytes` more fit, then its latest
+    /// parcels with all that was handed out of them; never anything of the same sender that is earlier than what asks, so
+    /// that the earliest always comes in and moves on.
     fn make_room(
         &mut self,
         asking: (ParcelKey, u32, Digest),
@@ -189,10 +190,19 @@ impl Reassembler {
             });
             let victim = largest.unwrap_or(sender);
             let above = (ParcelKey::last_of(&victim), u32::MAX, Digest([0xff; 32]));
-            let latest = self.evictable.range(..=above).next_back().copied().filter(|(key, ..)| key.sender == victim);
-            match latest {
-                Some(latest) if victim != sender || latest > asking => self.evict(latest, reason, now, actions),
-                _ => return Err(reason),
+            let stripe = self.evictable.range(..=above).next_back().copied().filter(|(key, ..)| key.sender == victim);
+            if let Some(latest) = stripe.filter(|latest| victim != sender || *latest > asking) {
+                self.evict(latest, reason, now, actions);
+                continue;
+            }
+            let parcel = self.parcels.range(..=above.0).rev().take_while(|(key, _)| key.sender == victim);
+            let parcel = parcel.filter(|(_, parcel)| parcel.can_be_dropped()).map(|(key, _)| *key).next();
+            match parcel.filter(|key| victim != sender || *key > asking.0) {
+                Some(key) => {
+                    actions.push(Action::Abandon { parcel: key, because: Some(reason) });
+                    self.drop_parcel(&key, reason, now, actions);
+                }
+                None => return Err(reason),
             }
         }
         Ok(())

@@ -288,9 +288,10 @@ impl Collector {
                 }
                 Action::Deliver(delivery) => self.stage.deliver(delivery),
                 Action::Refuse(refused) => self.refuse(&refused),
-                Action::Abandon(key) => {
-                    self.context.meter.count_as(names::GATHER_PARCELS, "outcome", "expired");
-                    self.stage.abandon(&key);
+                Action::Abandon { parcel, because } => {
+                    let outcome = because.map_or("expired", |reason| reason.word());
+                    self.context.meter.count_as(names::GATHER_PARCELS, "outcome", outcome);
+                    self.stage.abandon(&parcel);
                 }
                 Action::Defer { addresses, reason } => {
                     let row = DeferredRow { since: now, reason };
