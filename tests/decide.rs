@@ -222,12 +222,13 @@ fn r9_a_failed_predecessor_rejects_or_lets_go_on_as_asked() {
 #[test]
 fn r9_the_expected_version_of_a_key_is_its_last_position() {
     let mut model = Model::founded();
-    let key = Some(KeyTag([4; 16]));
-    let expects = |number, version| ManifestItem { key_tag: key, expected_version: Some(version), ..item(number) };
+    let key = KeyTag([4; 16]);
+    let expects =
+        |number, version| ManifestItem { key_tag: Some(key), expected_version: Some(version), ..item(number) };
     let changes = model.run(&entry(1, vec![vec![expects(1, at(0, 0)), expects(2, at(0, 0)), expects(3, at(3, 0))]]));
     let conflict = Decision::Rejected(Rejection::Conflict);
     assert_eq!(decisions(&changes), [Decision::Committed, conflict, Decision::Committed]);
-    assert_eq!(model.keys[&key.unwrap()], at(3, 2));
+    assert_eq!(model.keys[&key], at(3, 2));
     let without_key = ManifestItem { key_tag: None, ..expects(4, at(0, 0)) };
     let changes = model.run(&entry(2, vec![vec![expects(5, at(3, 0)), without_key]]));
     assert_eq!(decisions(&changes), [conflict, Decision::Committed]);

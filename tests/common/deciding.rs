@@ -145,7 +145,7 @@ pub fn seconds(n: u64) -> Duration {
 /// The transaction of this number: an hour to live, no key, no predecessor.
 pub fn item(number: u32) -> ManifestItem {
     let mut random = [0; 10];
-    random[..4].copy_from_slice(&number.to_be_bytes());
+    random[6..].copy_from_slice(&number.to_be_bytes());
     ManifestItem {
         index: 0,
         transaction: TransactionId::from_parts(START, random),
@@ -176,7 +176,7 @@ pub fn after(item: ManifestItem, predecessor: &ManifestItem) -> ManifestItem {
 /// A parcel of "web" with these transactions.
 pub fn manifest(number: u32, items: Vec<ManifestItem>) -> Manifest {
     let mut random = [0; 10];
-    random[..4].copy_from_slice(&number.to_be_bytes());
+    random[6..].copy_from_slice(&number.to_be_bytes());
     Manifest {
         parcel: ParcelId::from_parts(START, random),
         digest: Digest(*blake3::hash(&number.to_be_bytes()).as_bytes()),
