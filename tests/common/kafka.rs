@@ -274,11 +274,16 @@ rootLogger.appenderRef.out.ref = out
 
 fn properties(folder: &Path, number: usize, port: u16, controller: u16, voters: &str) -> String {
     let data = folder.join(format!("data{number}"));
+    let rack = match number {
+        1 => "broker.rack=one\n",
+        2 => "broker.rack=two\n",
+        _ => "", // declares none: it fails by itself
+    };
     format!(
         "\
 process.roles=broker,controller
 node.id={number}
-controller.quorum.voters={voters}
+{rack}controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sealcast::core::id::EnvironmentName;
 use sealcast::seams::Seams;
 use sealcast::transport::admin::{self, Layout, Made, TopicPlan};
@@ -60,6 +62,38 @@ async fn a_replicated_topic_proves_two_domains() {
     assert_eq!(wrong, ["replication", "min.insync.replicas", "retention.ms"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_are_committed_for_lag_tools() {
+    let brokers = tokio::task::spawn_blocking(shared).await.expect("a cluster");
+    let transport = connect(&brokers);
+    let topic = topic(&transport, "lag").await;
+    let id = transport.partitions(&topic)[0].id.clone();
+    for _ in 0..3 {
+        append(&transport, &id, record(b"", b"x")).await;
+    }
+    transport.commit_offsets(topic.as_str(), &[(id.clone(), 2)]);
+    let committed = tokio::task::spawn_blocking(move || {
+        let tool: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", id.topic.as_str())
+            .create()
+            .expect("a lag tool");
+        let began = Instant::now();
+        loop {
+            let mut asked = TopicPartitionList::new();
+            asked.add_partition(id.topic.as_str(), id.number);
+            let found = tool.committed_offsets(asked, Duration::from_secs(5));
+            if found.is_ok_and(|found| found.elements()[0].offset() == Offset::Offset(2)) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "nothing was committed");
+            transport.commit_offsets(id.topic.as_str(), &[(id.clone(), 2)]);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    committed.await.expect("committed");
+}
+
 #[tokio::test]
 async fn properties_that_break_a_guarantee_are_refused_by_name() {
     let mut options = KafkaOptions::new("127.0.0.1:1");
@@ -82,8 +116,8 @@ async fn a_cluster_that_is_not_there_is_unavailable_and_nothing_hangs() {
 }
 
 /// The partition that this broker leads.
-fn led_by(partitions: &[Partition], broker: u32) -> Partition {
-    let domain = format!("broker {broker}");
+fn led_by(partitions: &[Partition], broker: usize) -> Partition {
+    let domain = ["rack one", "rack two", "broker 3"][broker - 1];
     partitions.iter().find(|partition| *partition.domain.0 == *domain).expect("each broker leads one").clone()
 }
 

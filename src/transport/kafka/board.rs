@@ -326,3 +326,79 @@ impl State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::id::Time;
+    use crate::seams::ManualClock;
+
+    fn topic() -> Topic {
+        Topic::named("topic")
+    }
+
+    fn placed(leaders: &[Option<BrokerId>], replicas: usize) -> Vec<Placed> {
+        (0..).zip(leaders).map(|(number, leader)| Placed { number, leader: *leader, replicas }).collect()
+    }
+
+    fn board(leaders: &[Option<BrokerId>], replicas: usize, in_sync: u32) -> (Board, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(Time(0)));
+        let board = Board::new(clock.clone());
+        assert!(board.partitions(&topic()).is_empty());
+        board.learned(&topic(), Found::There(placed(leaders, replicas), in_sync));
+        (board, clock)
+    }
+
+    fn domains(board: &Board) -> Vec<(String, bool, u8)> {
+        let partitions = board.partitions(&topic());
+        partitions.iter().map(|known| (known.domain.0.to_string(), known.up, known.copies)).collect()
+    }
+
+    #[test]
+    fn a_domain_is_a_rack_where_one_is_declared_else_a_broker() {
+        let (board, _) = board(&[Some(1), Some(2), Some(3), None], 1, 1);
+        board.set_rack(1, "east".to_owned());
+        board.set_rack(2, String::new());
+        let wanted = [("rack east", true), ("broker 2", true), ("broker 3", true), ("", false)];
+        assert_eq!(domains(&board), wanted.map(|(domain, up)| (domain.to_owned(), up, 1)));
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_for_two_domains_only_where_two_replicas_must_have_it() {
+        for (replicas, in_sync, copies) in [(1, 1, 1), (3, 1, 1), (3, 2, 2), (1, 2, 1)] {
+            let (board, _) = board(&[Some(1)], replicas, in_sync);
+            assert_eq!(
+                domains(&board),
+                [("broker 1".to_owned(), true, copies)],
+                "{replicas} replicas, {in_sync} in sync"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_connection_is_about_the_broker_that_the_line_names() {
+        let (board, _) = board(&[Some(1), Some(11)], 1, 1);
+        board.connection_failed("[thrd:host:9092/11]: host:9092/11: Disconnected (after 5ms in state UP)");
+        assert_eq!(board.partitions(&topic()).iter().map(|known| known.up).collect::<Vec<_>>(), [true, false]);
+        board.up(11);
+        assert!(board.partitions(&topic()).iter().all(|known| known.up));
+    }
+
+    #[test]
+    fn absence_counts_from_the_loss_of_the_leader_or_of_its_broker() {
+        let (board, clock) = board(&[Some(1), Some(2)], 1, 1);
+        let first = PartitionId { topic: topic(), number: 0 };
+        assert_eq!(board.absent_since(&first, 1), None);
+        clock.advance(Duration::from_secs(3));
+        board.down(1, "gone");
+        clock.advance(Duration::from_secs(3));
+        board.learned(&topic(), Found::There(placed(&[None, Some(2)], 1), 1));
+        assert_eq!(board.absent_since(&first, 1), Some(Duration::from_secs(3)));
+        assert_eq!(board.route(&first), Route::Absent("the partition has no leader".to_owned()));
+        board.up(1);
+        assert_eq!(board.absent_since(&first, 1), Some(Duration::from_secs(6)));
+        board.learned(&topic(), Found::There(placed(&[Some(1), Some(2)], 1), 1));
+        assert_eq!((board.absent_since(&first, 1), board.troubled()), (None, false));
+        assert_eq!(board.route(&first), Route::Broker(1));
+    }
+}

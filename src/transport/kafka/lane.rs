@@ -18,8 +18,9 @@ use super::{KafkaError, mend};
 use crate::seams::Clock;
 use crate::transport::contract::{Ack, AppendError, Full, PartitionId, Pending, Record};
 
-/// A record that was not acknowledged this long after its leader went absent is given up, to go elsewhere (R15).
-pub(super) const GIVE_UP: Duration = Duration::from_millis(250);
+/// A record that was not acknowledged this long after its leader went absent is given up, to go elsewhere: with the time
+/// between two looks, within the 250 ms of R15.
+pub(super) const GIVE_UP: Duration = Duration::from_millis(200);
 
 type Answer = oneshot::Sender<Result<Ack, AppendError>>;
 

@@ -36,7 +36,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("statistics.interval.ms", "watermarks come with the statistics"),
     ("log.queue", "lost connections are learned from the log"),
     ("log.connection.close", "lost connections are learned from the log"),
-    ("log_level", "lost connections are learned from the log; choose what is shown with SEALCAST_LOG"),
+    ("log_level", "lost connections are learned from the log; `log.filter` chooses what is shown"),
 ];
 const ACKS: &str =
     "an acknowledgement must mean that the partition's leader, and every replica in sync, has the record";
