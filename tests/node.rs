@@ -14,7 +14,7 @@ use sealcast::core::directory::Directory;
 use sealcast::core::id::{
     Epoch, NodeName, ParcelId, PayloadTag, Position, Rejection, SenderName, Suite, Ticket, TransactionId,
 };
-use sealcast::core::receipt::{Counter, Directories, Notice, Verdict};
+use sealcast::core::receipt::{Counter, Directories, Notice, Query, Verdict};
 use sealcast::core::seal::keys::PayloadTagger;
 use sealcast::core::seal::suite::HpkePublic;
 use sealcast::core::seal::transaction::{ExpectedVersion, Payload, Predecessor, PrivateHeader};
@@ -404,6 +404,26 @@ async fn payloads(mut stream: tonic::Streaming<proto::ReadResponse>) -> Vec<Stri
         }
     }
     all.into_iter().map(|payload| String::from_utf8(payload).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_is_told_also_of_what_never_came() {
+    let mut shop = Shop::with_nodes().await;
+    let sent = shop.header(b"sent");
+    shop.send(&sent, b"sent").await;
+    let position = committed(&shop.receipts(&sent, 3).await);
+    let mut never = shop.header(b"never sent");
+    never.deadline = sealcast::core::id::Time(shop.seams.clock.now().0 - 60_000);
+    let topic = Topic::segments(&name("test"), &name("orders"));
+    let tag = shop.directory.destinations[&name("orders")].tag;
+    let asked = [&sent, &never].map(|header| (header.id, header.deadline, None)).to_vec();
+    let query = Query { time: shop.seams.clock.now(), asked }.sign(&shop.sender, tag);
+    let to = shop.transport.partitions(&topic)[0].id.clone();
+    shop.transport.append(to, Record { key: Bytes::new(), value: query.into() }).unwrap().await.unwrap();
+    let verdict = shop.receipts(&never, 3).await;
+    assert!(matches!(verdict, Verdict::Expired { group_time } if group_time > never.deadline), "{verdict:?}");
+    assert_eq!(committed(&shop.receipts(&sent, 3).await), position);
+    shop.shut().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

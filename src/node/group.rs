@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,8 @@ pub struct GroupContext {
     pub alarms: Alarms,
     /// Publishes what this node says.
     pub notices: NoticeSender,
+    /// Where collecting hands on senders' queries.
+    pub queries: mpsc::Sender<Bytes>,
     /// Bounds of gathering.
     pub caps: Caps,
     /// Where staging tells of items that had their fate when they were staged: whoever sent them again is told.

@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
+use super::answer::verdict;
 use super::fetch::{Begun, FetchError, fetch};
 use super::group::GroupContext;
 use super::propose::Desk;
 use super::receipts::Signer;
-use crate::core::decide::{Changes, Decision, Row, Standing, View, standing};
+use crate::core::decide::{Changes, Row, Standing, View, standing};
 use crate::core::directory::Directory;
 use crate::core::gather::ParcelKey;
 use crate::core::id::{Digest, Fate, Position, Rejection, Time};
@@ -267,18 +268,12 @@ impl Holder {
         if row.is_committed() && !snapshot.has_body(&row.digest, row.index)? {
             return Ok(false);
         }
-        let decided = Decided { position: row.position, payload_tag: row.payload_tag, digest: row.digest };
-        let verdict = match row.decision {
-            Decision::Committed => Verdict::Committed(decided),
-            Decision::Rejected(reason) => Verdict::Rejected(decided, reason),
-            Decision::Duplicate(first) => Verdict::Duplicate(decided, first),
-        };
         self.signer.say(Statement {
             sender: row.sender.clone(),
             transaction: row.transaction,
             deadline,
             directory: row.directory,
-            verdict,
+            verdict: verdict(row),
             times: self.times(staged),
         });
         Ok(true)

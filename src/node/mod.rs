@@ -4,12 +4,14 @@
 //! - [`propose`] is the leader's side: reports in, log entries out.
 //! - [`hold`] follows what the log decides: fates become receipts ([`receipts`]), bodies that are missing here are
 //!   fetched ([`fetch`]).
+//! - `answer` tells senders that ask what became of their transactions.
 //! - [`peer`] answers other nodes, [`serve`] answers readers; [`status`] and [`alarms`] say how the node does.
 //! - [`group`] is what all of these share for one destination; [`run`] starts and ends a node.
 //!
 //! Must not make a fate (that is `core::decide`), nor know redb, openraft or Kafka.
 
 pub mod alarms;
+mod answer;
 pub mod collect;
 pub mod fetch;
 pub mod group;

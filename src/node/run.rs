@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::alarms::Alarms;
+use super::answer::{Answerer, QUERIES};
 use super::group::{AllServed, GroupContext, Lag, NoticeSender, Served};
 use super::hold::Holder;
 use super::peer::PeerService;
@@ -392,6 +393,7 @@ impl Starting<'_> {
         let (group_time, group_time_seen) = watch::channel(group_time);
         let (notices, notices_out) = NoticeSender::new();
         let (settled, settlements) = mpsc::unbounded_channel();
+        let (queries, asked) = mpsc::channel(QUERIES);
         let meter = self.meter.destination(name);
         let context = Arc::new(GroupContext {
             node: options.name.clone(),
@@ -409,6 +411,7 @@ impl Starting<'_> {
             alarms: Alarms::kept_in(&store, self.seams.clock.clone(), meter.clone()).map_err(failed)?,
             meter: meter.clone(),
             notices: notices.clone(),
+            queries,
             caps: options.caps,
             settled,
             stop: self.collecting.clone(),
@@ -428,7 +431,7 @@ impl Starting<'_> {
             desk.clone(),
             group.clone(),
             self.dialer.clone(),
-            signer,
+            signer.clone(),
             in_force,
             self.newest.clone(),
             group_time,
@@ -437,11 +440,14 @@ impl Starting<'_> {
         )?;
         let reporter =
             Reporter::new(context.clone(), desk.clone(), group.clone(), self.dialer.clone(), self.newest.subscribe());
+        let answerer = Answerer::new(context.clone(), signer);
         let (tell_replayed, replayed) = watch::channel(false);
         self.publishing.spawn(publisher.run());
         let label = |part: &'static str| (name.clone(), part);
         let (holding, collecting, reporting, leading) =
             (label("holding"), label("collecting"), label("reporting"), label("leading"));
+        let answering = label("answering");
+        self.running.spawn(async move { (answering.0, answering.1, answerer.run(asked).await) });
         self.running.spawn(async move { (holding.0, holding.1, holder.run(applied, settlements).await) });
         let collector = collect::run(context.clone(), ended, tell_staged);
         self.running.spawn(async move { (collecting.0, collecting.1, collector.await) });

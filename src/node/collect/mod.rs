@@ -17,7 +17,7 @@ use super::NodeError;
 use super::group::{GroupContext, Staged};
 use super::stage::{Message, Stage, StageEvent};
 use crate::core::gather::{
-    Action, Address, Caps, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, Recovered, Refused, Skip,
+    Action, Address, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, Recovered, Refused, Skip,
 };
 use crate::core::id::{SenderName, Time};
 use crate::core::receipt::{Missing as MissingNotice, Refusal};
@@ -74,11 +74,12 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         topic: Topic::segments(&context.environment, &context.destination),
         gate: Arc::new(RwLock::new(Gate::new(Arc::clone(&directory), context.tag))),
         group_time: group_time.clone(),
+        queries: context.queries.clone(),
         arrivals,
         stop: context.stop.clone(),
     };
     let mut collector = Collector {
-        reassembler: Reassembler::new(directory, context.tag, Caps::default()),
+        reassembler: Reassembler::new(directory, context.tag, context.caps),
         context,
         source,
         partitions: BTreeMap::new(),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::gather::{Address, Gap, Gate, Identity, Mark, Skip};
 use crate::core::id::Time;
+use crate::core::receipt::is_query;
 use crate::core::split::segment::VerifiedSegment;
 use crate::seams::Seams;
 use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Topic, Transport};
@@ -56,6 +57,8 @@ pub(super) struct Source {
     pub topic: Topic,
     pub gate: Arc<RwLock<Gate>>,
     pub group_time: tokio::sync::watch::Receiver<Time>,
+    /// Senders' queries share the topic.
+    pub queries: mpsc::Sender<Bytes>,
     pub arrivals: mpsc::Sender<Arrival>,
     pub stop: CancellationToken,
 }
@@ -128,6 +131,12 @@ impl Source {
                         if from != next {
                             (next, last) = (from, None);
                             continue;
+                        }
+                    }
+                    for value in batch.records.iter().filter_map(|record| record.value.as_ref()) {
+                        if is_query(value) {
+                            // One that finds no room is asked again.
+                            let _ = self.queries.try_send(value.clone());
                         }
                     }
                     let records = self.check(partition, batch.records).await?;
