@@ -29,8 +29,8 @@ Without --config, client.toml of this folder is used. Exit codes: 3 when the fat
 printed: attach again with `sealcast status TICKET`), 4 when consensus rejected it or it expired.")]
 pub(super) struct Send {
     /// Where to: one destination, or several with commas
-    #[arg(value_name = "DEST[,DEST]", required = true, value_delimiter = ',', num_args = 1)]
-    destinations: Vec<DestinationName>,
+    #[arg(value_name = "DEST[,DEST]", value_parser = destinations)]
+    destinations: Destinations,
 
     /// Files; - or none: standard input as one transaction
     #[arg(value_name = "FILE")]
@@ -105,6 +105,15 @@ impl From<Wait> for Stage {
             Wait::Complete => Self::Complete,
         }
     }
+}
+
+/// One argument that names several.
+#[derive(Debug, Clone)]
+struct Destinations(Vec<DestinationName>);
+
+fn destinations(text: &str) -> Result<Destinations, String> {
+    let names = text.split(',').map(|name| name.parse().map_err(|error| format!("{error}")));
+    names.collect::<Result<_, _>>().map(Destinations)
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -250,7 +259,7 @@ impl Send {
         let mut transaction = self.transaction(payload);
         let handles = loop {
             client.ready(bytes).await;
-            match client.submit_to(&self.destinations, transaction).await {
+            match client.submit_to(&self.destinations.0, transaction).await {
                 Ok(handles) => break handles,
                 Err(refused) if matches!(refused.error, ClientError::WindowFull { .. }) => {
                     transaction = *refused.transaction;
@@ -272,7 +281,7 @@ impl Send {
         let bar = progress::bytes(source, length);
         let transaction = self.transaction(Bytes::new());
         let payload = bar.wrap_async_read(payload);
-        let handles = client.submit_reader_to(&self.destinations, transaction, payload, length).await?;
+        let handles = client.submit_reader_to(&self.destinations.0, transaction, payload, length).await?;
         let bytes = bar.position();
         bar.finish_and_clear();
         let submitted = |handle| Submitted { handle, bytes, source: source.to_owned() };

@@ -2,3 +2,4 @@
 #![allow(dead_code)] // no test program uses all of it
 
 pub mod kafka;
+pub mod world;

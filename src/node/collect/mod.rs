@@ -34,6 +34,9 @@ const OPENING_BYTES: usize = 8 * 1024 * 1024;
 /// How often time alone is asked for work, and offsets are written down.
 const TICK: Duration = Duration::from_millis(500);
 
+/// Ticks without a sight of the topic before that is an alarm: a transport needs a moment to look around.
+const UNSEEN_TICKS: u32 = 10;
+
 /// Ended parcels that the node's other parts tell the collector of.
 pub type Ended = mpsc::Receiver<(ParcelKey, Time)>;
 
@@ -54,6 +57,8 @@ struct Collector {
     staged: mpsc::Sender<Staged>,
     recovered: mpsc::UnboundedSender<Recovered>,
     mutations: Vec<Mutation>,
+    /// Ticks for which the topic was not seen.
+    unseen: u32,
     /// Set once a note could not be kept: offsets then stay where they are until the node starts again.
     frozen: Arc<AtomicBool>,
 }
@@ -87,6 +92,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         staged,
         recovered,
         mutations: Vec::new(),
+        unseen: 0,
         frozen: Arc::new(AtomicBool::new(false)),
     };
     collector.restore()?;
@@ -154,6 +160,10 @@ impl Collector {
     fn start_readers(&mut self) {
         let partitions = self.context.transport.partitions(&self.source.topic);
         if partitions.is_empty() {
+            self.unseen += 1;
+            if self.unseen < UNSEEN_TICKS {
+                return;
+            }
             let text = format!(
                 "the topic {} is not there or its brokers cannot be reached: `sealcast topic init` makes it, `sealcast topic \
                  check` says what is wrong",
@@ -162,6 +172,7 @@ impl Collector {
             self.context.alarms.raise("topic-unreachable", text);
             return;
         }
+        self.unseen = 0;
         self.context.alarms.clear("topic-unreachable");
         for partition in partitions.iter() {
             let number = partition.id.number;

@@ -1,0 +1,189 @@
+//! A whole environment as real processes: `sealcast node run` for each node, `sealcast` commands for the rest.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything that must come may take; not a measure of speed, only the end of patience.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An environment in a folder of its own, its nodes running as processes. They end with it.
+pub struct World {
+    folder: tempfile::TempDir,
+    brokers: String,
+    running: BTreeMap<String, Child>,
+}
+
+/// Ports that are free now. Each is held until all are known, so that they differ.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+impl World {
+    /// Makes an environment with nodes a, b and c, destination orders, sender web and reader app, and its topics.
+    pub fn new(brokers: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = free_ports(6);
+        let name = format!("t{}-{}", std::process::id(), ports[0]);
+        let nodes: Vec<_> =
+            ["a", "b", "c"].iter().zip(&ports).map(|(node, port)| format!("{node}=127.0.0.1:{port}")).collect();
+        let world = Self { folder, brokers: brokers.to_owned(), running: BTreeMap::new() };
+        let init = ["init", &name, "-o", "env", "--kafka", &world.brokers, "--nodes", &nodes.join(",")];
+        let names = ["--destination", "orders", "--sender", "web", "--reader", "app"];
+        world.done(&[init.as_slice(), names.as_slice()].concat());
+        world.done(&["topic", "init", "--config", "env/nodes/a/node.toml"]);
+        world
+    }
+
+    /// The folder of everything, brokers' data apart.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A command of the binary under test in this folder. Health pages get ports of their own.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealcast"));
+        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; gives its stdout.
+    pub fn done(&self, arguments: &[&str]) -> Vec<u8> {
+        let output = self.run(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "sealcast {}: {:?}\n{text}", arguments.join(" "), output.status.code());
+        output.stdout
+    }
+
+    /// Runs a command with `--format json` that must succeed; gives its objects.
+    pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let stdout = self.done(&[arguments, &["--format", "json"]].concat());
+        lines(&stdout)
+    }
+
+    /// Starts a node.
+    pub fn start(&mut self, node: &str) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(node)).unwrap();
+        let config = format!("env/nodes/{node}/node.toml");
+        let mut command = self.command(&["node", "run", "--config", &config]);
+        command.env("SEALCAST__NODE__HTTP", "127.0.0.1:0").stdout(Stdio::null()).stderr(log);
+        self.running.insert(node.to_owned(), command.spawn().unwrap());
+    }
+
+    /// Starts all nodes.
+    pub fn start_all(&mut self) {
+        for node in ["a", "b", "c"] {
+            self.start(node);
+        }
+    }
+
+    /// Kills a node as kill -9 does.
+    pub fn kill(&mut self, node: &str) {
+        let mut child = self.running.remove(node).expect("a running node");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks a node to end (SIGTERM) and waits until it has.
+    pub fn stop(&mut self, node: &str) -> Option<i32> {
+        let mut child = self.running.remove(node).expect("a running node");
+        let signalled = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(signalled.success());
+        child.wait().unwrap().code()
+    }
+
+    fn log(&self, node: &str) -> PathBuf {
+        self.folder.path().join(format!("{node}.log"))
+    }
+
+    /// The end of every node's log, for messages of failed tests.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for node in ["a", "b", "c"] {
+            let log = std::fs::read_to_string(self.log(node)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let end = lines.len().saturating_sub(25);
+            text.push_str(&format!("--- {node}\n{}\n", lines[end..].join("\n")));
+        }
+        text
+    }
+
+    /// Sends a file and waits for this stage; gives what was printed of it.
+    pub fn send(&self, file: &str, wait: &str, more: &[&str]) -> Value {
+        let fixed = ["send", "orders", file, "--config", "env/senders/web/client.toml", "--wait", wait];
+        let output = self.run(&[fixed.as_slice(), &["--timeout", "90s", "--format", "json"], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "send {file}: {:?}\n{said}\n{}", output.status.code(), self.logs());
+        lines(&output.stdout).pop().expect("one object")
+    }
+
+    /// The bytes of a transaction as one node gives them, once it holds everything up to `position`.
+    pub fn get(&self, node: &str, transaction: &str, position: &str) -> Vec<u8> {
+        let config = ["get", transaction, "--config", "env/readers/app/client.toml", "--node", node];
+        self.done(&[config.as_slice(), &["--at-least", position, "--timeout", "60s", "-o", "got"]].concat());
+        std::fs::read(self.folder.path().join("got")).unwrap()
+    }
+
+    /// What the nodes say of themselves, by name; those that do not answer are missing.
+    pub fn status(&self) -> BTreeMap<String, Value> {
+        let output = self.run(&["node", "status", "--config", "env/readers/app/client.toml", "--format", "json"]);
+        let of = |value: Value| (value["node"].as_str().unwrap_or_default().to_owned(), value);
+        lines(&output.stdout).into_iter().map(of).collect()
+    }
+
+    /// Waits until all running nodes hold the same log with equal digests and at least `committed` transactions.
+    pub fn settle(&self, committed: u64) -> BTreeMap<String, Value> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            let equal = |field: &str| {
+                let mut values = status.values().map(|value| &value[field]);
+                values.next().is_some_and(|first| values.all(|value| value == first))
+            };
+            let whole = status.len() == self.running.len()
+                && status.values().all(|value| {
+                    value["transactions"]["committed"].as_u64() >= Some(committed) && value["position"] == value["held"]
+                });
+            // Digests are comparable only at one index.
+            if whole && equal("state_index") && equal("position") {
+                assert!(equal("state_digest"), "digests differ at one index: {status:#?}");
+                return status;
+            }
+            assert!(Instant::now() < end, "the nodes do not come to rest: {status:#?}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for child in self.running.values_mut() {
+            // One that has ended by itself needs no killing.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The JSON objects of an output, one a line.
+pub fn lines(output: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(output).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Bytes that look random and are the same for the same seed.
+pub fn payload(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let stream = sealcast::seams::SeededRandomness::new(seed);
+    sealcast::seams::Randomness::fill(&stream, &mut bytes).unwrap();
+    bytes
+}
