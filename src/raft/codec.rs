@@ -30,11 +30,17 @@ pub struct Header {
     pub from_incarnation: Incarnation,
     /// The incarnation that the group knows the receiver by.
     pub to_incarnation: Incarnation,
+    /// Term and index of the last entry that is durable in the sender's log; the receiver remembers it (R12).
+    pub durable: Option<(u64, u64)>,
 }
 
 impl Header {
     pub fn put(&self, to: &mut Writer) {
         to.u8(VERSION).u64(self.from).put(&self.from_incarnation.0).put(&self.to_incarnation.0);
+        to.flag(self.durable.is_some());
+        if let Some((term, index)) = self.durable {
+            to.u64(term).u64(index);
+        }
     }
 
     pub fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -43,6 +49,10 @@ impl Header {
             from: from.u64("from")?,
             from_incarnation: Incarnation(from.array("from incarnation")?),
             to_incarnation: Incarnation(from.array("to incarnation")?),
+            durable: match from.flag("durable")? {
+                true => Some((from.u64("durable term")?, from.u64("durable index")?)),
+                false => None,
+            },
         })
     }
 }

@@ -423,10 +423,9 @@ impl Group {
             if id != header.from {
                 return Err(not_the_member());
             }
-            let voted = !matches!(message, Message::PreVote(_));
-            if voted {
-                self.0.seen.note(from, header.from_incarnation, term, true, None);
-            }
+            // A pre-vote names a term that its sender has not taken yet.
+            let (term, voted) = if matches!(message, Message::PreVote(_)) { (0, false) } else { (term, true) };
+            self.0.seen.note(from, header.from_incarnation, term, voted, header.durable);
         }
         let stopped = |error: String| HandleError::NotRunning { cause: error };
         let mut to = Writer::default();
@@ -763,6 +762,7 @@ impl Group {
             own_id: inner.raft_id,
             own_incarnation: inner.store.incarnation(),
             seen: inner.seen.clone(),
+            log: log.clone(),
         };
         let raft = Raft::new(inner.raft_id, config, network, log, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
@@ -770,6 +770,7 @@ impl Group {
             return Err(failed("it was started twice".to_owned()));
         }
         tokio::spawn(follow(Arc::downgrade(&self.0), raft.clone(), inner.stop.clone()));
+        tokio::spawn(keep_seen(inner.seen.clone(), inner.seams.clone(), inner.options.heartbeat, inner.stop.clone()));
         let replayed = inner.replayed.clone();
         let stop = inner.stop.clone();
         tokio::spawn(async move {
@@ -818,6 +819,16 @@ async fn follow(inner: std::sync::Weak<Inner>, raft: Openraft, stop: Cancellatio
                     return;
                 }
             }
+        }
+    }
+}
+
+/// Keeps what was seen of the others, a few times a second.
+async fn keep_seen(seen: Arc<SeenPeers>, seams: Seams, pause: Duration, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = seams.clock.sleep(pause) => seen.keep(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the boundary to whatever carries the messages ([`PeerCaller`]). Must not know TLS or gRPC.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use openraft::raft::{
 
 use super::codec::{self, Header};
 use super::founding::ProbeAnswer;
-use super::storage::no_snapshots;
+use super::storage::{LogStore, no_snapshots};
 use super::types::{Member, RaftSnapshot, TypeConfig, Vote};
 use crate::core::id::{DestinationTag, Incarnation, NodeName};
 use crate::core::limits;
@@ -146,11 +146,12 @@ impl HandleError {
 pub(super) struct SeenPeers {
     store: GroupStore,
     rows: Mutex<BTreeMap<NodeName, SeenRow>>,
+    changed: Mutex<BTreeSet<NodeName>>,
 }
 
 impl SeenPeers {
     pub fn new(store: GroupStore) -> Self {
-        Self { store, rows: Mutex::default() }
+        Self { store, rows: Mutex::default(), changed: Mutex::default() }
     }
 
     /// What is remembered of a node.
@@ -178,9 +179,19 @@ impl SeenPeers {
         row.log = row.log.max(log);
         if row != before {
             self.rows.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), row);
-            let seen = Mutation::Seen { node: node.clone(), row };
-            self.store.submit(vec![seen], Box::new(|_| {}));
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone());
         }
+    }
+
+    /// Hands what changed to the store. Called a few times a second rather than for every message: every entry changes it.
+    pub fn keep(&self) {
+        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        if changed.is_empty() {
+            return;
+        }
+        let seen = changed.into_iter().map(|node| Mutation::Seen { row: self.of(&node), node }).collect();
+        // A store that fails says so itself.
+        self.store.submit(seen, Box::new(|_| {}));
     }
 }
 
@@ -192,6 +203,7 @@ pub(super) struct PeerNetwork {
     pub own_id: u64,
     pub own_incarnation: Incarnation,
     pub seen: Arc<SeenPeers>,
+    pub log: LogStore,
 }
 
 impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
@@ -226,8 +238,12 @@ impl PeerConnection {
             let text = format!("member {} has no name", self.target);
             return Err(RPCError::Unreachable(Unreachable::from_string(text)));
         };
-        let header =
-            Header { from: self.network.own_id, from_incarnation: self.network.own_incarnation, to_incarnation };
+        let header = Header {
+            from: self.network.own_id,
+            from_incarnation: self.network.own_incarnation,
+            to_incarnation,
+            durable: self.network.log.durable(),
+        };
         let mut payload = Writer::default();
         header.put(&mut payload);
         put(&mut payload).map_err(field)?;

@@ -49,8 +49,8 @@ fn codec_error(error: crate::core::wire::WireError) -> io::Error {
 struct Tail {
     entries: BTreeMap<u64, LogEntry>,
     bytes: usize,
-    /// Everything up to here is durable.
-    flushed: Option<u64>,
+    /// Term and index of the last durable entry.
+    durable: Option<(u64, u64)>,
 }
 
 impl Tail {
@@ -65,7 +65,7 @@ impl Tail {
     fn shrink(&mut self) {
         while self.bytes > TAIL_BYTES
             && let Some(first) = self.entries.first_entry()
-            && self.flushed.is_some_and(|flushed| *first.key() <= flushed)
+            && self.durable.is_some_and(|(_, durable)| *first.key() <= durable)
         {
             self.bytes -= codec::entry_bytes(&first.remove());
         }
@@ -98,12 +98,21 @@ impl LogStore {
         let vote = vote.map(|bytes| codec::read_vote(&bytes)).transpose().map_err(codec_error)?;
         let committed = snapshot.committed().map_err(store_error)?;
         let committed = committed.map(|bytes| codec::read_option_log_id(&bytes)).transpose().map_err(codec_error)?;
+        let last = snapshot.log_bounds().map_err(store_error)?.entries.map(|entries| *entries.end());
+        let last = last.map_or(Ok(Vec::new()), |last| snapshot.log(last..last + 1, usize::MAX)).map_err(store_error)?;
+        let last = last.first().map(|(_, bytes)| codec::read_entry(bytes)).transpose().map_err(codec_error)?;
+        let durable = last.map(|entry| term_and_index(&entry.log_id()));
         Ok(Self {
             store,
-            tail: Arc::default(),
+            tail: Arc::new(Mutex::new(Tail { durable, ..Tail::default() })),
             vote: Arc::new(Mutex::new(vote)),
             committed: Arc::new(Mutex::new(committed.flatten())),
         })
+    }
+
+    /// Term and index of the last entry that is durable here.
+    pub fn durable(&self) -> Option<(u64, u64)> {
+        lock(&self.tail).durable
     }
 
     fn read(&self, start: u64, end: u64, most_bytes: usize) -> Result<Vec<LogEntry>, io::Error> {
@@ -135,6 +144,10 @@ impl LogStore {
         entries.truncate(fits);
         Ok(entries)
     }
+}
+
+fn term_and_index(id: &LogId) -> (u64, u64) {
+    (id.leader_id.term, id.index)
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -239,7 +252,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map(|entry| codec::write_entry(entry).map(|bytes| (entry.index(), Bytes::from(bytes))))
             .collect::<Result<Vec<_>, _>>()
             .map_err(codec_error)?;
-        let last = entries.last().map(RaftEntry::index);
+        let last = entries.last().map(|entry| term_and_index(&entry.log_id()));
         {
             let mut tail = lock(&self.tail);
             for entry in entries {
@@ -250,7 +263,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let done = move |result: Result<(), StoreError>| {
             if result.is_ok() {
                 let mut tail = lock(&tail);
-                tail.flushed = last.or(tail.flushed);
+                tail.durable = last.or(tail.durable);
                 tail.shrink();
             }
             callback.io_completed(result.map_err(store_error));
@@ -265,7 +278,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.store.write(vec![Mutation::TruncateLog { from }]).await.map_err(store_error)?;
         let mut tail = lock(&self.tail);
         tail.retain(|index| index < from);
-        tail.flushed = tail.flushed.map(|flushed| flushed.min(from.saturating_sub(1)));
+        tail.durable = last.as_ref().map(term_and_index);
         Ok(())
     }
 
