@@ -73,6 +73,11 @@ impl CliError {
         Self { exit, message, closed_output: false }
     }
 
+    /// A message with the exit code that it means.
+    pub fn with(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), closed_output: false }
+    }
+
     /// Wrong usage or configuration.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into(), closed_output: false }

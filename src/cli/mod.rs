@@ -7,6 +7,7 @@
 
 mod completion;
 mod config;
+mod demo;
 mod directory;
 mod exit;
 mod get;
@@ -44,7 +45,8 @@ use crate::seams::Seams;
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unknown (timed out, attach again),
 4 rejected or expired by consensus, 5 unavailable (try again).
 
-Example:
+Examples:
+  sealcast demo
   sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web"
 )]
 struct Cli {
@@ -58,6 +60,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Demo(demo::Demo),
     Init(init::Init),
     Keys(keys::Keys),
     Directory(directory::DirectoryCommand),
@@ -89,6 +92,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let mut context = Context { seams: Seams::real(), output: Output::new(cli.format) };
     let outcome = match cli.command {
+        Command::Demo(command) => command.run(&mut context),
         Command::Init(command) => command.run(&mut context),
         Command::Keys(command) => command.run(&mut context),
         Command::Directory(command) => command.run(&mut context),

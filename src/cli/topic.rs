@@ -15,7 +15,7 @@ use crate::transport::admin::{self, Layout, Made, Mismatch, TopicPlan, TopicStat
 use crate::transport::{AnyTransport, Topic};
 
 /// The outage to be survived, unless said otherwise.
-const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Makes the topics of an environment, or says what is wrong with them
 #[derive(Debug, clap::Args)]
@@ -170,19 +170,29 @@ impl Topics {
 
     fn plans(&self, directory: &Directory) -> Result<Vec<TopicPlan>, CliError> {
         let layout = self.replicated.map_or(Layout::PinnedToEach, |factor| Layout::Replicated { factor });
-        let plan = |topic, life: Duration| TopicPlan { topic, layout, retention: life + self.outage.0 };
         if let Some(unknown) = self.destinations.iter().find(|name| !directory.destinations.contains_key(*name)) {
             return Err(CliError::usage(format!("destination {unknown} is not in the directory")));
         }
         let wanted = |name: &DestinationName| self.destinations.is_empty() || self.destinations.contains(name);
-        let entries = directory.destinations.values();
-        let segments = entries
-            .clone()
-            .filter(|entry| wanted(&entry.name))
-            .map(|entry| plan(Topic::segments(&directory.name, &entry.name), entry.max_life));
-        let longest = entries.clone().map(|entry| entry.max_life).max().unwrap_or_default();
-        Ok(segments.chain([plan(Topic::notices(&directory.name), longest)]).collect())
+        Ok(plans(directory, layout, self.outage.0, wanted))
     }
+}
+
+/// The topics of the wanted destinations, and the notices.
+pub(super) fn plans(
+    directory: &Directory,
+    layout: Layout,
+    outage: Duration,
+    wanted: impl Fn(&DestinationName) -> bool,
+) -> Vec<TopicPlan> {
+    let plan = |topic, life: Duration| TopicPlan { topic, layout, retention: life + outage };
+    let entries = directory.destinations.values();
+    let segments = entries
+        .clone()
+        .filter(|entry| wanted(&entry.name))
+        .map(|entry| plan(Topic::segments(&directory.name, &entry.name), entry.max_life));
+    let longest = entries.clone().map(|entry| entry.max_life).max().unwrap_or_default();
+    segments.chain([plan(Topic::notices(&directory.name), longest)]).collect()
 }
 
 async fn init(transport: &AnyTransport, plans: &[TopicPlan], context: &mut Context) -> Result<Exit, CliError> {

@@ -26,6 +26,11 @@ impl RecoverJob {
         self.parcel
     }
 
+    /// Whether a data shard is missing, so that parity stands in for it.
+    pub fn needs_parity(&self) -> bool {
+        self.segments.iter().any(|segment| usize::from(segment.index()) >= segment.header().core.profile.k())
+    }
+
     /// Rebuilds all n shards, recomputes the root and checks the padding (R2).
     pub fn run(self) -> Recovered {
         let Self { parcel, stripe, digest, segments } = self;

@@ -292,6 +292,9 @@ impl Collector {
         for action in actions {
             match action {
                 Action::Recover(job) => {
+                    if job.needs_parity() {
+                        self.context.meter.count(names::GATHER_STRIPES_RECOVERED, 1);
+                    }
                     let (work, done) = (Arc::clone(&self.context.seams.work), self.recovered.clone());
                     work.start(Box::new(move || {
                         // The collector may have stopped meanwhile: then nobody needs the result.
