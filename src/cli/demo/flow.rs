@@ -152,13 +152,13 @@ impl Run<'_> {
         say.stage(format!("sending {}: {} bytes", self.what(), all));
         let bar = say.bytes("submitting", all);
         let mut submitted = watched(cluster, self.submit(&client, destination, first, &bar)).await?;
-        let restarted = self.leader(cluster, destination).await?;
         let handles: Vec<_> = submitted.iter().map(|submitted| submitted.handle.clone()).collect();
         let unseen = ProgressBar::hidden();
-        let accepted = self.reach(&handles, patience, &unseen, async |handle| handle.accepted().await);
-        watched(cluster, accepted).await?;
+        let committed = self.reach(&handles, patience, &unseen, async |handle| handle.committed().await.map(drop));
+        watched(cluster, committed).await?;
+        let restarted = self.leader(cluster, destination).await?;
         bar.suspend(|| {
-            say.stage(format!("accepted: {} transactions; stopping node {restarted}, which leads", first.len()))
+            say.stage(format!("committed: the first {}; stopping node {restarted}, which leads", first.len()))
         });
         cluster.stop_node(&restarted).await;
         let rest = async {
