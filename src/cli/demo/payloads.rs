@@ -151,7 +151,7 @@ fn tracked() -> Vec<Payload> {
         use std::os::unix::ffi::OsStrExt;
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(name));
         let metadata = std::fs::symlink_metadata(&path).ok()?;
-        metadata.is_file().then(|| Payload { path, bytes: metadata.len() })
+        metadata.is_file().then_some(Payload { path, bytes: metadata.len() })
     });
     files.collect()
 }

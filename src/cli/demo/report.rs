@@ -13,6 +13,9 @@ use crate::client::StageTimes;
 use crate::core::id::{NodeName, Position};
 use crate::transport::adversary::Deeds;
 
+/// When a transaction reached a certain stage.
+type Reached = fn(&StageTimes) -> Option<Duration>;
+
 /// How long a stage took, over all transactions.
 #[derive(Debug, Serialize)]
 pub(super) struct StageRow {
@@ -27,12 +30,12 @@ pub(super) struct StageRow {
 impl StageRow {
     /// The rows of all stages. A transaction that skipped a stage (committed before it was seen accepted) is not in it.
     pub(super) fn of(times: &[StageTimes]) -> Vec<Self> {
-        let stages: [(&'static str, fn(&StageTimes) -> Option<Duration>); 3] = [
+        let stages: [(&'static str, Reached); 3] = [
             ("accepted", |times| times.accepted),
             ("committed", |times| times.committed),
             ("complete", |times| times.complete),
         ];
-        let row = |(stage, of): (&'static str, fn(&StageTimes) -> Option<Duration>)| {
+        let row = |(stage, of): (&'static str, Reached)| {
             // Microseconds up to an hour, to three digits: bounds that are always right.
             let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).ok()?;
             for took in times.iter().filter_map(of) {
