@@ -28,6 +28,9 @@ const BUNDLE_BYTES: usize = 1024 * 1024;
 /// Most submissions of a round.
 const ROUND: usize = 2048;
 
+/// A round is closed when its payloads reach this many bytes: what is sealed at once is held in memory, several times over.
+const ROUND_BYTES: usize = 8 * 1024 * 1024;
+
 /// A transaction that was checked and is on its way into a parcel.
 #[derive(Debug)]
 pub struct Prepared {
@@ -204,7 +207,13 @@ impl Bundler {
         let (mut left, mut again) = (Vec::new(), false);
         let mut blocked = held.clone();
         let mut last: BTreeMap<Key, Ticket> = BTreeMap::new();
+        let mut bytes = 0;
         for submission in waiting {
+            if bytes >= ROUND_BYTES {
+                left.push(submission);
+                again = true;
+                continue;
+            }
             let keys = submission.keys();
             if keys.iter().any(|key| blocked.contains(key)) {
                 blocked.extend(keys);
@@ -213,6 +222,7 @@ impl Bundler {
             }
             match submission {
                 Submission::Small { prepared, place, answer } => {
+                    bytes += prepared.transaction.payload.len();
                     self.bundle(Entry { prepared: *prepared, place, answer }, &mut last, &mut bundles);
                 }
                 // What this round holds of the same key must be durable first.

@@ -9,11 +9,13 @@
 //! ```
 
 mod asking;
+mod background;
 mod bundle;
 mod counting;
 mod error;
 mod handle;
 mod notices;
+mod options;
 mod publishing;
 pub mod reader;
 mod renewal;
@@ -26,5 +28,6 @@ mod window;
 
 pub use error::{ClientError, SubmitError};
 pub use handle::{Handle, Receipt, Stage, StageTimes, WaitError, Waited};
-pub use service::{Client, Options};
+pub use options::Options;
+pub use service::Client;
 pub use transaction::Transaction;

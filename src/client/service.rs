@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::asking::Asking;
+use super::background::{append_query, publisher_of, record, sweep};
 use super::bundle::{Bundler, Held, Prepared, Submission};
 use super::counting::{Counting, Directories};
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
 use super::notices::{Follower, From as FollowFrom, Positions};
+use super::options::Options;
 use super::publishing::{Parts, Publishing};
 use super::renewal::Renewal;
 use super::sealing::{Identity, Sealer};
@@ -23,16 +25,15 @@ use super::stream::Streaming;
 use super::tracker::Tracker;
 use super::transaction::{Deadline, Transaction};
 use super::window::{Window, WindowPlace};
-use crate::config::{ClientConfig, Sources, WindowSection};
+use crate::config::{ClientConfig, Sources};
 use crate::core::directory::{Directory, Validity};
 use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time, TransactionId};
 use crate::core::limits;
-use crate::core::sign::{PublicKey, SecretKey};
-use crate::seams::{BoxFuture, Clock, Seams};
-use crate::store::outbox::{Outbox, OutboxOptions};
+use crate::seams::{BoxFuture, Seams};
+use crate::store::outbox::Outbox;
 use crate::telemetry::Meter;
-use crate::transport::publisher::{Layout, Publisher};
-use crate::transport::{AnyTransport, Record, Topic, Transport};
+use crate::transport::publisher::Layout;
+use crate::transport::{AnyTransport, Topic, Transport};
 
 /// A payload longer than this is sealed stripe by stripe rather than in one piece.
 const LARGE: usize = 2 * 1024 * 1024;
@@ -45,71 +46,6 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The deadline of a transaction that names none, where its destinations allow it.
 const DEFAULT_LIFE: Duration = Duration::from_secs(24 * 3600);
-
-/// How long changes gather before the outbox remembers them; what a crash forgets of them is found again in the notices.
-const RECORD_EVERY: Duration = Duration::from_millis(20);
-
-/// What a client is made of, when it does not come from a configuration file.
-#[derive(Clone)]
-pub struct Options {
-    /// The sender's signing key; the directory knows its name.
-    pub key: SecretKey,
-    /// The operator, whose signature makes a directory.
-    pub operator: PublicKey,
-    /// The directory to begin with. Newer ones are taken from notices and from the outbox.
-    pub directory: Arc<Directory>,
-    /// Directories of a lower version are refused.
-    pub minimum_version: u64,
-    /// The suite to seal with.
-    pub suite: Suite,
-    /// Where the outbox is and how much it holds.
-    pub outbox: OutboxOptions,
-    /// Most undecided transactions.
-    pub window_transactions: usize,
-    /// Most undecided payload bytes.
-    pub window_bytes: u64,
-    /// Most bytes of segments in memory, per destination, that the brokers have not accepted.
-    pub publish_bytes: usize,
-    /// The machine.
-    pub seams: Seams,
-}
-
-impl Options {
-    /// With suite 2 (X-Wing), an outbox in memory (not durable), the default window and the real machine.
-    pub fn new(key: SecretKey, operator: PublicKey, directory: Arc<Directory>) -> Self {
-        let window = WindowSection::default();
-        Self {
-            key,
-            operator,
-            directory,
-            minimum_version: 1,
-            suite: Suite::XWing,
-            outbox: OutboxOptions { folder: None, bytes: 4 << 30 },
-            window_transactions: window.transactions,
-            window_bytes: window.bytes,
-            publish_bytes: 16 << 20,
-            seams: Seams::real(),
-        }
-    }
-
-    /// Those of a configuration. Errors: [`ClientError::Config`], [`ClientError::Setting`] when it names no sender.
-    pub fn from_config(config: &ClientConfig, seams: Seams) -> Result<Self, ClientError> {
-        let needed = |setting| ClientError::Setting { setting, problem: "a sender needs it".to_owned() };
-        let directory = config.environment.load_directory()?;
-        let (_, key) = config.sender(&directory)?.ok_or_else(|| needed("[sender]"))?;
-        let outbox = config.outbox.as_ref().ok_or_else(|| needed("[outbox]"))?;
-        let suite = config.sender.as_ref().map_or(Suite::XWing, |sender| sender.suite);
-        Ok(Self {
-            minimum_version: config.environment.minimum_version,
-            suite,
-            outbox: OutboxOptions { folder: outbox.path.clone(), bytes: outbox.bytes },
-            window_transactions: config.window.transactions,
-            window_bytes: config.window.bytes,
-            seams,
-            ..Self::new(key.signing().clone(), config.environment.operator_key()?, Arc::new(directory))
-        })
-    }
-}
 
 type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -239,14 +175,19 @@ impl Client {
         let from = FollowFrom { offsets: tracker.notices_from(), time: tracker.earliest() };
         tasks.spawn(follower.clone().run(from));
         tasks.spawn(record(tracker.clone(), seams.clone(), closing.clone()));
+        let layout_of =
+            move |name: &DestinationName| Layout::of(&transport.partitions(&Topic::segments(&environment, name)));
+        // Asking once makes a transport learn of a topic; most have by the time the notices are reached.
+        let destinations = directory.senders.get(&sender).map(|entry| entry.destinations.clone()).unwrap_or_default();
+        let known = || destinations.iter().filter(|name| layout_of(name).is_some()).count();
+        known();
         if !left_over {
             follower.reached(CONNECT_PATIENCE).await;
         }
-
-        let layout_of = {
-            let environment = environment.clone();
-            move |name: &DestinationName| Layout::of(&transport.partitions(&Topic::segments(&environment, name)))
-        };
+        let began = clock.monotonic();
+        while known() < destinations.len() && clock.monotonic().saturating_sub(began) < CONNECT_PATIENCE {
+            clock.sleep(Duration::from_millis(10)).await;
+        }
         let sealer = Arc::new(Sealer::new(
             Identity { key: options.key.clone(), suite: options.suite },
             directories.clone(),
@@ -521,56 +462,4 @@ fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<H
     let place = |handle: &Handle| destinations.iter().position(|name| *name == handle.ticket().destination);
     handles.sort_by_key(place);
     handles
-}
-
-/// How a destination's publisher is started.
-fn publisher_of<T: Transport>(
-    transport: Arc<T>,
-    environment: crate::core::id::EnvironmentName,
-    options: &Options,
-    meter: Meter,
-) -> super::publishing::StartPublisher {
-    let (clock, bytes) = (options.seams.clock.clone(), options.publish_bytes);
-    Box::new(move |name| {
-        let topic = Topic::segments(&environment, name);
-        Publisher::start(transport.clone(), topic, clock.clone(), &meter.destination(name), bytes)
-    })
-}
-
-/// Hands a query to two partitions that are up. Nobody waits for it: what is not answered is asked again.
-fn append_query<T: Transport>(transport: &T, topic: &Topic, query: Vec<u8>) {
-    let value = bytes::Bytes::from(query);
-    for partition in transport.partitions(topic).iter().filter(|partition| partition.up).take(2) {
-        let record = Record { key: bytes::Bytes::new(), value: value.clone() };
-        drop(transport.append(partition.id.clone(), record));
-    }
-}
-
-/// Forgets, now and then, what nobody waits for.
-async fn sweep(counting: Arc<Counting>, clock: Arc<dyn Clock>, closing: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = clock.sleep(Duration::from_secs(30)) => counting.sweep(),
-            () = closing.cancelled() => return,
-        }
-    }
-}
-
-/// Keeps the outbox up to date with what became known.
-async fn record(tracker: Arc<Tracker>, seams: Seams, closing: CancellationToken) {
-    loop {
-        let ending = tokio::select! {
-            () = tracker.changed() => false,
-            () = closing.cancelled() => true,
-        };
-        if !ending {
-            seams.clock.sleep(RECORD_EVERY).await;
-        }
-        if let Err(error) = tracker.record().await {
-            tracing::error!(%error, "the outbox does not remember what became known; it is found again in the notices");
-        }
-        if ending {
-            return;
-        }
-    }
 }

@@ -2,19 +2,21 @@
 //! follows whom. It moves on events (a stripe accepted, a fate verified), tells handles at once, and gathers what the outbox
 //! must remember. Must not talk to brokers or verify anything.
 
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use state::{State, Tracked, TrackedParcel};
+
 use super::handle::{Handle, Progress, Receipt};
 use super::window::{Window, WindowPlace};
 use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
 use crate::seams::Clock;
-use crate::store::outbox::{
-    Change, Contents, LastTicket, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow,
-};
+use crate::store::outbox::{Contents, LastTicket, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow};
 use crate::telemetry::{Meter, names};
 use crate::transport::publisher::StripeId;
 
@@ -23,36 +25,6 @@ const WAIT_FOR_COMPLETE: Duration = Duration::from_secs(600);
 
 /// Publishing of this parcel at this destination is over: all its transactions have a fate there.
 pub type Finished = (ParcelId, DestinationName);
-
-struct Tracked {
-    row: TransactionRow,
-    /// When it was submitted, in monotonic time; `None` when a former run did.
-    started: Option<Duration>,
-    ways: BTreeMap<DestinationName, watch::Sender<Progress>>,
-    /// Given back with the fate.
-    _place: Option<WindowPlace>,
-}
-
-#[derive(Default)]
-struct TrackedParcel {
-    /// `None` while it is being sealed.
-    row: Option<ParcelRow>,
-    transactions: Vec<TransactionId>,
-    accepted: BTreeMap<DestinationName, BTreeSet<u32>>,
-}
-
-#[derive(Default)]
-struct State {
-    transactions: BTreeMap<TransactionId, Tracked>,
-    parcels: BTreeMap<ParcelId, TrackedParcel>,
-    /// `None`: looked up, and there is none.
-    last: BTreeMap<(DestinationName, Vec<u8>), Option<LastTicket>>,
-    /// Tickets of other processes that somebody here waits for.
-    others: BTreeMap<Ticket, watch::Sender<Progress>>,
-    withheld: BTreeMap<DestinationName, Arc<[Arc<str>]>>,
-    changed_rows: BTreeMap<TransactionId, TransactionRow>,
-    change: Change,
-}
 
 /// The tracker.
 pub struct Tracker {
@@ -522,84 +494,5 @@ fn receipt_stage(outcome: Outcome) -> &'static str {
         Outcome::Rejected(_) => "rejected",
         Outcome::Expired => "expired",
         _ => "committed",
-    }
-}
-
-impl State {
-    fn undecided_at(&self, parcel: ParcelId, destinations: &[DestinationName]) -> Vec<DestinationName> {
-        let Some(parcel) = self.parcels.get(&parcel) else { return Vec::new() };
-        let undecided = |destination: &&DestinationName| {
-            parcel.transactions.iter().filter_map(|id| self.transactions.get(id)).any(|tracked| {
-                tracked.row.outcomes.iter().any(|at| at.destination == **destination && !at.outcome.decided())
-            })
-        };
-        destinations.iter().filter(undecided).cloned().collect()
-    }
-
-    /// The next transaction of its key need not name it any more, or only one that waits for *complete*.
-    fn follow_on(&mut self, row: &TransactionRow, ticket: &Ticket, outcome: Outcome) {
-        let Some(key) = &row.ordering_key else { return };
-        let committed = matches!(outcome, Outcome::Committed(_));
-        let mine = LastTicket { ordering_key: key.clone(), ticket: ticket.clone(), committed };
-        let place = (ticket.destination.clone(), key.clone());
-        let is_last = self
-            .last
-            .get(&place)
-            .is_none_or(|last| last.as_ref().is_some_and(|last| last.ticket.transaction == ticket.transaction));
-        if !is_last {
-            return;
-        }
-        if committed {
-            // Written only where it is known to be the last; else the row in the outbox stays as it is.
-            if let Some(last) = self.last.get_mut(&place) {
-                *last = Some(mine.clone());
-                self.change.last.push(mine);
-            }
-        } else {
-            self.last.remove(&place);
-            self.change.forget_last.push(mine);
-        }
-    }
-
-    /// Whether a parcel needs no publishing at this destination any more; its bytes go when that is so everywhere.
-    fn finish(&mut self, row: &TransactionRow, destination: &DestinationName) -> Vec<Finished> {
-        if !self.undecided_at(row.parcel, std::slice::from_ref(destination)).is_empty() {
-            return Vec::new();
-        }
-        let Some(parcel) = self.parcels.get(&row.parcel) else { return Vec::new() };
-        let destinations = parcel.row.as_ref().map(|row| row.destinations.clone()).unwrap_or_default();
-        if self.undecided_at(row.parcel, &destinations).is_empty()
-            && let Some(parcel) = self.parcels.remove(&row.parcel)
-        {
-            self.change.forget_parcels.push(row.parcel);
-            let done = |id: &TransactionId| self.transactions.get(id).is_some_and(|tracked| tracked.row.done());
-            let done: Vec<TransactionId> = parcel.transactions.into_iter().filter(done).collect();
-            done.into_iter().for_each(|id| self.forget(id));
-        }
-        vec![(row.parcel, destination.clone())]
-    }
-
-    /// Whether its parcel is still held: with it goes whatever sealing anew would need.
-    fn travels(&self, id: TransactionId) -> bool {
-        self.transactions.get(&id).is_some_and(|tracked| self.parcels.contains_key(&tracked.row.parcel))
-    }
-
-    /// Remembers a changed row, unless nothing more can become of it and nothing needs it.
-    fn settle(&mut self, row: TransactionRow) {
-        if row.done() && !self.travels(row.id) {
-            self.forget(row.id);
-        } else {
-            self.change_row(row);
-        }
-    }
-
-    fn change_row(&mut self, row: TransactionRow) {
-        self.changed_rows.insert(row.id, row);
-    }
-
-    fn forget(&mut self, id: TransactionId) {
-        self.transactions.remove(&id);
-        self.changed_rows.remove(&id);
-        self.change.forget_transactions.push(id);
     }
 }

@@ -1,0 +1,70 @@
+//! What runs beside a client and belongs to no other part: keeping the outbox up to date, forgetting, handing queries over.
+//! Must not decide anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::counting::Counting;
+use super::options::Options;
+use super::tracker::Tracker;
+use crate::seams::{Clock, Seams};
+use crate::telemetry::Meter;
+use crate::transport::publisher::Publisher;
+use crate::transport::{Record, Topic, Transport};
+
+/// How long changes gather before the outbox remembers them; what a crash forgets of them is found again in the notices.
+const RECORD_EVERY: Duration = Duration::from_millis(20);
+
+/// How a destination's publisher is started.
+pub fn publisher_of<T: Transport>(
+    transport: Arc<T>,
+    environment: crate::core::id::EnvironmentName,
+    options: &Options,
+    meter: Meter,
+) -> super::publishing::StartPublisher {
+    let (clock, bytes) = (options.seams.clock.clone(), options.publish_bytes);
+    Box::new(move |name| {
+        let topic = Topic::segments(&environment, name);
+        Publisher::start(transport.clone(), topic, clock.clone(), &meter.destination(name), bytes)
+    })
+}
+
+/// Hands a query to two partitions that are up. Nobody waits for it: what is not answered is asked again.
+pub fn append_query<T: Transport>(transport: &T, topic: &Topic, query: Vec<u8>) {
+    let value = bytes::Bytes::from(query);
+    for partition in transport.partitions(topic).iter().filter(|partition| partition.up).take(2) {
+        let record = Record { key: bytes::Bytes::new(), value: value.clone() };
+        drop(transport.append(partition.id.clone(), record));
+    }
+}
+
+/// Forgets, now and then, what nobody waits for.
+pub async fn sweep(counting: Arc<Counting>, clock: Arc<dyn Clock>, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = clock.sleep(Duration::from_secs(30)) => counting.sweep(),
+            () = closing.cancelled() => return,
+        }
+    }
+}
+
+/// Keeps the outbox up to date with what became known.
+pub async fn record(tracker: Arc<Tracker>, seams: Seams, closing: CancellationToken) {
+    loop {
+        let ending = tokio::select! {
+            () = tracker.changed() => false,
+            () = closing.cancelled() => true,
+        };
+        if !ending {
+            seams.clock.sleep(RECORD_EVERY).await;
+        }
+        if let Err(error) = tracker.record().await {
+            tracing::error!(%error, "the outbox does not remember what became known; it is found again in the notices");
+        }
+        if ending {
+            return;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What a client is made of: from a configuration file, or put together by hand. Must not start anything.
+
+use std::sync::Arc;
+
+use super::error::ClientError;
+use crate::config::{ClientConfig, WindowSection};
+use crate::core::directory::Directory;
+use crate::core::id::Suite;
+use crate::core::sign::{PublicKey, SecretKey};
+use crate::seams::Seams;
+use crate::store::outbox::OutboxOptions;
+
+/// What a client is made of, when it does not come from a configuration file.
+#[derive(Clone)]
+pub struct Options {
+    /// The sender's signing key; the directory knows its name.
+    pub key: SecretKey,
+    /// The operator, whose signature makes a directory.
+    pub operator: PublicKey,
+    /// The directory to begin with. Newer ones are taken from notices and from the outbox.
+    pub directory: Arc<Directory>,
+    /// Directories of a lower version are refused.
+    pub minimum_version: u64,
+    /// The suite to seal with.
+    pub suite: Suite,
+    /// Where the outbox is and how much it holds.
+    pub outbox: OutboxOptions,
+    /// Most undecided transactions.
+    pub window_transactions: usize,
+    /// Most undecided payload bytes.
+    pub window_bytes: u64,
+    /// Most bytes of segments in memory, per destination, that the brokers have not accepted.
+    pub publish_bytes: usize,
+    /// The machine.
+    pub seams: Seams,
+}
+
+impl Options {
+    /// With suite 2 (X-Wing), an outbox in memory (not durable), the default window and the real machine.
+    pub fn new(key: SecretKey, operator: PublicKey, directory: Arc<Directory>) -> Self {
+        let window = WindowSection::default();
+        Self {
+            key,
+            operator,
+            directory,
+            minimum_version: 1,
+            suite: Suite::XWing,
+            outbox: OutboxOptions { folder: None, bytes: 4 << 30 },
+            window_transactions: window.transactions,
+            window_bytes: window.bytes,
+            publish_bytes: 16 << 20,
+            seams: Seams::real(),
+        }
+    }
+
+    /// Those of a configuration. Errors: [`ClientError::Config`], [`ClientError::Setting`] when it names no sender.
+    pub fn from_config(config: &ClientConfig, seams: Seams) -> Result<Self, ClientError> {
+        let needed = |setting| ClientError::Setting { setting, problem: "a sender needs it".to_owned() };
+        let directory = config.environment.load_directory()?;
+        let (_, key) = config.sender(&directory)?.ok_or_else(|| needed("[sender]"))?;
+        let outbox = config.outbox.as_ref().ok_or_else(|| needed("[outbox]"))?;
+        let suite = config.sender.as_ref().map_or(Suite::XWing, |sender| sender.suite);
+        Ok(Self {
+            minimum_version: config.environment.minimum_version,
+            suite,
+            outbox: OutboxOptions { folder: outbox.path.clone(), bytes: outbox.bytes },
+            window_transactions: config.window.transactions,
+            window_bytes: config.window.bytes,
+            seams,
+            ..Self::new(key.signing().clone(), config.environment.operator_key()?, Arc::new(directory))
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! What is tracked, and how its parts depend on each other. Must not tell handles or count time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::super::handle::Progress;
+use super::super::window::WindowPlace;
+use super::Finished;
+use crate::core::id::{DestinationName, ParcelId, Ticket, TransactionId};
+use crate::store::outbox::{Change, LastTicket, Outcome, ParcelRow, TransactionRow};
+
+pub(super) struct Tracked {
+    pub(super) row: TransactionRow,
+    /// When it was submitted, in monotonic time; `None` when a former run did.
+    pub(super) started: Option<Duration>,
+    pub(super) ways: BTreeMap<DestinationName, watch::Sender<Progress>>,
+    /// Given back with the fate.
+    pub(super) _place: Option<WindowPlace>,
+}
+
+#[derive(Default)]
+pub(super) struct TrackedParcel {
+    /// `None` while it is being sealed.
+    pub(super) row: Option<ParcelRow>,
+    pub(super) transactions: Vec<TransactionId>,
+    pub(super) accepted: BTreeMap<DestinationName, BTreeSet<u32>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) transactions: BTreeMap<TransactionId, Tracked>,
+    pub(super) parcels: BTreeMap<ParcelId, TrackedParcel>,
+    /// `None`: looked up, and there is none.
+    pub(super) last: BTreeMap<(DestinationName, Vec<u8>), Option<LastTicket>>,
+    /// Tickets of other processes that somebody here waits for.
+    pub(super) others: BTreeMap<Ticket, watch::Sender<Progress>>,
+    pub(super) withheld: BTreeMap<DestinationName, Arc<[Arc<str>]>>,
+    pub(super) changed_rows: BTreeMap<TransactionId, TransactionRow>,
+    pub(super) change: Change,
+}
+
+impl State {
+    pub(super) fn undecided_at(&self, parcel: ParcelId, destinations: &[DestinationName]) -> Vec<DestinationName> {
+        let Some(parcel) = self.parcels.get(&parcel) else { return Vec::new() };
+        let undecided = |destination: &&DestinationName| {
+            parcel.transactions.iter().filter_map(|id| self.transactions.get(id)).any(|tracked| {
+                tracked.row.outcomes.iter().any(|at| at.destination == **destination && !at.outcome.decided())
+            })
+        };
+        destinations.iter().filter(undecided).cloned().collect()
+    }
+
+    /// The next transaction of its key need not name it any more, or only one that waits for *complete*.
+    pub(super) fn follow_on(&mut self, row: &TransactionRow, ticket: &Ticket, outcome: Outcome) {
+        let Some(key) = &row.ordering_key else { return };
+        let committed = matches!(outcome, Outcome::Committed(_));
+        let mine = LastTicket { ordering_key: key.clone(), ticket: ticket.clone(), committed };
+        let place = (ticket.destination.clone(), key.clone());
+        let is_last = self
+            .last
+            .get(&place)
+            .is_none_or(|last| last.as_ref().is_some_and(|last| last.ticket.transaction == ticket.transaction));
+        if !is_last {
+            return;
+        }
+        if committed {
+            // Written only where it is known to be the last; else the row in the outbox stays as it is.
+            if let Some(last) = self.last.get_mut(&place) {
+                *last = Some(mine.clone());
+                self.change.last.push(mine);
+            }
+        } else {
+            self.last.remove(&place);
+            self.change.forget_last.push(mine);
+        }
+    }
+
+    /// Whether a parcel needs no publishing at this destination any more; its bytes go when that is so everywhere.
+    pub(super) fn finish(&mut self, row: &TransactionRow, destination: &DestinationName) -> Vec<Finished> {
+        if !self.undecided_at(row.parcel, std::slice::from_ref(destination)).is_empty() {
+            return Vec::new();
+        }
+        let Some(parcel) = self.parcels.get(&row.parcel) else { return Vec::new() };
+        let destinations = parcel.row.as_ref().map(|row| row.destinations.clone()).unwrap_or_default();
+        if self.undecided_at(row.parcel, &destinations).is_empty()
+            && let Some(parcel) = self.parcels.remove(&row.parcel)
+        {
+            self.change.forget_parcels.push(row.parcel);
+            let done = |id: &TransactionId| self.transactions.get(id).is_some_and(|tracked| tracked.row.done());
+            let done: Vec<TransactionId> = parcel.transactions.into_iter().filter(done).collect();
+            done.into_iter().for_each(|id| self.forget(id));
+        }
+        vec![(row.parcel, destination.clone())]
+    }
+
+    /// Whether its parcel is still held: with it goes whatever sealing anew would need.
+    pub(super) fn travels(&self, id: TransactionId) -> bool {
+        self.transactions.get(&id).is_some_and(|tracked| self.parcels.contains_key(&tracked.row.parcel))
+    }
+
+    /// Remembers a changed row, unless nothing more can become of it and nothing needs it.
+    pub(super) fn settle(&mut self, row: TransactionRow) {
+        if row.done() && !self.travels(row.id) {
+            self.forget(row.id);
+        } else {
+            self.change_row(row);
+        }
+    }
+
+    pub(super) fn change_row(&mut self, row: TransactionRow) {
+        self.changed_rows.insert(row.id, row);
+    }
+
+    pub(super) fn forget(&mut self, id: TransactionId) {
+        self.transactions.remove(&id);
+        self.changed_rows.remove(&id);
+        self.change.forget_transactions.push(id);
+    }
+}
