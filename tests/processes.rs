@@ -9,6 +9,12 @@ use std::process::Stdio;
 use common::kafka::{Cluster, shared};
 use common::world::{World, lines, payload};
 
+/// One at a time: each has up to six processes of its own, and machines with two cores should not run four such worlds.
+fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn write(world: &World, name: &str, bytes: &[u8]) {
     std::fs::write(world.path().join(name), bytes).unwrap();
 }
@@ -36,6 +42,7 @@ fn find(folder: &std::path::Path, needle: &[u8]) -> Option<std::path::PathBuf> {
 
 #[test]
 fn files_of_any_size_arrive_equal_on_every_node_in_both_suites() {
+    let _turn = turn();
     let mut cluster_of_its_own = None;
     let brokers = match std::env::var("SEALCAST_TEST_KAFKA") {
         Ok(_) => shared(),
@@ -83,6 +90,7 @@ fn files_of_any_size_arrive_equal_on_every_node_in_both_suites() {
 
 #[test]
 fn a_broker_killed_in_the_stream_holds_nothing_up() {
+    let _turn = turn();
     let mut cluster = Cluster::start();
     let mut world = World::new(&cluster.brokers());
     world.start_all();
@@ -109,6 +117,7 @@ fn a_broker_killed_in_the_stream_holds_nothing_up() {
 
 #[test]
 fn a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
+    let _turn = turn();
     let mut world = World::new(&shared());
     world.start_all();
     write(&world, "first", b"0\n");
@@ -149,6 +158,7 @@ fn a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
 
 #[test]
 fn a_killed_clients_outbox_finishes_the_job_once() {
+    let _turn = turn();
     let mut world = World::new(&shared());
     // No node runs: nothing can be committed before the client dies.
     write(&world, "payload", &payload(9, 200_000));
