@@ -1,5 +1,5 @@
 //! Admission: how much memory each sender and all together hold half-gathered, by bytes received, never by bytes claimed
-//! (R16). Numbers only: what to drop is the reassembler's business.
+//! (R16), and whose turn it is when it does not suffice for all. Numbers only: what to drop is the reassembler's business.
 
 use std::collections::BTreeMap;
 
@@ -34,11 +34,17 @@ pub(super) struct Admission {
     caps: Caps,
     total: usize,
     held_by_sender: BTreeMap<VerifyingKeyBytes, usize>,
+    /// When a sender's turn ended, as a count of turns. One that had none comes first. Grows with the directory's senders.
+    ended_turns: BTreeMap<VerifyingKeyBytes, u64>,
+    ended: u64,
 }
+
+/// A sender's place in the queue for memory: lower goes first.
+pub(super) type Turn = (u64, VerifyingKeyBytes);
 
 impl Admission {
     pub fn new(caps: Caps) -> Self {
-        Self { caps, total: 0, held_by_sender: BTreeMap::new() }
+        Self { caps, total: 0, held_by_sender: BTreeMap::new(), ended_turns: BTreeMap::new(), ended: 0 }
     }
 
     pub fn caps(&self) -> Caps {
@@ -71,12 +77,32 @@ impl Admission {
         self.held_by_sender.iter().max_by_key(|(_, held)| **held).map(|(sender, _)| *sender)
     }
 
-    /// Room that a sender has for records that are read again: up to half of each cap, so that reading again and dropping
-    /// again do not take turns.
-    pub fn room(&self, sender: &VerifyingKeyBytes) -> usize {
-        let own = (self.caps.sender_bytes / 2).saturating_sub(self.held(sender));
-        let all = (self.caps.total_bytes / 2).saturating_sub(self.total);
-        own.min(all)
+    /// A sender's turn. Were there no order among senders that hold about the same, each could hold a part of a stripe in the
+    /// room that another needs to complete one.
+    pub fn turn(&self, sender: &VerifyingKeyBytes) -> Turn {
+        (self.ended_turns.get(sender).copied().unwrap_or(0), *sender)
+    }
+
+    /// The turns of all that hold anything.
+    pub fn turns(&self) -> impl Iterator<Item = Turn> + '_ {
+        self.held_by_sender.keys().map(|sender| self.turn(sender))
+    }
+
+    /// A parcel of this sender ended, or stands still: the others go first now.
+    pub fn end_turn(&mut self, sender: &VerifyingKeyBytes) {
+        self.ended += 1;
+        self.ended_turns.insert(*sender, self.ended);
+    }
+
+    /// Room that all senders together have for records that are read again: up to half of the cap, so that reading again
+    /// and dropping again do not take turns.
+    pub fn room(&self) -> usize {
+        (self.caps.total_bytes / 2).saturating_sub(self.total)
+    }
+
+    /// Room that one sender has under its own cap for records that are read again: up to half of it.
+    pub fn room_of(&self, sender: &VerifyingKeyBytes) -> usize {
+        (self.caps.sender_bytes / 2).saturating_sub(self.held(sender))
     }
 
     pub fn take(&mut self, sender: &VerifyingKeyBytes, bytes: usize) {
@@ -110,5 +136,16 @@ mod tests {
         assert_eq!(admission.largest(), Some(a));
         admission.give_back(&a, 9);
         assert_eq!((admission.total(), admission.held(&a), admission.largest()), (0, 0, None));
+    }
+
+    #[test]
+    fn turns_go_round() {
+        let (a, b) = (VerifyingKeyBytes([1; 32]), VerifyingKeyBytes([2; 32]));
+        let mut admission = Admission::new(Caps::default());
+        assert!(admission.turn(&a) < admission.turn(&b));
+        admission.end_turn(&a);
+        assert!(admission.turn(&b) < admission.turn(&a));
+        admission.end_turn(&b);
+        assert!(admission.turn(&a) < admission.turn(&b));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::{Address, ParcelKey};
 use crate::core::id::{Time, VerifyingKeyBytes};
 
@@ -219,23 +220,28 @@ impl Book {
         addresses.iter().for_each(|&at| self.read(at, now));
     }
 
-    /// Records deferred for want of memory, the earliest parcels and stripes of each sender first, as many as fit into the
-    /// room that `room` says the sender has. They count as being read again.
-    pub fn for_memory(&mut self, now: Time, room: impl Fn(&VerifyingKeyBytes) -> usize) -> Vec<Address> {
-        let mut chosen = Vec::new();
+    /// Records deferred for want of memory: senders by their turn, of each the earliest parcels and stripes, as many as fit
+    /// into the room there is. They count as being read again.
+    pub fn for_memory(&mut self, now: Time, admission: &Admission) -> Vec<Address> {
+        let mut senders = Vec::new();
         let mut from = Bound::Unbounded;
-        while let Some((first, ..)) = self.waiting_for_memory.range((from, Bound::Unbounded)).next() {
-            let sender = first.sender;
-            let mut left = room(&sender);
+        while let Some((parcel, ..)) = self.waiting_for_memory.range((from, Bound::Unbounded)).next() {
+            senders.push((admission.turn(&parcel.sender), from));
+            from = Bound::Excluded(last_of(&parcel.sender));
+        }
+        senders.sort_unstable_by_key(|(turn, _)| *turn);
+        let mut chosen = Vec::new();
+        let mut room = admission.room();
+        for ((_, sender), from) in senders {
+            let mut own = admission.room_of(&sender);
             for (parcel, _, at) in self.waiting_for_memory.range((from, Bound::Unbounded)) {
                 let cost = self.kept_by_address.get(at).map_or(0, |kept| kept.entry.cost);
-                if parcel.sender != sender || cost > left {
+                if parcel.sender != sender || cost > own.min(room) {
                     break;
                 }
-                left -= cost;
+                (own, room) = (own - cost, room - cost);
                 chosen.push(*at);
             }
-            from = Bound::Excluded(last_of(&sender));
         }
         self.read_all(&chosen, now);
         chosen

@@ -68,6 +68,7 @@ impl Reassembler {
     fn forget(&mut self, key: &ParcelKey) -> Addresses {
         let mut passed: Addresses = self.book.remove_parcel(key).into_iter().collect();
         if let Some(parcel) = self.remove(key) {
+            self.admission.end_turn(&key.sender);
             passed.extend(&parcel.addresses);
             passed.extend(&parcel.noted);
         }
@@ -90,6 +91,7 @@ impl Reassembler {
     pub fn defer_parcel(&mut self, key: &ParcelKey, reason: DeferReason, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
         self.drop_parcel(key, reason, now, &mut actions);
+        self.admission.end_turn(&key.sender);
         self.reread_for_memory(now, &mut actions);
         actions
     }
@@ -164,6 +166,7 @@ impl Reassembler {
         for key in stalled {
             self.ask_for(&key, now, &mut actions);
             self.park(&key, now, &mut actions);
+            self.admission.end_turn(&key.sender);
         }
         let due = self.book.due(now);
         if !due.is_empty() {

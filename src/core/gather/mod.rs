@@ -16,6 +16,7 @@ mod ending;
 pub mod gate;
 mod parcel;
 mod reassembler;
+mod room;
 
 pub use action::{Action, Delivery, Equivocation, Missing, RecoverJob, Recovered, Refused};
 pub use addresses::Addresses;
@@ -53,6 +54,11 @@ impl ParcelKey {
     /// The key of the parcel with this core.
     pub fn of(core: &Core) -> Self {
         Self { sender: core.sender, epoch: core.epoch, parcel: core.parcel }
+    }
+
+    /// Not above any key of this sender.
+    fn first_of(sender: &VerifyingKeyBytes) -> Self {
+        Self { sender: *sender, epoch: Epoch([0; 8]), parcel: ParcelId::from_parts(Time(0), [0; 10]) }
     }
 
     /// Not below any key of this sender.

@@ -15,6 +15,7 @@ use super::admission::{Admission, Caps};
 use super::deferred::{Book, DeferReason, Entry};
 use super::gate::Skip;
 use super::parcel::{Held, Parcel, Place, Slot, Tip, cost_at_most, segment_cost};
+use super::room::StripeKey;
 use super::{Address, ParcelKey};
 use crate::core::directory::{Directory, KeyState};
 use crate::core::id::{DestinationTag, Digest, RefusalReason, Time};
@@ -35,7 +36,7 @@ pub struct Reassembler {
     pub(super) ended_by_expiry: BTreeSet<(Time, ParcelKey)>,
     pub(super) open_by_expiry: BTreeSet<(Time, ParcelKey)>,
     /// Stripes whose shards can be dropped.
-    pub(super) evictable: BTreeSet<(ParcelKey, u32, Digest)>,
+    pub(super) evictable: BTreeSet<StripeKey>,
     pub(super) admission: Admission,
     pub(super) book: Book,
     pub(super) overflowed: u64,
@@ -171,66 +172,6 @@ impl Reassembler {
         if let Some(first) = first {
             actions.push(Action::Equivocation(Equivocation { parcel: *key, stripe, first, second: segment.digest() }));
         }
-    }
-
-    /// Drops the latest stripes, of this sender or of the one that holds the most, until `bytes` more fit, then its latest
-    /// parcels with all that was handed out of them; never anything of the same sender that is earlier than what asks, so
-    /// that the earliest always comes in and moves on.
-    fn make_room(
-        &mut self,
-        asking: (ParcelKey, u32, Digest),
-        bytes: usize,
-        now: Time,
-        actions: &mut Vec<Action>,
-    ) -> Result<(), DeferReason> {
-        let sender = asking.0.sender;
-        while let Some(reason) = self.admission.refuses(&sender, bytes) {
-            let largest = self.admission.largest().filter(|other| {
-                reason == DeferReason::TotalMemory && self.admission.held(other) > self.admission.held(&sender) + bytes
-            });
-            let victim = largest.unwrap_or(sender);
-            let above = (ParcelKey::last_of(&victim), u32::MAX, Digest([0xff; 32]));
-            let stripe = self.evictable.range(..=above).next_back().copied().filter(|(key, ..)| key.sender == victim);
-            if let Some(latest) = stripe.filter(|latest| victim != sender || *latest > asking) {
-                self.evict(latest, reason, now, actions);
-                continue;
-            }
-            let parcel = self.parcels.range(..=above.0).rev().take_while(|(key, _)| key.sender == victim);
-            let parcel = parcel.filter(|(_, parcel)| parcel.can_be_dropped()).map(|(key, _)| *key).next();
-            match parcel.filter(|key| victim != sender || *key > asking.0) {
-                Some(key) => {
-                    actions.push(Action::Abandon { parcel: key, because: Some(reason) });
-                    self.drop_parcel(&key, reason, now, actions);
-                }
-                None => return Err(reason),
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops a stripe's shards from memory and defers their addresses.
-    pub(super) fn evict(
-        &mut self,
-        (key, stripe, digest): (ParcelKey, u32, Digest),
-        reason: DeferReason,
-        now: Time,
-        actions: &mut Vec<Action>,
-    ) {
-        self.evictable.remove(&(key, stripe, digest));
-        let Some(parcel) = self.parcels.get_mut(&key) else { return };
-        let Some(slot) = parcel.slots.remove(&(stripe, digest)) else { return };
-        let mut dropped = Vec::with_capacity(slot.held.len());
-        for held in slot.held.into_values() {
-            parcel.addresses.remove(held.at);
-            parcel.noted.remove(held.at);
-            self.admission.give_back(&key.sender, held.cost);
-            dropped.push((held.at, cost_at_most(&held.segment)));
-        }
-        for (at, cost) in dropped {
-            let entry = Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried: false };
-            self.defer(at, entry, now, actions);
-        }
-        self.settle(&key);
     }
 
     /// Notes an address in the book; over the sender's bound this newest one goes (R16): the sender's outbox has it.
@@ -383,8 +324,7 @@ impl Reassembler {
     }
 
     pub(super) fn reread_for_memory(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let Self { admission, book, .. } = self;
-        let again = book.for_memory(now, |sender| admission.room(sender));
+        let again = self.book.for_memory(now, &self.admission);
         if !again.is_empty() {
             actions.push(Action::Reread(again));
         }

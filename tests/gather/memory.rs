@@ -1,0 +1,76 @@
+//! What is held half-gathered stays within the caps, and what the caps put off comes out later.
+
+use std::time::Duration;
+
+use sealcast::core::gather::{Caps, DeferReason};
+
+use crate::gathering::*;
+use crate::segments::*;
+
+#[test]
+fn a_parcel_far_larger_than_the_caps_passes() {
+    let caps = Caps { sender_bytes: 16_000, total_bytes: 16_000, deferred: 100 };
+    let mut node = Node::new(caps);
+    let (core, sealed, stripes) = parcel(1, 48 * 2000);
+    for stripe in &stripes {
+        node.send_stripe(stripe);
+        assert!(node.reassembler.held_bytes() <= caps.total_bytes);
+    }
+    assert_eq!(node.staged[&key_of(&core)], (stripes.last().unwrap().digest, sealed));
+    assert_eq!(node.rereads, 0, "in order, nothing needs to be deferred");
+    node.assert_clean();
+}
+
+#[test]
+fn what_is_over_the_caps_is_deferred_and_finished_later() {
+    let caps = Caps { sender_bytes: 12_000, total_bytes: 100_000, deferred: 100_000 };
+    let mut node = Node::new(caps);
+    let (core, sealed, stripes) = parcel(1, 48 * 60);
+    // The last stripes come first: they cannot all wait in memory.
+    for stripe in stripes.iter().skip(1).rev() {
+        node.send_stripe(stripe);
+    }
+    assert!(node.reassembler.deferred_by_reason().contains_key(&DeferReason::SenderMemory));
+    assert!(node.most_held <= caps.sender_bytes);
+    node.send_stripe(&stripes[0]);
+    for _ in 0..100 {
+        node.wait(Duration::from_secs(1));
+    }
+    assert_eq!(node.staged[&key_of(&core)].1, sealed);
+    node.wait(Duration::from_secs(61));
+    node.assert_clean();
+}
+
+#[test]
+fn a_sender_that_fills_the_memory_does_not_keep_others_out() {
+    let caps = Caps { sender_bytes: 60_000, total_bytes: 30_000, deferred: 10_000 };
+    let mut node = Node::new(caps);
+    // Many parcels of which k - 1 shards come.
+    for number in 10..60 {
+        let (_, _, stripes) = parcel(number, 48);
+        stripes[0].segments.iter().take(2).for_each(|segment| {
+            node.send(&segment.record);
+        });
+    }
+    assert!(node.reassembler.held_bytes() > 25_000);
+    for number in 0..20 {
+        let core = core(&shop(), number, tiny());
+        let stripes = split(core.clone(), &shop(), &sealed(90, number));
+        stripes.iter().for_each(|stripe| node.send_stripe(stripe));
+        assert!(node.staged.contains_key(&key_of(&core)), "{number}");
+    }
+}
+
+#[test]
+fn deferred_addresses_are_bounded_and_the_newest_go() {
+    let caps = Caps { sender_bytes: 3_000, total_bytes: 3_000, deferred: 5 };
+    let mut node = Node::new(caps);
+    for number in 10..40 {
+        let (_, _, stripes) = parcel(number, 48);
+        node.send(&stripes[0].segments[0].record);
+    }
+    assert_eq!(node.reassembler.deferred_of(&bytes_of(&web())), 5);
+    assert!(node.reassembler.overflowed() > 0);
+    assert_eq!(node.reassembler.overflowed() as usize, node.passed.len());
+    assert_eq!(node.notes.len(), 5);
+}

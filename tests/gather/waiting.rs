@@ -1,0 +1,124 @@
+//! What ends, expires or is put off for a local reason: its addresses pass, or are noted and read again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealcast::core::directory::KeyState;
+use sealcast::core::gather::{Caps, Cursor, DeferReason, STALLED_AFTER};
+use sealcast::core::id::{Suite, Time};
+
+use crate::gathering::*;
+use crate::segments::*;
+
+#[test]
+fn late_segments_of_an_ended_parcel_pass_at_once() {
+    let mut node = Node::new(Caps::default());
+    let (core, _, stripes) = parcel(1, 48);
+    for segment in &stripes[0].segments[..3] {
+        node.send(&segment.record);
+    }
+    assert!(node.reassembler.has_ended(&key_of(&core)));
+    let late = node.send(&stripes[0].segments[4].record);
+    assert!(node.passed.contains(&late));
+    node.assert_clean();
+    // Known from the store, before any segment came.
+    let (core, _, stripes) = parcel(2, 48);
+    let actions = node.reassembler.end(&key_of(&core), core.expiry, node.now);
+    node.act(actions);
+    node.send_stripe(&stripes[0]);
+    assert!(!node.staged.contains_key(&key_of(&core)));
+    node.assert_clean();
+}
+
+#[test]
+fn unknown_senders_and_keys_are_deferred_until_a_directory_lists_them() {
+    let stranger = secret(77);
+    let new_key = sealcast::core::directory::key_id(Suite::XWing, &[8; 1216]);
+    let (mut first, mut second) = (core(&stranger, 1, tiny()), core(&web(), 2, tiny()));
+    (first.suite, first.destinations[0].key) = (Suite::X25519, key_suite_1().id);
+    second.destinations[0].key = new_key;
+    let mut node = Node::new(Caps::default());
+    for (core, key) in [(&first, &stranger), (&second, &web())] {
+        split(core.clone(), key, &sealed(40, 1)).iter().for_each(|stripe| node.send_stripe(stripe));
+    }
+    let reasons = [(DeferReason::UnknownSender, 5), (DeferReason::KeyMissing, 5)].into();
+    assert_eq!(node.reassembler.deferred_by_reason(), reasons);
+    assert_eq!(node.cursors[0].mark().offset, 10);
+    let mut draft = draft();
+    let mut entry = draft.senders.values().next().unwrap().clone();
+    (entry.name, entry.signing) = ("stranger".parse().unwrap(), stranger.public());
+    draft.add_sender(entry);
+    let orders = draft.destinations.get_mut(&"orders".parse().unwrap()).unwrap();
+    let current = sealcast::core::directory::DestinationKey::current(Suite::XWing, vec![8; 1216].into()).unwrap();
+    orders.keys.iter_mut().filter(|key| key.suite == Suite::XWing).for_each(|key| key.state = KeyState::Retired);
+    orders.keys.push(current);
+    let directory = Arc::new(sign(&draft));
+    node.gate.set_directory(directory.clone());
+    let actions = node.reassembler.set_directory(directory, node.now);
+    node.act(actions);
+    assert_eq!(node.staged.len(), 2);
+    node.assert_clean();
+}
+
+#[test]
+fn expired_parcels_are_abandoned_and_their_offsets_pass() {
+    let mut node = Node::new(Caps::default());
+    let (core, _, stripes) = parcel(1, 48 * 3);
+    node.send_stripe(&stripes[0]);
+    node.send(&stripes[1].segments[0].record);
+    node.set_group_time(EXPIRY);
+    assert!(node.abandoned.is_empty(), "not past it yet");
+    node.set_group_time(Time(EXPIRY.0 + 1));
+    assert_eq!(node.abandoned, [key_of(&core)]);
+    node.send_stripe(&stripes[2]);
+    node.assert_clean();
+}
+
+#[test]
+fn a_local_fault_defers_the_whole_parcel_and_it_is_gathered_again() {
+    let mut node = Node::new(Caps::default());
+    let (core, sealed, stripes) = parcel(1, 48 * 3);
+    node.send_stripe(&stripes[0]);
+    node.send_stripe(&stripes[1]);
+    node.assembling.clear();
+    let actions = node.reassembler.defer_parcel(&key_of(&core), DeferReason::Local, node.now);
+    node.act(actions);
+    assert_eq!((node.notes.len(), node.reassembler.held_bytes()), (10, 0));
+    let actions = node.reassembler.lifted(DeferReason::Local, node.now);
+    node.act(actions);
+    node.send_stripe(&stripes[2]);
+    assert_eq!(node.staged[&key_of(&core)].1, sealed);
+    node.assert_clean();
+}
+
+#[test]
+fn notes_of_the_store_are_read_again_after_a_start() {
+    let mut before = Node::new(Caps::default());
+    let (core, sealed, stripes) = parcel(1, 48 * 2);
+    before.send_stripe(&stripes[0]);
+    before.wait(STALLED_AFTER);
+    assert_eq!(before.notes.len(), 5);
+    // A new process: cursors and notes come from the store, everything else is new.
+    let mut node = Node::new(Caps::default());
+    node.log = before.log.clone();
+    node.cursors = before.cursors.iter().map(|cursor| Cursor::new(cursor.mark())).collect();
+    node.notes = before.notes.clone();
+    node.reassembler.restore(node.notes.clone());
+    node.send_stripe(&stripes[1]);
+    assert!(node.staged.is_empty());
+    node.wait(Duration::from_secs(1));
+    assert_eq!(node.staged[&key_of(&core)].1, sealed);
+    node.assert_clean();
+}
+
+#[test]
+fn records_that_are_no_segments_pass() {
+    let mut node = Node::new(Caps::default());
+    for record in [&b"SCQY\x01query"[..], b"", b"SCSG\x01", b"SCSG\x02later"] {
+        node.send(&Bytes::from_static(record));
+    }
+    assert_eq!(node.passed.len(), 3);
+    assert_eq!(node.reassembler.deferred_by_reason(), [(DeferReason::UnknownVersion, 1)].into());
+    assert_eq!(node.cursors[0].mark().offset, 4);
+}
