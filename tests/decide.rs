@@ -1,5 +1,5 @@
 //! `apply` against its rules and a model beside it: same entries, same state; one fate for each transaction.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/deciding.rs"]
 mod deciding;

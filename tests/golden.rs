@@ -1,7 +1,7 @@
 //! Golden files: from fixed keys and fixed randomness, the bytes that docs/wire-format.md describes. A missing or different
 //! file fails the test; `SEALCAST_UPDATE_GOLDEN=1 cargo test --test golden` writes them anew, for a change of the format that
 //! is meant. Each file also opens from its own text alone, as a program in another language would open it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

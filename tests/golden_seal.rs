@@ -1,7 +1,7 @@
 //! Golden files of the sealing: fixed keys, fixed randomness, every byte pinned. Each line of a file is `name: hexadecimal`; what
 //! the names mean stands in docs/wire-format.md. `SEALCAST_WRITE_GOLDEN=1 cargo test --test golden_seal` writes them anew, which
 //! is right only before a format is released.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 //! The house rules of the design, section 11, read from the sources: which module may use which, which crate is known where,
 //! and how long a file may be.
 

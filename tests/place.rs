@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 //! Where shards go, and what *accepted* promises (R14, R15): after it, the loss of any one domain leaves k distinct shards.
 
 use std::collections::{BTreeMap, BTreeSet};

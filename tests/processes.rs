@@ -1,5 +1,5 @@
 //! What crosses processes: real brokers, real `sealcast` processes, killed without warning.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

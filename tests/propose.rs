@@ -1,5 +1,5 @@
 //! The leader's tally: what it proposes from reports, and that whatever it proposes ends with every transaction decided.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/deciding.rs"]
 mod deciding;

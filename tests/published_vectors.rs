@@ -1,6 +1,6 @@
 //! The published vectors of both suites: RFC 9180 for suite 1, X-Wing's draft and the post-quantum HPKE draft for suite 2.
 //! Each file under tests/vectors names its source.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use hpke::kem::{X25519HkdfSha256, XWing};
 use hpke::{Deserializable, Kem, Serializable};

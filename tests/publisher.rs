@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 //! Publishing follows the brokers: what is silent, away or throttled delays nobody else (R14, R15).
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! Consensus over the group's store: openraft's own storage suite, power cuts, and three nodes in one process.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/disk.rs"]
 mod disk;

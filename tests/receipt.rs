@@ -1,5 +1,5 @@
 //! Receipts: what is signed is what is counted, and nothing else counts. Their bytes are pinned by tests/golden/receipts.hex.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/segments.rs"]
 mod segments;

@@ -1,5 +1,5 @@
 //! gRPC over real TLS on loopback: who is let in, as whom, and what is refused.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
 use std::pin::Pin;

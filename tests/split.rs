@@ -1,6 +1,6 @@
 //! Splitting and recovering through the public interfaces: what goes in comes out of any k shards, and what was changed or
 //! made against the rules is refused. Numbers in names are those of the list of inputs that must be refused.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/segments.rs"]
 mod segments;

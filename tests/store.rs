@@ -1,5 +1,5 @@
 //! The group's store: what is acknowledged survives a power cut, fates and bodies fit together, damage is named.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/disk.rs"]
 mod disk;

@@ -5,6 +5,8 @@
 use std::future::Future;
 use std::path::PathBuf;
 
+use tokio::runtime::Runtime;
+
 use super::{CliError, Exit};
 use crate::client::reader::{ReadError, Reader};
 use crate::client::{ClientError, SubmitError};
@@ -62,12 +64,14 @@ impl Asked {
     }
 }
 
+/// What a command's futures run on.
+pub(super) fn runtime() -> Result<Runtime, CliError> {
+    Runtime::new().map_err(|error| CliError::failed(format!("starting the runtime: {error}")))
+}
+
 /// Runs a command's future to its end.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::failed(format!("starting the runtime: {error}")))?;
+    let runtime = runtime()?;
     let outcome = runtime.block_on(future);
     // What still blocks (a read of stdin) must not hold up the end.
     runtime.shutdown_background();

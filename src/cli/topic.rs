@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::config::{Either, load};
 use super::init::property;
+use super::session::block_on;
 use super::{CliError, Context, Exit, Row};
 use crate::config::TransportSettings;
 use crate::core::directory::{Directory, Span};
@@ -129,23 +130,20 @@ impl Row for Finding {
 
 impl TopicCommand {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| CliError::new(Exit::Failed, error))?;
-        let (Action::Init(topics) | Action::Check(topics)) = &self.action;
-        let (transport, directory) = topics.open(context, &runtime)?;
-        let plans = topics.plans(&directory)?;
-        match &self.action {
-            Action::Init(_) => runtime.block_on(init(&transport, &plans, context)),
-            Action::Check(_) => runtime.block_on(check(&transport, &plans, context)),
-        }
+        block_on(async {
+            let (Action::Init(topics) | Action::Check(topics)) = &self.action;
+            let (transport, directory) = topics.open(context)?;
+            let plans = topics.plans(&directory)?;
+            match &self.action {
+                Action::Init(_) => init(&transport, &plans, context).await,
+                Action::Check(_) => check(&transport, &plans, context).await,
+            }
+        })
     }
 }
 
 impl Topics {
-    fn open(
-        &self,
-        context: &Context,
-        runtime: &tokio::runtime::Runtime,
-    ) -> Result<(AnyTransport, Directory), CliError> {
+    fn open(&self, context: &Context) -> Result<(AnyTransport, Directory), CliError> {
         let (environment, settings) = match load(self.config.clone())? {
             Either::Node(config) => (config.environment.clone(), Some(config.transport()?)),
             Either::Client(config) => (config.environment.clone(), config.transport()?),
@@ -164,7 +162,6 @@ impl Topics {
             None => return Err(CliError::usage("the configuration has no [transport]: name the cluster with -b")),
         };
         let directory = environment.load_directory()?;
-        let _entered = runtime.enter();
         Ok((AnyTransport::open(&settings.into(), &context.seams)?, directory))
     }
 

@@ -137,6 +137,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// One byte that is the number of an entry of a closed list. Errors: [`WireError::Unknown`] too.
+    pub fn listed<T>(&mut self, from_number: fn(u8) -> Option<T>, field: &'static str) -> Result<T, WireError> {
+        let number = self.u8(field)?;
+        from_number(number).ok_or(WireError::Unknown { field, value: number.into() })
+    }
+
     /// Bytes behind their u16 length, which is at most `most`. The limit is checked before the bytes.
     pub fn short_bytes(&mut self, most: usize, field: &'static str) -> Result<&'a [u8], WireError> {
         let length = self.u16(field)?;

@@ -3,8 +3,6 @@
 //!
 //! Owns these encodings. Messages come from other nodes, so they are read with the checked reader.
 
-#![deny(clippy::indexing_slicing)]
-
 use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};

@@ -19,7 +19,7 @@ use super::codec::{self, Header};
 use super::founding::ProbeAnswer;
 use super::storage::{LogStore, no_snapshots};
 use super::types::{Member, RaftSnapshot, TypeConfig, Vote};
-use crate::core::id::{DestinationTag, Incarnation, NodeName};
+use crate::core::id::{DestinationTag, Incarnation, NodeName, closed_list};
 use crate::core::limits;
 use crate::core::wire::{Reader, WireError, Writer};
 use crate::seams::BoxFuture;
@@ -28,24 +28,17 @@ use crate::store::group::{GroupStore, Mutation, SeenRow};
 /// Longest wait for an answer to appended entries: their fsync may queue behind others.
 const APPEND_LIMIT: Duration = Duration::from_secs(3);
 
-/// The kinds of consensus messages; their numbers are those of `RaftRequest.kind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum MessageKind {
-    /// 1: asks for a vote.
-    Vote = 1,
-    /// 2: asks whether it would be given.
-    PreVote = 2,
-    /// 3: appends entries, or none as a heartbeat.
-    Append = 3,
-    /// 4: asks another member to stand for election at once.
-    TransferLeader = 4,
-}
-
-impl MessageKind {
-    /// From its number; none for one that this version does not know.
-    pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Vote, Self::PreVote, Self::Append, Self::TransferLeader].into_iter().find(|kind| *kind as u32 == number)
+closed_list! {
+    /// The kinds of consensus messages; their numbers are those of `RaftRequest.kind`.
+    pub enum MessageKind: u32 {
+        /// 1: asks for a vote.
+        Vote = 1 "vote",
+        /// 2: asks whether it would be given.
+        PreVote = 2 "pre-vote",
+        /// 3: appends entries, or none as a heartbeat.
+        Append = 3 "append",
+        /// 4: asks another member to stand for election at once.
+        TransferLeader = 4 "transfer-leader",
     }
 }
 

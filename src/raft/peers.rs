@@ -55,7 +55,7 @@ impl PeerCaller for RpcPeers {
     ) -> BoxFuture<'a, Result<Bytes, CallError>> {
         Box::pin(async move {
             let mut peer = self.dialer.peer(to).map_err(dial(to))?;
-            let request = proto::RaftRequest { group: Bytes::copy_from_slice(&group.0), kind: kind as u32, payload };
+            let request = proto::RaftRequest { group: Bytes::copy_from_slice(&group.0), kind: kind.number(), payload };
             let answer = self.dialer.within(limit, peer.raft_call(request)).await.map_err(status(to))?;
             Ok(answer.into_inner().payload)
         })

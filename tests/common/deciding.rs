@@ -1,5 +1,5 @@
 //! A group's state in memory, and transactions to decide: for the tests of `core::decide`.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! A directory, parcels and records for the tests of splitting and gathering. Keys are those of fixed seeds.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
 

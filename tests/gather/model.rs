@@ -87,17 +87,6 @@ impl Case<'_> {
             }
             node.wait(Duration::from_secs(5));
             self.within_caps(&node)?;
-                    eprintln!(
-                    "{:?} staged {} asm {:?} held {} {} {} reasons {:?}",
-                    node.now,
-                    node.staged.len(),
-                    node.assembling.values().map(|v| v.len()).collect::<Vec<_>>(),
-                    node.reassembler.held_bytes(),
-                    node.reassembler.held_bytes_of(&bytes_of(&web())),
-                    node.reassembler.held_bytes_of(&bytes_of(&shop())),
-                    node.reassembler.deferred_by_reason()
-                );
-            }
         }
         prop_assert_eq!(&node.staged, &expected);
         prop_assert!(node.equivocations.is_empty() && node.refused.is_empty() && node.assembling.is_empty());

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::init::property;
+use super::session::runtime;
 use super::{CliError, Context, Exit};
 use crate::config::TransportSettings;
 use crate::config::environment::{Plan, VALID_FOR};
@@ -127,7 +128,7 @@ impl Demo {
         logs.map_err(|error| CliError::new(Exit::Usage, error))?;
         // A failure is logged, and the demo's secrets guard nothing.
         let _ = hardening::core_dumps_off();
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| CliError::new(Exit::Failed, error))?;
+        let runtime = runtime()?;
         // Signals are caught before there is anything to clean up.
         let interrupted = runtime.block_on(async { interruption() })?;
         let folder = Folder::new(self.keep.as_deref())?;

@@ -2,8 +2,6 @@
 //!
 //! Owns rows, claims and what follows from them (R6, R7, R26). Must not know where they are kept.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::time::Duration;
 
 use super::manifest::ManifestItem;
@@ -169,10 +167,10 @@ impl Row {
                 to.u8(0);
             }
             Decision::Rejected(reason) => {
-                to.u8(reason as u8);
+                to.u8(reason.number());
             }
             Decision::Duplicate(first) => {
-                to.u8(Rejection::Duplicate as u8);
+                to.u8(Rejection::Duplicate.number());
                 put_first(&mut to, first);
             }
         }

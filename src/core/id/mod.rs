@@ -3,8 +3,10 @@
 //! Owns how each is written and read by people. Must not touch bytes of messages (that is [`super::wire`]), keys or
 //! the directory.
 
+mod list;
 mod lists;
 
+pub(crate) use list::closed_list;
 pub use lists::{Fate, OnPredecessor, RefusalReason, Rejection, Release, Suite};
 
 use std::fmt;

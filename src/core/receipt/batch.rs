@@ -2,8 +2,6 @@
 //!
 //! Owns signing and verifying batches. Must not count them.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::collections::BTreeMap;
 
 use super::notice::{Kind, NoticeError, Verified, begin, notice_key, voter};

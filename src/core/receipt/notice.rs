@@ -2,8 +2,6 @@
 //!
 //! Owns reading any notice and verifying the signed ones. Must not count them.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -315,11 +313,7 @@ impl Body for Refusal {
             epoch: Epoch(from.array("refusal: epoch")?),
             parcel: parcel(from, "refusal: parcel")?,
             digest: Digest(from.array("refusal: D")?),
-            reason: {
-                let number = from.u8("refusal: reason")?;
-                RefusalReason::from_number(number)
-                    .ok_or(WireError::Unknown { field: "refusal: reason", value: number.into() })?
-            },
+            reason: from.listed(RefusalReason::from_number, "refusal: reason")?,
         })
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Owns its bytes and its signature. Must not answer it.
 
-#![deny(clippy::indexing_slicing)]
-
 use super::NOTICE_VERSION;
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationTag, PayloadTag, SenderName, Time, TransactionId, VerifyingKeyBytes};

@@ -2,8 +2,6 @@
 //!
 //! Owns its bytes and its leaf. Must not sign.
 
-#![deny(clippy::indexing_slicing)]
-
 use crate::core::id::{Digest, Fate, First, PayloadTag, Position, Rejection, SenderName, Time, TransactionId};
 use crate::core::wire::{Reader, WireError, Writer, in_range, label};
 
@@ -123,11 +121,11 @@ impl Statement {
             Verdict::Committed(decided) => put_decided(&mut to, COMMITTED, decided),
             Verdict::Rejected(decided, reason) => {
                 put_decided(&mut to, REJECTED, decided);
-                to.u8(*reason as u8);
+                to.u8(reason.number());
             }
             Verdict::Duplicate(decided, first) => {
                 put_decided(&mut to, REJECTED, decided);
-                to.u8(Rejection::Duplicate as u8).put(&first.transaction.to_bytes());
+                to.u8(Rejection::Duplicate.number()).put(&first.transaction.to_bytes());
                 to.u64(first.position.index).u32(first.position.number);
             }
             Verdict::Expired { group_time } => {

@@ -3,8 +3,6 @@
 //!
 //! Owns the layout inside the STREAM and its checks. Must not know parcels or where K_tx comes from.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::fmt;
 
 use chacha20poly1305::{AeadInOut as _, ChaCha20Poly1305, KeyInit as _, Nonce, Tag};

@@ -3,8 +3,6 @@
 //!
 //! Owns both directions. Must not know keys.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::fmt;
 use std::io;
 

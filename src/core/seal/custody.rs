@@ -3,8 +3,6 @@
 //!
 //! Owns both wraps and what they are bound to. Must not know who may have a key, nor where wraps are kept.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::fmt;
 
 use chacha20poly1305::{AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
@@ -184,7 +182,6 @@ pub fn accept_grant(
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use crate::core::id::Time;

@@ -3,8 +3,6 @@
 //!
 //! Owns the envelope's bytes and the order of its checks. Must not know transactions.
 
-#![deny(clippy::indexing_slicing)]
-
 use zeroize::Zeroizing;
 
 use super::keys::{KEY_BYTES, ParcelSecret, envelope_hash};

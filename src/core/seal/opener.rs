@@ -2,8 +2,6 @@
 //!
 //! Owns the order of checks and events. Must not know how sealed bytes were carried, or what becomes of transactions.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::collections::BTreeSet;
 use std::fmt;
 

@@ -2,8 +2,6 @@
 //!
 //! Owns the order of calls and what a parcel may hold. Must not know how sealed bytes are cut or carried.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::collections::BTreeSet;
 use std::fmt;
 

@@ -7,8 +7,6 @@
 //!
 //! Owns what a key may be: every public key and every encapsulated key passes here before it is used. Must not know what
 //! is wrapped, draw randomness, or read the directory.
-#![deny(clippy::indexing_slicing)]
-
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -323,7 +321,6 @@ fn open<K: Kem>(
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use crate::core::directory::SMALL_ORDER;

@@ -2,11 +2,9 @@
 //!
 //! Owns its bytes, ranges and limits (docs/wire-format.md, "Transactions"). Must not know keys.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::collections::BTreeMap;
 
-use crate::core::id::{DestinationTag, OnPredecessor, PayloadTag, Position, Release, Time, TransactionId};
+use crate::core::id::{DestinationTag, OnPredecessor, PayloadTag, Position, Release, Time, TransactionId, closed_list};
 use crate::core::limits;
 use crate::core::wire::{Reader, WireError, Writer, in_range};
 
@@ -19,27 +17,29 @@ pub const IN_TRAILER: u64 = u64::MAX;
 /// Length of the trailer, in bytes: payload length, carried length, payload tag.
 pub const TRAILER_BYTES: usize = 48;
 
-/// How the payload is carried.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-#[repr(u8)]
-pub enum Compression {
-    /// 0, the default: as it is.
-    #[default]
-    None = 0,
-    /// 1: one or more zstd frames (RFC 8878), windows of at most 8 MiB, no dictionary.
-    Zstd = 1,
+closed_list! {
+    /// How the payload is carried.
+    #[derive(Default)]
+    pub enum Compression: u8 {
+        /// 0, the default: as it is.
+        #[default]
+        None = 0 "none",
+        /// 1: one or more zstd frames (RFC 8878), windows of at most 8 MiB, no dictionary.
+        Zstd = 1 "zstd",
+    }
 }
 
-/// What hides a transaction's length.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-#[repr(u8)]
-pub enum Padding {
-    /// 0, the default: nothing.
-    #[default]
-    None = 0,
-    /// 1: zeros after the payload, up to Padmé's next length: at most 12 % more, and of the length only its order of
-    /// magnitude and a few bits show.
-    Padme = 1,
+closed_list! {
+    /// What hides a transaction's length.
+    #[derive(Default)]
+    pub enum Padding: u8 {
+        /// 0, the default: nothing.
+        #[default]
+        None = 0 "none",
+        /// 1: zeros after the payload, up to Padmé's next length: at most 12 % more, and of the length only its order of
+        /// magnitude and a few bits show.
+        Padme = 1 "padme",
+    }
 }
 
 impl Padding {
@@ -207,7 +207,7 @@ impl PrivateHeader {
         let mut to = Writer::with_capacity(256);
         to.u8(VERSION).put(&self.id.to_bytes()).u64(self.deadline.0);
         self.payload.unwrap_or(nowhere).write(&mut to);
-        to.u8(self.compression as u8).u8(self.padding as u8);
+        to.u8(self.compression.number()).u8(self.padding.number());
         to.short_bytes(self.ordering_key.as_deref().unwrap_or_default());
         to.short_bytes(self.idempotency_key.as_deref().unwrap_or_default());
         to.short_bytes(self.content_type.as_deref().unwrap_or_default().as_bytes());
@@ -249,16 +249,8 @@ impl PrivateHeader {
         if in_trailer && (payload.carried != IN_TRAILER || payload.tag.0 != [0; 32]) {
             return Err(WireError::Invalid { field: "payload tag", expected: "nothing here: it is in the trailer" });
         }
-        let compression = match from.u8("compression")? {
-            0 => Compression::None,
-            1 => Compression::Zstd,
-            other => return Err(WireError::Unknown { field: "compression", value: other.into() }),
-        };
-        let padding = match from.u8("padding")? {
-            0 => Padding::None,
-            1 => Padding::Padme,
-            other => return Err(WireError::Unknown { field: "padding", value: other.into() }),
-        };
+        let compression = from.listed(Compression::from_number, "compression")?;
+        let padding = from.listed(Padding::from_number, "padding")?;
         let ordering_key = optional(from.short_bytes(limits::KEY_BYTES, "ordering key")?);
         let idempotency_key = optional(from.short_bytes(limits::KEY_BYTES, "idempotency key")?);
         let content_type =
@@ -355,12 +347,8 @@ fn orders(from: &mut Reader<'_>) -> Result<BTreeMap<DestinationTag, Order>, Wire
         if orders.last_key_value().is_some_and(|(before, _)| *before >= tag) {
             return Err(WireError::Invalid { field: "destination tag", expected: "ascending tags, each once" });
         }
-        let number = from.u8("predecessor's rule")?;
-        let on_predecessor = OnPredecessor::from_number(number)
-            .ok_or(WireError::Unknown { field: "predecessor's rule", value: number.into() })?;
-        let number = from.u8("release")?;
-        let release =
-            Release::from_number(number).ok_or(WireError::Unknown { field: "release", value: number.into() })?;
+        let on_predecessor = from.listed(OnPredecessor::from_number, "predecessor's rule")?;
+        let release = from.listed(Release::from_number, "release")?;
         let predecessor = if from.flag("predecessor")? {
             let transaction = transaction(from, "predecessor")?;
             Some(Predecessor { transaction, deadline: Time(from.u64("predecessor's deadline")?) })
@@ -382,7 +370,6 @@ fn orders(from: &mut Reader<'_>) -> Result<BTreeMap<DestinationTag, Order>, Wire
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

@@ -3,8 +3,6 @@
 //!
 //! The only place that knows the codec. Must not know headers or proofs.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -102,7 +100,6 @@ impl Code {
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

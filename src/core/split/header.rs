@@ -3,8 +3,6 @@
 //!
 //! Owns their bytes, ranges, digests and signatures. Must not know shards, nor who may send.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::time::Duration;
 
 use sha2::Digest as _;
@@ -185,9 +183,7 @@ impl Core {
             return Err(WireError::Invalid { field: "core: magic", expected: "SCCO" });
         }
         known(reader.u8("core: version")?, VERSION, "core: version")?;
-        let suite = reader.u8("core: suite")?;
-        let suite =
-            Suite::from_number(suite).ok_or(WireError::Unknown { field: "core: suite", value: suite.into() })?;
+        let suite = reader.listed(Suite::from_number, "core: suite")?;
         known(reader.u8("core: signature algorithm")?, SIGNATURE_ED25519, "core: signature algorithm")?;
         known(reader.u8("core: codec")?, CODEC_REED_SOLOMON, "core: codec")?;
         let (k, m) = (reader.u8("core: data shards")?, reader.u8("core: parity shards")?);
@@ -315,7 +311,6 @@ pub fn verify(header: &[u8], signature: &[u8; SIGNATURE_BYTES], sender: &PublicK
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

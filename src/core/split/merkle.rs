@@ -92,7 +92,6 @@ pub fn climb(leaf: Digest, index: usize, count: usize, proof: &[Digest]) -> Opti
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

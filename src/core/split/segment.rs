@@ -3,8 +3,6 @@
 //!
 //! Owns the record's layout, the UUID and the verification of one segment alone. Must not gather.
 
-#![deny(clippy::indexing_slicing)]
-
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -285,7 +283,6 @@ impl Default for SignatureCache {
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

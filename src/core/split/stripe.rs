@@ -2,8 +2,6 @@
 //!
 //! Owns cutting, padding, coding and recovering. Must not know what the bytes mean or where segments go.
 
-#![deny(clippy::indexing_slicing)]
-
 use bytes::Bytes;
 
 use super::code::{Code, CodeError};

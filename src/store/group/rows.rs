@@ -2,8 +2,6 @@
 //!
 //! Owns their bytes; must not know which table they lie in.
 
-#![deny(clippy::indexing_slicing)]
-
 use bytes::Bytes;
 
 use crate::core::decide::Manifest;
@@ -170,9 +168,7 @@ impl DeferredRow {
         let mut from = Reader::new(bytes);
         version(&mut from)?;
         let since = Time(from.u64("since")?);
-        let number = from.u8("reason")?;
-        let unknown = WireError::Unknown { field: "reason", value: number.into() };
-        let row = Self { since, reason: DeferReason::from_number(number).ok_or(unknown)? };
+        let row = Self { since, reason: from.listed(DeferReason::from_number, "reason")? };
         from.finish("deferred record")?;
         Ok(row)
     }

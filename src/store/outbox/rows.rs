@@ -1,8 +1,6 @@
 //! What the outbox's rows hold and how they are written: version byte first, read through the checked reader.
 //! Must not know redb.
 
-#![deny(clippy::indexing_slicing)]
-
 use bytes::Bytes;
 
 use crate::core::id::{
@@ -247,7 +245,7 @@ impl TransactionRow {
                 Outcome::Accepted => to.u8(1),
                 Outcome::Committed(position) => to.u8(2).u64(position.index).u32(position.number),
                 Outcome::Complete(position) => to.u8(3).u64(position.index).u32(position.number),
-                Outcome::Rejected(reason) => to.u8(4).u8(reason as u8),
+                Outcome::Rejected(reason) => to.u8(4).u8(reason.number()),
                 Outcome::Expired => to.u8(5),
             };
         }
@@ -282,13 +280,7 @@ impl TransactionRow {
                 1 => Outcome::Accepted,
                 2 => Outcome::Committed(position(&mut from)?),
                 3 => Outcome::Complete(position(&mut from)?),
-                4 => {
-                    let number = from.u8("reason")?;
-                    Outcome::Rejected(
-                        Rejection::from_number(number)
-                            .ok_or(WireError::Unknown { field: "reason", value: number.into() })?,
-                    )
-                }
+                4 => Outcome::Rejected(from.listed(Rejection::from_number, "reason")?),
                 5 => Outcome::Expired,
                 other => return Err(WireError::Unknown { field: "outcome", value: other.into() }),
             };
