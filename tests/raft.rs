@@ -315,6 +315,34 @@ async fn three_nodes_found_elect_commit_and_go_on_without_their_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_ends_hands_the_lead_to_one_that_answers_and_has_the_whole_log() {
+    let wires = Wires::default();
+    let nodes = trio(&wires).await;
+    found(&nodes).await;
+    let all: Vec<&Node> = nodes.iter().collect();
+    propose(&all, &commit(&manifest(1), NOW)).await;
+    let first = leader(&nodes).await;
+    let limit = Duration::from_secs(20);
+    // One of the others is away: the lead goes to the third, and what was proposed before is in its log.
+    let own = first.leadership().borrow().leader.clone().unwrap();
+    let others: Vec<&Node> = nodes.iter().filter(|node| node.name != own).collect();
+    wires.cut(&others[0].name);
+    let last = propose(&all, &commit(&manifest(2), NOW)).await;
+    assert!(first.hand_over(limit).await, "another leads");
+    let second = leader([others[1]]).await;
+    assert_eq!(second.leadership().borrow().leader.as_ref(), Some(&others[1].name));
+    assert!(!first.leadership().borrow().own);
+    assert!(!first.hand_over(limit).await, "who does not lead has nothing to hand over");
+    same_state(&[others[1]], last).await;
+    // The new leader writes, and whoever is alone hands nothing over.
+    let last = propose(&[others[1]], &commit(&manifest(3), NOW)).await;
+    wires.mend(&others[0].name);
+    same_state(&all, last).await;
+    wires.cut(&others[1].name);
+    assert!(!second.hand_over(limit).await, "nobody answers");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_the_power_of_all_three_is_cut() {
     let wires = Wires::default();
     let nodes = trio(&wires).await;

@@ -21,8 +21,10 @@ use crate::telemetry::names;
 /// Entries on their way at once: while one is made durable, the next is made up.
 const IN_FLIGHT: usize = 2;
 
-/// After a write that failed, how long until the next: leadership is usually lost then, and that comes by itself.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// After a write that failed, how long until the next; doubles up to the last. Leadership is usually lost then, which comes
+/// by itself; or it is so new that no majority has answered yet, which lasts a moment.
+const AFTER_FIRST: Duration = Duration::from_millis(10);
+const AFTER_LAST: Duration = Duration::from_millis(320);
 
 /// The number of the first entry of a log; the tally's own start with 1.
 const FOUNDING: u64 = 0;
@@ -139,7 +141,7 @@ impl Desk {
         let clock = context.seams.clock.clone();
         let mut state = group.leadership();
         let (ended, mut endings) = mpsc::unbounded_channel::<(u64, u64, Option<u64>)>();
-        let mut hold_until = Duration::ZERO;
+        let (mut hold_until, mut after) = (Duration::ZERO, AFTER_FIRST);
         loop {
             let (leads, term) = {
                 let state = state.borrow_and_update();
@@ -164,8 +166,12 @@ impl Desk {
                 () = self.0.wake.notified() => {}
                 () = clock.sleep(wait.max(Duration::from_millis(1))) => {}
                 Some((term, number, index)) = endings.recv() => {
-                    if index.is_none() {
-                        hold_until = clock.monotonic() + AFTER_FAILURE;
+                    match index {
+                        Some(_) => after = AFTER_FIRST,
+                        None => {
+                            hold_until = clock.monotonic() + after;
+                            after = (after * 2).min(AFTER_LAST);
+                        }
                     }
                     self.ended(term, number, index);
                 }

@@ -45,6 +45,8 @@ use crate::transport::AnyTransport;
 const NEWS: usize = 1024;
 /// Longest time for what is on its way when the node drains.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Longest time in which another node takes the lead from one that drains; an election would take about as long.
+const HAND_OVER: Duration = Duration::from_secs(2);
 /// How often the end of the log is asked for until the log is replayed.
 const REPLAY_AGAIN: Duration = Duration::from_millis(100);
 
@@ -311,9 +313,9 @@ impl Node {
         let Some(mut parts) = self.parts.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         tracing::info!(node = %self.name, "the node drains");
         self.collecting.cancel();
-        for served in self.served.values() {
-            served.group.hand_over().await;
-        }
+        // Calls are still answered: the successor needs this node's log and its voice.
+        let handing = self.served.values().map(|served| served.group.hand_over(HAND_OVER));
+        futures_util::future::join_all(handing).await;
         self.serving.cancel();
         for served in self.served.values() {
             served.group.shutdown().await;

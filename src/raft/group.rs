@@ -2,7 +2,9 @@
 //!
 //! Owns the life of one openraft instance. Must not know what entries mean, nor how messages travel.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
@@ -328,20 +330,39 @@ impl Group {
         status
     }
 
-    /// On the leader: asks a member that has the whole log to take the lead, before this node ends. Does not wait.
-    pub async fn hand_over(&self) {
-        let Some(raft) = self.0.raft.get() else { return };
+    /// On the leader, before this node ends: asks another voter that answers to take the lead, the one with the most of the
+    /// log first, and waits until one does, at most `limit` in all. Nothing new is proposed here meanwhile, and what was is
+    /// replicated still: this node must be reachable until this returns. Whether another leads; else the others elect when
+    /// they miss this one.
+    pub async fn hand_over(&self, limit: Duration) -> bool {
+        let Some(raft) = self.0.raft.get() else { return false };
         let status = self.status();
-        let best = status
-            .members
-            .iter()
-            .filter(|member| member.voter && member.raft_id != self.0.raft_id)
-            .max_by_key(|member| member.matched);
-        if let (Role::Leader, Some(best)) = (status.role, best)
-            && let Err(error) = raft.trigger().transfer_leader(best.raft_id).await
-        {
-            tracing::debug!(%error, "the lead was not handed over; the others will elect");
+        if status.role != Role::Leader {
+            return false;
         }
+        let voters = status.members.into_iter().filter(|member| member.voter && member.raft_id != self.0.raft_id);
+        let asked = voters.map(|member| async move {
+            let (group, incarnation) = (self.0.options.group, self.0.store.incarnation());
+            let answer = self.0.peers.probe(&member.node, group, incarnation, limit / 4).await.ok()?;
+            (answer.node == member.node).then_some((member, (answer.last_term, answer.last_index)))
+        });
+        let mut others: Vec<_> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+        others.sort_by_key(|(_, last)| Reverse(*last));
+        let each = limit / u32::try_from(others.len().max(1)).unwrap_or(u32::MAX);
+        let mut leadership = self.leadership();
+        for (member, _) in others {
+            tracing::info!(group = %self.0.options.group, to = %member.node, "the lead is handed over");
+            if let Err(error) = raft.trigger().transfer_leader(member.raft_id).await {
+                tracing::debug!(%error, "consensus has ended");
+                return false;
+            }
+            tokio::select! {
+                now = leadership.wait_for(|now| !now.own && now.leader.is_some()) => return now.is_ok(),
+                () = self.0.seams.clock.sleep(each) => {}
+            }
+        }
+        tracing::info!(group = %self.0.options.group, "nobody took the lead in time: the others will elect");
+        false
     }
 
     /// Ends this node's part; nothing is lost by not calling it.

@@ -256,7 +256,7 @@ impl Group {
 }
 
 /// Passes on who leads and whether consensus failed, until it ends.
-async fn follow(inner: std::sync::Weak<Inner>, raft: Openraft, stop: CancellationToken) {
+async fn follow(weak: std::sync::Weak<Inner>, raft: Openraft, stop: CancellationToken) {
     let mut metrics = raft.metrics();
     loop {
         let (leadership, failed) = {
@@ -267,7 +267,7 @@ async fn follow(inner: std::sync::Weak<Inner>, raft: Openraft, stop: Cancellatio
                 Leadership { leader: now.current_leader.as_ref().and_then(name), term: now.current_term, own };
             (leadership, now.running_state.as_ref().err().map(ToString::to_string))
         };
-        let Some(inner) = inner.upgrade() else { return };
+        let Some(inner) = weak.upgrade() else { return };
         inner.leadership.send_if_modified(|before| {
             let changed = *before != leadership;
             *before = leadership;
@@ -285,6 +285,11 @@ async fn follow(inner: std::sync::Weak<Inner>, raft: Openraft, stop: Cancellatio
             () = stop.cancelled() => return,
             changed = metrics.changed() => {
                 if changed.is_err() {
+                    // It ended and left no word: it panicked.
+                    if let Some(inner) = weak.upgrade().filter(|_| !stop.is_cancelled()) {
+                        let cause = "consensus ended without a word: this is a defect".to_owned();
+                        inner.stage.send_replace(Stage::Failed(cause));
+                    }
                     return;
                 }
             }
