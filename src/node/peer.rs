@@ -110,7 +110,6 @@ impl Peer for PeerService {
                 .map(|digest| Bytes::copy_from_slice(&digest.0))
                 .collect(),
             directory_version: served.context.store.progress().borrow().directory_version,
-            committed: None,
         }))
     }
 

@@ -14,6 +14,7 @@ use super::status;
 use crate::core::directory::{Directory, Validity, write_time};
 use crate::raft::Role;
 use crate::seams::Seams;
+use crate::store::group::RESERVED_BYTES;
 use crate::telemetry::health::Readiness;
 use crate::telemetry::recorder::Recorded;
 use crate::telemetry::{Meter, names};
@@ -23,6 +24,8 @@ const READY_EVERY: Duration = Duration::from_millis(100);
 /// How often the rest is, in rounds of the above.
 const ROUNDS: u32 = 10;
 
+/// The alarm of a disk that is nearly full; the destination's name follows.
+const DISK_ALARM: &str = "disk-nearly-full";
 /// The alarm of a directory that ends soon or has ended.
 const DIRECTORY_ALARM: &str = "directory-valid-until";
 
@@ -50,6 +53,7 @@ pub async fn run(
             directory(&seams, &newest.borrow().clone(), &alarms, &meter);
             for served in served.values() {
                 gauges(served);
+                free_space(&seams, served, &alarms).await;
             }
             if let Some(recorded) = &recorded {
                 recorded.tidy();
@@ -82,6 +86,25 @@ fn directory(seams: &Seams, newest: &Directory, alarms: &Alarms, meter: &Meter) 
             let text = format!("the directory and its grace ended ({until}): nothing new is admitted; {mend}");
             alarms.raise(DIRECTORY_ALARM, text);
         }
+    }
+}
+
+/// Free space of one destination's disk, and an alarm when so little is left that nothing new is taken in.
+async fn free_space(seams: &Seams, served: &Served, alarms: &Alarms) {
+    let context = &served.context;
+    let (store, name) = (context.store.clone(), format!("{DISK_ALARM}-{}", context.destination));
+    // A file system that cannot say keeps its last figure; a runtime that ends has nobody to tell.
+    let Ok(Ok(free)) = seams.work.run(move || store.free_bytes()).await else { return };
+    context.meter.set(names::STORE_FREE_BYTES, free as f64);
+    if free < RESERVED_BYTES {
+        let text = format!(
+            "the disk of destination {} has {free} bytes free: below {RESERVED_BYTES} nothing new is taken in, and senders \
+             wait; free space on it",
+            context.destination
+        );
+        alarms.raise(&name, text);
+    } else {
+        alarms.clear(&name);
     }
 }
 

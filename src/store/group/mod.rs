@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 pub use rows::{AlarmRow, Counts, DeferredRow, SeenRow, StagedRow};
 pub use snapshot::{Body, Snapshot};
 pub use staging::{ItemStanding, NewBody, NewParcel, Settled};
-pub use writer::{ApplyEntry, Done, Mutation};
+pub use writer::{ApplyEntry, Done, Mutation, RESERVED_BYTES};
 
 use super::StoreError;
 use super::bodies::{Bodies, BodyWriter};
@@ -182,6 +182,11 @@ impl GroupStore {
     pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let transaction = self.0.database.begin_read().map_err(StoreError::failed("reading the store"))?;
         Snapshot::new(transaction, &self.0.destination, self.0.parsed.clone(), self.0.bodies.clone())
+    }
+
+    /// Bytes that its disk has free; below [`RESERVED_BYTES`] nothing new is taken in. Blocks. Errors: the disk's.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        self.0.bodies.free()
     }
 
     /// Starts a body that is to be staged or was fetched. Its calls block.

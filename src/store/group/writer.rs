@@ -27,7 +27,7 @@ const JOBS_PER_COMMIT: usize = 512;
 
 /// Bytes that must stay free before anything new is taken in, so that what was taken can be finished: the log, fates,
 /// offsets.
-const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
+pub const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// One change of the store.
 #[derive(Debug)]
