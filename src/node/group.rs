@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::alarms::Alarms;
 use super::propose::Desk;
 use crate::core::directory::Directory;
-use crate::core::gather::Caps;
+use crate::core::gather::{Caps, ParcelKey};
 use crate::core::id::{DestinationName, DestinationTag, Digest, EnvironmentName, NodeName, ParcelId, Time};
 use crate::core::receipt::NoticeRecord;
 use crate::keys::{KeyRing, NodeKeys};
@@ -64,8 +64,8 @@ pub struct GroupContext {
     pub queries: mpsc::Sender<Bytes>,
     /// Bounds of gathering.
     pub caps: Caps,
-    /// Where staging tells of items that had their fate when they were staged: whoever sent them again is told.
-    pub settled: mpsc::UnboundedSender<Vec<Settled>>,
+    /// Where collecting and staging tell of what was sent again though it has its fate: whoever sent it is told.
+    pub repeats: mpsc::UnboundedSender<Repeat>,
     /// Cancelled when the node stops taking anything in.
     pub stop: CancellationToken,
 }
@@ -96,6 +96,15 @@ pub struct Staged {
     pub digest: Digest,
     /// The digest of its manifest.
     pub manifest_digest: Digest,
+}
+
+/// What was sent again though it has its fate.
+#[derive(Debug)]
+pub enum Repeat {
+    /// Items that had their fate when their parcel was staged.
+    Staged(Vec<Settled>),
+    /// A parcel of which nothing is gathered any more.
+    Ended(ParcelKey),
 }
 
 /// How far collecting is behind its topic.

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::NodeError;
 use super::answer::verdict;
 use super::fetch::{Begun, FetchError, fetch};
-use super::group::GroupContext;
+use super::group::{GroupContext, Repeat};
 use super::propose::Desk;
 use super::receipts::Signer;
+use super::recent::Recent;
 use crate::core::decide::{Changes, Row, Standing, View, standing};
 use crate::core::directory::Directory;
 use crate::core::gather::ParcelKey;
@@ -68,6 +69,9 @@ struct Missing {
     parcel: Option<(ParcelKey, Time)>,
 }
 
+/// By D: a parcel as gathering knows it, and its expiry.
+type Parcels = BTreeMap<Digest, (ParcelKey, Time)>;
+
 /// A fetch that ended.
 struct Fetched {
     position: Position,
@@ -87,6 +91,7 @@ pub struct Holder {
     group_time: watch::Sender<Time>,
     ended: mpsc::Sender<(ParcelKey, Time)>,
     missing: BTreeMap<Position, Missing>,
+    recent: Recent,
     fetching: JoinSet<Fetched>,
     /// Everything before this position that has a fate was looked at.
     next: Position,
@@ -122,6 +127,7 @@ impl Holder {
             group_time,
             ended,
             missing: BTreeMap::new(),
+            recent: Recent::default(),
             fetching: JoinSet::new(),
             next: Position::default(),
             noted: Position::default(),
@@ -141,24 +147,23 @@ impl Holder {
             let Some(row) = rows.last() else { break };
             from = row.position;
             for row in rows {
-                holder.say_row(&snapshot, &row, row.deadline, None)?;
+                holder.say_row(&snapshot, &row, row.deadline, StageTimes::default())?;
             }
         }
         Ok(holder)
     }
 
-    /// Follows until the group was shut down. `settled` are items that had their fate
-    /// when they were staged. Errors: the store's.
+    /// Follows until the group was shut down. `repeats` is what was sent again. Errors: the store's.
     pub async fn run(
         mut self,
         mut applied: mpsc::UnboundedReceiver<Applied>,
-        mut settled: mpsc::UnboundedReceiver<Vec<Settled>>,
+        mut repeats: mpsc::UnboundedReceiver<Repeat>,
     ) -> Result<(), NodeError> {
         let (clock, closed) = (self.context.seams.clock.clone(), self.closed.clone());
-        let mut progress = self.context.store.progress();
         let mut note_at = clock.monotonic() + NOTE_EVERY;
+        let mut look_at = clock.monotonic();
         loop {
-            let look = if self.missing.is_empty() { NOTE_EVERY } else { LOOK };
+            let pause = if self.missing.is_empty() { NOTE_EVERY } else { LOOK };
             tokio::select! {
                 biased;
                 one = applied.recv() => {
@@ -169,21 +174,22 @@ impl Holder {
                     }
                     self.applied(batch)?;
                 }
-                Some(settled) = settled.recv() => {
+                Some(repeat) = repeats.recv() => {
                     let snapshot = self.context.store.snapshot()?;
-                    for settled in settled {
-                        self.say_settled(&snapshot, &settled, true)?;
+                    match repeat {
+                        Repeat::Staged(items) => {
+                            items.iter().try_for_each(|one| self.say_settled(&snapshot, one, true))?;
+                        }
+                        Repeat::Ended(parcel) => self.say_again(&snapshot, &parcel)?,
                     }
                 }
                 Some(done) = self.fetching.join_next() => if let Ok(done) = done { self.fetched(done)? },
-                changed = progress.changed(), if !self.missing.is_empty() => {
-                    if changed.is_err() {
-                        break;
-                    }
-                    self.look()?;
-                }
-                () = clock.sleep(look) => self.look()?,
+                () = clock.sleep(pause) => {}
                 () = closed.cancelled() => break,
+            }
+            if clock.monotonic() >= look_at {
+                look_at = clock.monotonic() + LOOK;
+                self.look()?;
             }
             if clock.monotonic() >= note_at {
                 note_at = clock.monotonic() + NOTE_EVERY;
@@ -201,8 +207,13 @@ impl Holder {
             self.context.meter.count(names::DECIDE_ENTRIES, 1);
             let Some(changes) = changes else { continue };
             self.tell(&changes);
+            let parcels = self.parcels(&changes);
             for row in &changes.rows {
                 let stage = settled.iter().find(|one| one.digest == row.digest && one.item.index == row.index);
+                let parcel = parcels.get(&row.digest).copied();
+                if let Some((parcel, _)) = parcel {
+                    self.recent.note(parcel, row.transaction);
+                }
                 let fate = row.decision.fate();
                 let meter = self.context.meter.with("fate", if row.is_committed() { "committed" } else { "rejected" });
                 match fate {
@@ -215,15 +226,15 @@ impl Holder {
                     self.context.meter.took(names::DECIDE_SECONDS, took);
                 }
                 self.next = after(row.position);
-                if !self.say_row(&snapshot, row, row.deadline, stage.map(|stage| stage.staged))? {
-                    let parcel = self.parcel_of(&changes, &row.digest);
+                let times = stage.map_or(StageTimes::default(), |stage| self.times(stage, true));
+                if !self.say_row(&snapshot, row, row.deadline, times)? {
                     self.miss(row.clone(), parcel);
                 }
             }
             for one in &settled {
                 self.say_settled(&snapshot, one, false)?;
             }
-            self.end_unstaged(&snapshot, &changes)?;
+            self.end_unstaged(&snapshot, &changes, &parcels)?;
         }
         Ok(())
     }
@@ -258,13 +269,7 @@ impl Holder {
 
     /// Says a row's fate about the ticket with this deadline, unless it is committed and its body is not here. Whether it
     /// was said.
-    fn say_row(
-        &self,
-        snapshot: &Snapshot,
-        row: &Row,
-        deadline: Time,
-        staged: Option<Time>,
-    ) -> Result<bool, StoreError> {
+    fn say_row(&self, snapshot: &Snapshot, row: &Row, deadline: Time, times: StageTimes) -> Result<bool, StoreError> {
         if row.is_committed() && !snapshot.has_body(&row.digest, row.index)? {
             return Ok(false);
         }
@@ -274,9 +279,23 @@ impl Holder {
             deadline,
             directory: row.directory,
             verdict: verdict(row),
-            times: self.times(staged),
+            times,
         });
         Ok(true)
+    }
+
+    /// Says again what became of a parcel that was decided since this start: whoever sent it again did not hear. What was
+    /// decided before is gathered and staged again, and said then.
+    fn say_again(&mut self, snapshot: &Snapshot, parcel: &ParcelKey) -> Result<(), StoreError> {
+        let directory = self.in_force.borrow().clone();
+        let Some(sender) = directory.sender_by_key(&parcel.sender) else { return Ok(()) };
+        let again = self.recent.again(parcel, self.context.seams.clock.monotonic()).to_vec();
+        for transaction in &again {
+            if let Some(row) = snapshot.transaction(&sender.name, *transaction)? {
+                self.say_row(snapshot, &row, row.deadline, StageTimes::default())?;
+            }
+        }
+        Ok(())
     }
 
     /// Says how an item stands that was staged here. Just applied, the row's own ticket is said with the row; `late` is an
@@ -294,7 +313,7 @@ impl Holder {
             .map_or(Duration::MAX, |entry| entry.retention);
         let time = snapshot.group_time();
         let version = snapshot.directory().map_or(0, |directory| directory.version);
-        let times = self.times(Some(settled.staged));
+        let times = self.times(settled, !late);
         let say = |directory, verdict| {
             self.signer.say(Statement {
                 sender: settled.sender.clone(),
@@ -309,8 +328,10 @@ impl Holder {
             Standing::Decided(..) => {
                 if let Some(row) = row {
                     let own = row.digest == settled.digest && row.index == item.index;
-                    if (late || !own)
-                        && !self.say_row(snapshot, row, item.deadline, Some(settled.staged))?
+                    if own && late && self.missing.contains_key(&row.position) {
+                        self.found(snapshot, row.position, times)?;
+                    } else if (late || !own)
+                        && !self.say_row(snapshot, row, item.deadline, times)?
                         && let Some(missing) = self.missing.get_mut(&row.position)
                     {
                         missing.also.insert(item.deadline);
@@ -329,28 +350,40 @@ impl Holder {
         Ok(())
     }
 
-    /// How long it took here. What is said again after a restart, or of a fetched body, is said without.
-    fn times(&self, staged: Option<Time>) -> StageTimes {
-        let since = |staged| self.context.seams.clock.now().since(staged).as_millis();
-        let committed = staged.map(|staged| u32::try_from(since(staged)).unwrap_or(u32::MAX));
-        StageTimes { delivered: None, staged: None, committed, held: committed.map(|_| 0) }
+    /// How long it took here. `decided`: its fate was applied just now, so it was held at once. What was staged after its
+    /// fate took no time to commit; what is said again after a restart is said without any.
+    fn times(&self, settled: &Settled, decided: bool) -> StageTimes {
+        let took = |from: Time, to: Time| u32::try_from(to.since(from).as_millis()).unwrap_or(u32::MAX);
+        StageTimes {
+            delivered: settled.first.map(|first| took(settled.item.transaction.time(), first)),
+            staged: settled.first.map(|first| took(first, settled.staged)),
+            committed: decided.then(|| took(settled.staged, self.context.seams.clock.now())),
+            held: decided.then_some(0),
+        }
     }
 
-    fn parcel_of(&self, changes: &Changes, digest: &Digest) -> Option<(ParcelKey, Time)> {
-        let outcome = changes.outcomes.iter().find(|outcome| outcome.digest == *digest)?;
+    /// The parcels that an entry named, as gathering knows them; those of senders that the directory lost are left out.
+    fn parcels(&self, changes: &Changes) -> Parcels {
         let directory = self.in_force.borrow().clone();
-        let sender = directory.senders.get(&outcome.sender)?.signing.bytes();
-        Some((ParcelKey { sender, epoch: outcome.epoch, parcel: outcome.parcel }, outcome.expiry))
+        let mut parcels = Parcels::new();
+        for outcome in &changes.outcomes {
+            if !parcels.contains_key(&outcome.digest)
+                && let Some(sender) = directory.senders.get(&outcome.sender)
+            {
+                let key = ParcelKey { sender: sender.signing.bytes(), epoch: outcome.epoch, parcel: outcome.parcel };
+                parcels.insert(outcome.digest, (key, outcome.expiry));
+            }
+        }
+        parcels
     }
 
     /// Tells the collector of parcels that were decided without this node, and of which nothing is missing here.
-    fn end_unstaged(&self, snapshot: &Snapshot, changes: &Changes) -> Result<(), StoreError> {
-        let digests: BTreeSet<Digest> = changes.outcomes.iter().map(|outcome| outcome.digest).collect();
-        for digest in digests {
+    fn end_unstaged(&self, snapshot: &Snapshot, changes: &Changes, parcels: &Parcels) -> Result<(), StoreError> {
+        for (&digest, &parcel) in parcels {
             let waits = self.missing.values().any(|missing| missing.row.digest == digest);
             let decided = |row: &&Row| row.digest == digest;
             if !waits && changes.rows.iter().any(|row| decided(&row)) && snapshot.staged(&digest)?.is_none() {
-                self.end(self.parcel_of(changes, &digest));
+                self.end(Some(parcel));
             }
         }
         Ok(())
@@ -378,26 +411,13 @@ impl Holder {
         self.missing.insert(missing.row.position, missing);
     }
 
-    /// Looks at everything that is missing: what came by itself is said, what is due is fetched.
+    /// Looks at everything that is missing: what is due is fetched. What comes by itself, staging tells of.
     fn look(&mut self) -> Result<(), NodeError> {
         if self.missing.is_empty() {
             return Ok(());
         }
         let now = self.context.seams.clock.monotonic();
         let snapshot = self.context.store.snapshot()?;
-        let here: Vec<Position> = self
-            .missing
-            .iter()
-            .map(|(position, missing)| Ok((*position, snapshot.has_body(&missing.row.digest, missing.row.index)?)))
-            .filter_map(|outcome: Result<_, StoreError>| match outcome {
-                Ok((position, true)) => Some(Ok(position)),
-                Ok((_, false)) => None,
-                Err(error) => Some(Err(error)),
-            })
-            .collect::<Result<_, _>>()?;
-        for position in here {
-            self.found(&snapshot, position)?;
-        }
         let leader = self.group.leadership().borrow().leader.clone();
         for (&position, missing) in &mut self.missing {
             if self.fetching.len() >= FETCHES {
@@ -432,7 +452,7 @@ impl Holder {
         match outcome {
             Ok(()) => {
                 let snapshot = self.context.store.snapshot()?;
-                self.found(&snapshot, position)?;
+                self.found(&snapshot, position, StageTimes::default())?;
             }
             Err(errors) => {
                 let Some(missing) = self.missing.get_mut(&position) else { return Ok(()) };
@@ -456,15 +476,18 @@ impl Holder {
     }
 
     /// A body is here now: its receipt is due, and its parcel needs no gathering.
-    fn found(&mut self, snapshot: &Snapshot, position: Position) -> Result<(), NodeError> {
+    fn found(&mut self, snapshot: &Snapshot, position: Position, times: StageTimes) -> Result<(), StoreError> {
         let Some(missing) = self.missing.get(&position) else { return Ok(()) };
-        if !self.say_row(snapshot, &missing.row, missing.row.deadline, None)? {
+        let took = self.context.seams.clock.monotonic().saturating_sub(missing.since);
+        // What was missing from before this start, or not told of by the log, is missing for longer than is known here.
+        let held = missing.parcel.is_some().then(|| u32::try_from(took.as_millis()).unwrap_or(u32::MAX));
+        let times = StageTimes { held, ..times };
+        if !self.say_row(snapshot, &missing.row, missing.row.deadline, times)? {
             return Ok(());
         }
         for &deadline in &missing.also {
-            self.say_row(snapshot, &missing.row, deadline, None)?;
+            self.say_row(snapshot, &missing.row, deadline, times)?;
         }
-        let took = self.context.seams.clock.monotonic().saturating_sub(missing.since);
         self.context.meter.took(names::HOLD_SECONDS, took);
         let Some(missing) = self.missing.remove(&position) else { return Ok(()) };
         if !self.missing.values().any(|other| other.row.digest == missing.row.digest) {

@@ -22,6 +22,7 @@ pub mod propose;
 mod pulse;
 mod read;
 pub mod receipts;
+mod recent;
 pub mod report;
 pub mod run;
 pub mod serve;

@@ -394,7 +394,7 @@ impl Starting<'_> {
         let (in_force, in_force_seen) = watch::channel(in_force.unwrap_or(directory.clone()));
         let (group_time, group_time_seen) = watch::channel(group_time);
         let (notices, notices_out) = NoticeSender::new();
-        let (settled, settlements) = mpsc::unbounded_channel();
+        let (repeats, repeated) = mpsc::unbounded_channel();
         let (queries, asked) = mpsc::channel(QUERIES);
         let meter = self.meter.destination(name);
         let context = Arc::new(GroupContext {
@@ -415,7 +415,7 @@ impl Starting<'_> {
             notices: notices.clone(),
             queries,
             caps: options.caps,
-            settled,
+            repeats,
             stop: self.collecting.clone(),
         });
         let consensus = |cause| NodeError::Consensus { destination: name.clone(), cause };
@@ -450,7 +450,7 @@ impl Starting<'_> {
             (label("holding"), label("collecting"), label("reporting"), label("leading"));
         let answering = label("answering");
         self.running.spawn(async move { (answering.0, answering.1, answerer.run(asked).await) });
-        self.running.spawn(async move { (holding.0, holding.1, holder.run(applied, settlements).await) });
+        self.running.spawn(async move { (holding.0, holding.1, holder.run(applied, repeated).await) });
         let collector = collect::run(context.clone(), ended, tell_staged);
         self.running.spawn(async move { (collecting.0, collecting.1, collector.await) });
         self.running.spawn(async move { (reporting.0, reporting.1, reporter.run(staged).await) });

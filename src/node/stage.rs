@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::group::{GroupContext, Staged};
+use super::group::{GroupContext, Repeat, Staged};
 use crate::core::decide::{Manifest, ManifestItem};
 use crate::core::gather::{DeferReason, Delivery, ParcelKey};
 use crate::core::id::{RefusalReason, Time};
@@ -87,6 +87,7 @@ struct Lane {
 /// The half-opened parcels of one destination.
 pub(super) struct Stage {
     context: Arc<GroupContext>,
+    started: Time,
     storage: StorageKey,
     lanes: BTreeMap<ParcelKey, Lane>,
     generation: u64,
@@ -109,6 +110,7 @@ impl Stage {
         let (steps, messages) = mpsc::unbounded_channel();
         let stage = Self {
             storage: StorageKey::new(*context.keys.storage()),
+            started: context.seams.clock.now(),
             context,
             lanes: BTreeMap::new(),
             generation: 0,
@@ -130,7 +132,9 @@ impl Stage {
         self.waiting_bytes += delivery.sealed.len();
         if !self.lanes.contains_key(&key) {
             self.generation += 1;
-            let opening = Box::new(Opening::new(&self.context, self.storage.clone(), &delivery.header.core));
+            // What was sealed before this start may have come to an earlier one.
+            let first = delivery.since.filter(|_| delivery.header.core.parcel.time() >= self.started);
+            let opening = Box::new(Opening::new(&self.context, self.storage.clone(), &delivery.header.core, first));
             let lane = Lane { generation: self.generation, opening: Some(opening), waiting: VecDeque::new() };
             self.lanes.insert(key, lane);
         }
@@ -202,13 +206,13 @@ impl Stage {
                 let (store, steps) = (self.context.store.clone(), self.steps.clone());
                 let expiry = parcel.manifest.expiry;
                 let manifest = parcel.manifest.clone();
-                let (at, decided) = (parcel.staged, self.context.settled.clone());
+                let (came, repeats) = ((parcel.first, parcel.staged), self.context.repeats.clone());
                 tokio::spawn(async move {
                     let result = store.stage(*parcel).await.map(|standings| {
-                        let settled = settled(&manifest, at, standings);
+                        let settled = settled(&manifest, came, standings);
                         if !settled.is_empty() {
                             // The node is stopping: whoever sent them again asks again.
-                            let _ = decided.send(settled);
+                            let _ = repeats.send(Repeat::Staged(settled));
                         }
                         Staged {
                             parcel: manifest.parcel,
@@ -230,14 +234,18 @@ impl Stage {
 }
 
 /// The items that had their fate before they were staged.
-fn settled(manifest: &Manifest, staged: Time, standings: Vec<(u32, ItemStanding)>) -> Vec<Settled> {
+fn settled(
+    manifest: &Manifest,
+    (first, staged): (Option<Time>, Time),
+    standings: Vec<(u32, ItemStanding)>,
+) -> Vec<Settled> {
     let items: BTreeMap<u32, &ManifestItem> = manifest.items.iter().map(|item| (item.index, item)).collect();
     standings
         .into_iter()
         .filter(|(_, standing)| *standing != ItemStanding::Undecided)
         .filter_map(|(index, standing)| {
             let item = (*items.get(&index)?).clone();
-            Some(Settled { digest: manifest.digest, sender: manifest.sender.clone(), item, staged, standing })
+            Some(Settled { digest: manifest.digest, sender: manifest.sender.clone(), item, first, staged, standing })
         })
         .collect()
 }
@@ -253,6 +261,8 @@ fn failed(key: ParcelKey, fault: Fault) -> StageEvent {
 /// One parcel that is being opened. Its keys are wiped with it.
 struct Opening {
     context: Arc<GroupContext>,
+    /// When the parcel's first segment came, if that is known.
+    first: Option<Time>,
     storage: StorageKey,
     core: Core,
     /// `None` when this node lacks the key that the core names.
@@ -301,7 +311,7 @@ impl Bodies {
 }
 
 impl Opening {
-    fn new(context: &Arc<GroupContext>, storage: StorageKey, core: &Core) -> Self {
+    fn new(context: &Arc<GroupContext>, storage: StorageKey, core: &Core, first: Option<Time>) -> Self {
         let parcel = ParcelContext {
             ctx: core.context(),
             suite: core.suite,
@@ -311,6 +321,7 @@ impl Opening {
         let secret = core.destination(&context.tag).and_then(|own| context.ring.secret(&own.key)).cloned();
         Self {
             context: Arc::clone(context),
+            first,
             storage,
             core: core.clone(),
             opener: secret.map(|secret| ParcelOpener::new(parcel, context.tag, secret)),
@@ -353,7 +364,7 @@ impl Opening {
     }
 
     fn finish(self: Box<Self>, delivery: &Delivery) -> Result<NewParcel, Fault> {
-        let Self { context, storage, core, opener, envelope, mut bodies, .. } = *self;
+        let Self { context, first, storage, core, opener, envelope, mut bodies, .. } = *self;
         let local = |cause: String| Fault::Deferred(DeferReason::Local, cause);
         let opener = opener.ok_or_else(|| local("the parcel was not opened".to_owned()))?;
         let finished = opener.finish(&mut |event| bodies.take(&context, event)).map_err(|error| fault_of(&error));
@@ -382,7 +393,7 @@ impl Opening {
             items,
         };
         let staged = context.seams.clock.now();
-        Ok(NewParcel { manifest, staged, envelope: Bytes::from(envelope), bodies: new_bodies })
+        Ok(NewParcel { manifest, first, staged, envelope: Bytes::from(envelope), bodies: new_bodies })
     }
 }
 

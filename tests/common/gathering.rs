@@ -29,6 +29,9 @@ pub struct Node {
     pub abandoned: Vec<ParcelKey>,
     pub missing: Vec<Missing>,
     pub equivocations: Vec<Equivocation>,
+    pub repeated: Vec<ParcelKey>,
+    /// When the first segment of each parcel came, as the last delivery said.
+    pub since: BTreeMap<ParcelKey, Option<Time>>,
     pub rereads: usize,
     pub most_held: usize,
     pub now: Time,
@@ -53,6 +56,8 @@ impl Node {
             abandoned: Vec::new(),
             missing: Vec::new(),
             equivocations: Vec::new(),
+            repeated: Vec::new(),
+            since: BTreeMap::new(),
             rereads: 0,
             most_held: 0,
             now: Time(1_000_000),
@@ -103,6 +108,7 @@ impl Node {
                 Action::Recover(job) => queue.extend(self.reassembler.recovered(job.run(), self.now)),
                 Action::Deliver(delivery) => {
                     let key = delivery.parcel;
+                    self.since.insert(key, delivery.since);
                     assert!(!self.staged.contains_key(&key), "handed out after it was staged");
                     if let Some(reason) = self.refuse_first {
                         queue.extend(self.reassembler.refuse(&key, reason, self.now));
@@ -145,6 +151,7 @@ impl Node {
                     }
                 }
                 Action::Missing(missing) => self.missing.push(missing),
+                Action::Repeated(parcel) => self.repeated.push(parcel),
                 Action::Equivocation(equivocation) => self.equivocations.push(equivocation),
             }
         }

@@ -115,7 +115,7 @@ pub fn parcel(store: &GroupStore, number: u64, bodies: &[usize], key: Option<u8>
         expiry: Time(NOW.0 + 120_000),
         items,
     };
-    NewParcel { manifest, staged: NOW, envelope: Bytes::from_static(b"envelope"), bodies: new }
+    NewParcel { manifest, first: None, staged: NOW, envelope: Bytes::from_static(b"envelope"), bodies: new }
 }
 
 /// The entry that commits a whole parcel.

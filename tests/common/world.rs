@@ -1,5 +1,7 @@
 //! A whole environment as real processes: `sealcast node run` for each node, `sealcast` commands for the rest.
 
+#![allow(dead_code)] // each test file uses its part
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -95,10 +97,8 @@ impl World {
 
     /// Asks a node to end (SIGTERM) and waits until it has.
     pub fn stop(&mut self, node: &str) -> Option<i32> {
-        let mut child = self.running.remove(node).expect("a running node");
-        let signalled = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-        assert!(signalled.success());
-        child.wait().unwrap().code()
+        self.signal(node, "TERM");
+        self.ended(node)
     }
 
     fn log(&self, node: &str) -> PathBuf {
@@ -195,4 +195,54 @@ pub fn payload(seed: u64, length: usize) -> Vec<u8> {
     let stream = sealcast::seams::SeededRandomness::new(seed);
     sealcast::seams::Randomness::fill(&stream, &mut bytes).unwrap();
     bytes
+}
+
+impl World {
+    /// Sends a running node a signal, for example HUP.
+    pub fn signal(&self, node: &str, signal: &str) {
+        let id = self.running[node].id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+    }
+
+    /// Starts a node that may write files of at most so many KiB: a disk that fails it.
+    pub fn start_limited(&mut self, node: &str, kibibytes: u64) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(node)).unwrap();
+        let limits = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kibibytes * 2);
+        let mut command = Command::new("sh");
+        command.args(["-c", &limits, "sh", env!("CARGO_BIN_EXE_sealcast"), "node", "run", "--config"]);
+        command.arg(format!("env/nodes/{node}/node.toml")).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env("SEALCAST__NODE__HTTP", "127.0.0.1:0").stdout(Stdio::null()).stderr(log);
+        self.running.insert(node.to_owned(), command.spawn().unwrap());
+    }
+
+    /// Waits until a node has ended by itself, or after a signal; gives its exit code.
+    pub fn ended(&mut self, node: &str) -> Option<i32> {
+        let mut child = self.running.remove(node).expect("a running node");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            if Instant::now() > end {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("node {node} does not end\n{}", self.logs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Everything that a node has logged.
+    pub fn log_of(&self, node: &str) -> String {
+        std::fs::read_to_string(self.log(node)).unwrap_or_default()
+    }
+
+    /// Waits until a node has logged this text so many times.
+    pub fn logged(&self, node: &str, text: &str, times: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.log_of(node).matches(text).count() < times {
+            assert!(Instant::now() < end, "node {node} does not log {text:?}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sealcast::core::directory::KeyState;
-use sealcast::core::gather::{Caps, Cursor, DeferReason, STALLED_AFTER};
+use sealcast::core::gather::{Caps, Cursor, DeferReason, REPEATED_AFTER, STALLED_AFTER};
 use sealcast::core::id::{Suite, Time};
 
 use crate::gathering::*;
@@ -121,4 +121,40 @@ fn records_that_are_no_segments_pass() {
     assert_eq!(node.passed.len(), 3);
     assert_eq!(node.reassembler.deferred_by_reason(), [(DeferReason::UnknownVersion, 1)].into());
     assert_eq!(node.cursors[0].mark().offset, 4);
+}
+
+#[test]
+fn what_is_sent_again_long_after_its_end_is_told_once_in_a_while() {
+    let mut node = Node::new(Caps::default());
+    let (core, _, stripes) = parcel(1, 48);
+    let key = key_of(&core);
+    let first = node.now;
+    node.send(&stripes[0].segments[0].record);
+    node.wait(Duration::from_secs(1));
+    node.send_stripe(&stripes[0]);
+    assert_eq!(node.since[&key], Some(first), "the time of the first segment, not of the last");
+    node.wait(REPEATED_AFTER - Duration::from_millis(1));
+    node.send_stripe(&stripes[0]);
+    assert!(node.repeated.is_empty(), "what is merely late is no repetition");
+    node.wait(Duration::from_millis(1));
+    node.send_stripe(&stripes[0]);
+    node.send_stripe(&stripes[0]);
+    assert_eq!(node.repeated, [key], "once, however many segments come");
+    node.wait(REPEATED_AFTER);
+    node.send_stripe(&stripes[0]);
+    assert_eq!(node.repeated, [key, key]);
+    node.assert_clean();
+}
+
+#[test]
+fn the_first_segments_time_of_a_parcel_that_was_put_off_is_not_known() {
+    let mut node = Node::new(Caps::default());
+    let (core, _, stripes) = parcel(1, 48);
+    node.send(&stripes[0].segments[0].record);
+    // It stalls, and leaves memory.
+    node.wait(STALLED_AFTER);
+    assert_eq!(node.reassembler.open_parcels(), 0);
+    node.send_stripe(&stripes[0]);
+    assert_eq!(node.since[&key_of(&core)], None);
+    node.assert_clean();
 }

@@ -58,6 +58,9 @@ pub struct Delivery {
     pub digest: Digest,
     /// The sealed bytes, without padding.
     pub sealed: Bytes,
+    /// When the parcel's first segment came, by the `now` of its call; `None` when that is not known, because something of
+    /// the parcel had come before and was put off.
+    pub since: Option<Time>,
 }
 
 /// A parcel refused by its own bytes, once its D is known (R22). To be made durable, then published.
@@ -124,6 +127,9 @@ pub enum Action {
     Pass(Addresses),
     /// Read these again and hand the records to the gate.
     Reread(Vec<Address>),
+    /// A segment came of a parcel that ended [`super::REPEATED_AFTER`] ago or longer: whoever sends it again has not heard
+    /// what became of it. Said at most once in that time for a parcel.
+    Repeated(ParcelKey),
     /// Ask the sender for more of this parcel (signed and rate-limited).
     Missing(Missing),
     /// Raise the alarm.

@@ -126,6 +126,12 @@ impl Book {
         Some(entry)
     }
 
+    /// Whether anything of a parcel is deferred.
+    pub fn holds(&self, parcel: &ParcelKey) -> bool {
+        let first = (*parcel, 0, Address { partition: i32::MIN, offset: i64::MIN });
+        self.by_parcel.range(first..).next().is_some_and(|(key, ..)| key == parcel)
+    }
+
     /// Takes out all of a parcel.
     pub fn remove_parcel(&mut self, parcel: &ParcelKey) -> Vec<Address> {
         let first = (*parcel, 0, Address { partition: i32::MIN, offset: i64::MIN });

@@ -19,6 +19,17 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// The sender is asked again for the same parcel after this long.
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// A segment of a parcel that ended this long ago was sent again: what is merely late comes sooner.
+pub const REPEATED_AFTER: Duration = Duration::from_secs(10);
+
+/// A parcel that ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub expiry: Time,
+    /// Until then its segments pass without a word.
+    pub quiet_until: Time,
+}
+
 impl Reassembler {
     /// The driver found, when it opened the parcel, that its bytes must be refused. [`Action::Refuse`] follows as soon as D
     /// is known, which may need headers that are still to come.
@@ -48,8 +59,9 @@ impl Reassembler {
 
     pub(super) fn finish(&mut self, key: &ParcelKey, expiry: Time, now: Time, actions: &mut Vec<Action>) {
         if self.group_time <= expiry {
-            if let Some(before) = self.ended.insert(*key, expiry) {
-                self.ended_by_expiry.remove(&(before, *key));
+            let ended = Ended { expiry, quiet_until: now.after(REPEATED_AFTER) };
+            if let Some(before) = self.ended.insert(*key, ended) {
+                self.ended_by_expiry.remove(&(before.expiry, *key));
             }
             self.ended_by_expiry.insert((expiry, *key));
         }

@@ -23,7 +23,7 @@ pub use addresses::Addresses;
 pub use admission::Caps;
 pub use cursor::{Cursor, Gap, Identity, Mark};
 pub use deferred::DeferReason;
-pub use ending::{ASK_AGAIN_AFTER, STALLED_AFTER};
+pub use ending::{ASK_AGAIN_AFTER, REPEATED_AFTER, STALLED_AFTER};
 pub use gate::{Gate, Skip};
 pub use reassembler::Reassembler;
 

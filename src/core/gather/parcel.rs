@@ -84,6 +84,8 @@ pub(super) struct Parcel {
     /// Wait for the parcel's end; durably noted, so cursors passed them.
     pub noted: Addresses,
     pub refused: Option<RefusalReason>,
+    /// When its first segment came; `None` when something of it had come before and was put off.
+    pub since: Option<Time>,
     /// When something last helped it on.
     pub touched: Time,
     /// When the sender was last asked for what is missing.
@@ -93,7 +95,7 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
-    pub fn new(expiry: Time, now: Time) -> Self {
+    pub fn new(expiry: Time, now: Time, since: Option<Time>) -> Self {
         Self {
             expiry,
             tip: None,
@@ -101,6 +103,7 @@ impl Parcel {
             addresses: Addresses::default(),
             noted: Addresses::default(),
             refused: None,
+            since,
             touched: now,
             asked: None,
             charged: 0,

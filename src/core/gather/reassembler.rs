@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::action::{Action, Delivery, Equivocation, RecoverJob, Recovered, Refused};
 use super::admission::{Admission, Caps};
 use super::deferred::{Book, DeferReason, Entry};
+use super::ending::{Ended, REPEATED_AFTER};
 use super::gate::Skip;
 use super::parcel::{Held, Parcel, Place, Slot, Tip, cost_at_most, segment_cost};
 use super::room::StripeKey;
@@ -31,8 +32,8 @@ pub struct Reassembler {
     pub(super) tag: DestinationTag,
     pub(super) group_time: Time,
     pub(super) parcels: BTreeMap<ParcelKey, Parcel>,
-    /// Ended parcels and their expiry.
-    pub(super) ended: BTreeMap<ParcelKey, Time>,
+    /// Ended parcels.
+    pub(super) ended: BTreeMap<ParcelKey, Ended>,
     pub(super) ended_by_expiry: BTreeSet<(Time, ParcelKey)>,
     pub(super) open_by_expiry: BTreeSet<(Time, ParcelKey)>,
     /// Stripes whose shards can be dropped.
@@ -84,7 +85,15 @@ impl Reassembler {
         let tried = self.book.remove(at).is_some();
         let key = ParcelKey::of(&segment.header().core);
         let expiry = segment.header().core.expiry;
-        if self.ended.contains_key(&key) || self.group_time > expiry {
+        if let Some(ended) = self.ended.get_mut(&key) {
+            actions.push(Action::Pass(at.into()));
+            if now >= ended.quiet_until {
+                ended.quiet_until = now.after(REPEATED_AFTER);
+                actions.push(Action::Repeated(key));
+            }
+            return actions;
+        }
+        if self.group_time > expiry {
             actions.push(Action::Pass(at.into()));
             return actions;
         }
@@ -116,7 +125,9 @@ impl Reassembler {
             return actions;
         }
         // Making room may have dropped this parcel's other stripes, and the parcel with them.
-        let parcel = self.parcels.entry(key).or_insert_with(|| Parcel::new(expiry, now));
+        let known_before = tried || self.book.holds(&key);
+        let since = (!known_before).then_some(now);
+        let parcel = self.parcels.entry(key).or_insert_with(|| Parcel::new(expiry, now, since));
         self.open_by_expiry.insert((expiry, key));
         parcel.refused = refused;
         parcel.addresses.insert(at);
@@ -279,8 +290,9 @@ impl Reassembler {
         parcel.touched = now;
         match result {
             Ok(sealed) => {
+                let since = parcel.since;
                 if let Some(header) = self.take_tip(&key, stripe, digest) {
-                    actions.push(Action::Deliver(Delivery { parcel: key, header, digest, sealed }));
+                    actions.push(Action::Deliver(Delivery { parcel: key, header, digest, sealed, since }));
                 }
                 self.advance_past(&key, stripe, now, &mut actions);
             }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use self::reader::{Arrival, Checked, Source};
 use super::NodeError;
-use super::group::{GroupContext, Staged};
+use super::group::{GroupContext, Repeat, Staged};
 use super::stage::{Message, Stage, StageEvent};
 use crate::core::gather::{
     Action, Address, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, Recovered, Refused, Skip,
@@ -36,6 +36,9 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Ticks without a sight of the topic before that is an alarm: a transport needs a moment to look around.
 const UNSEEN_TICKS: u32 = 10;
+
+/// Records behind the topic's end at which the collector counts as caught up.
+const CAUGHT_UP: u64 = 1024;
 
 /// Ended parcels that the node's other parts tell the collector of.
 pub type Ended = mpsc::Receiver<(ParcelKey, Time)>;
@@ -325,6 +328,12 @@ impl Collector {
                     tokio::spawn(self.source.clone().again(addresses));
                 }
                 Action::Missing(missing) => self.ask(&missing),
+                // While the collector catches up, what it reads was not sent again: it comes late.
+                Action::Repeated(parcel) if self.context.lag.borrow().records <= CAUGHT_UP => {
+                    // The node is stopping: whoever sent it again sends it once more.
+                    let _ = self.context.repeats.send(Repeat::Ended(parcel));
+                }
+                Action::Repeated(_) => {}
                 Action::Equivocation(Equivocation { parcel, stripe, first, second }) => {
                     tracing::error!(parcel = %parcel.parcel, stripe, %first, %second, "two signed headers contradict each other");
                     let text = format!(

@@ -48,6 +48,8 @@ pub struct StagedRow {
     pub manifest: Manifest,
     /// The manifest's digest.
     pub manifest_digest: Digest,
+    /// When its first segment came to this node (its wall clock); `None` when that is not known.
+    pub first: Option<Time>,
     /// When this node staged it (its wall clock).
     pub staged: Time,
     /// How many of its transactions have no fate.
@@ -60,7 +62,11 @@ impl StagedRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let manifest = self.manifest.encode();
         let mut to = Writer::with_capacity(manifest.len() + self.envelope.len() + 64);
-        to.u8(ROW_VERSION).put(&self.manifest_digest.0).u64(self.staged.0).u32(self.left);
+        to.u8(ROW_VERSION).put(&self.manifest_digest.0).flag(self.first.is_some());
+        if let Some(first) = self.first {
+            to.u64(first.0);
+        }
+        to.u64(self.staged.0).u32(self.left);
         to.long_bytes(&manifest).long_bytes(&self.envelope);
         to.finish()
     }
@@ -70,13 +76,17 @@ impl StagedRow {
         let mut from = Reader::new(bytes);
         version(&mut from).map_err(text)?;
         let manifest_digest = Digest(from.array("manifest digest").map_err(text)?);
+        let first = match from.flag("first segment").map_err(text)? {
+            true => Some(Time(from.u64("first segment").map_err(text)?)),
+            false => None,
+        };
         let staged = Time(from.u64("staged").map_err(text)?);
         let left = from.u32("left").map_err(text)?;
         let manifest = from.long_bytes(limits::ENTRY_BYTES, "manifest").map_err(text)?;
         let manifest = Manifest::decode(manifest).map_err(|error| error.to_string())?;
         let envelope = Bytes::copy_from_slice(from.long_bytes(limits::ENVELOPE_BYTES, "envelope").map_err(text)?);
         from.finish("staged parcel").map_err(text)?;
-        Ok(Self { manifest, manifest_digest, staged, left, envelope })
+        Ok(Self { manifest, manifest_digest, first, staged, left, envelope })
     }
 }
 

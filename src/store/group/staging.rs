@@ -23,6 +23,8 @@ use crate::store::bodies::FinishedBody;
 pub struct NewParcel {
     /// What consensus may know of it.
     pub manifest: Manifest,
+    /// When its first segment came, by this node's wall clock; `None` when that is not known.
+    pub first: Option<Time>,
     /// This node's wall clock.
     pub staged: Time,
     /// Its envelope.
@@ -63,6 +65,8 @@ pub struct Settled {
     pub sender: SenderName,
     /// The item.
     pub item: ManifestItem,
+    /// When the parcel's first segment came; `None` when that is not known.
+    pub first: Option<Time>,
     /// When this node staged the parcel.
     pub staged: Time,
     /// Why it is not undecided any more; never [`ItemStanding::Undecided`].
@@ -110,7 +114,7 @@ impl<'a, 't> Staging<'a, 't> {
 
     /// Stages a parcel: bodies of what is undecided, or committed from this very parcel, stay; the rest is not kept.
     pub fn stage(&mut self, parcel: NewParcel, group_time: Time) -> Result<Vec<(u32, ItemStanding)>, StoreError> {
-        let NewParcel { manifest, staged, envelope, bodies } = parcel;
+        let NewParcel { manifest, first, staged, envelope, bodies } = parcel;
         let mut bodies: BTreeMap<u32, NewBody> = bodies.into_iter().map(|body| (body.index, body)).collect();
         let mut standings = Vec::with_capacity(manifest.items.len());
         let mut left = 0;
@@ -146,7 +150,7 @@ impl<'a, 't> Staging<'a, 't> {
         if left > 0 {
             let manifest_digest = manifest.manifest_digest();
             let digest = manifest.digest;
-            let row = StagedRow { manifest, manifest_digest, staged, left, envelope };
+            let row = StagedRow { manifest, manifest_digest, first, staged, left, envelope };
             put(&mut self.tables.staged, &digest.0, &row.encode())?;
         }
         Ok(standings)
@@ -269,7 +273,7 @@ impl<'a, 't> Staging<'a, 't> {
         let parcel = self.touched.get_mut(&digest).ok_or_else(damaged)?;
         parcel.left = parcel.left.saturating_sub(1);
         let item = parcel.manifest.items.iter().find(|item| item.index == index).cloned().ok_or_else(damaged)?;
-        let staged = parcel.staged;
+        let (first, staged) = (parcel.first, parcel.staged);
         if remove(&mut self.tables.undecided, undecided)? {
             self.counts.undecided = self.counts.undecided.saturating_sub(1);
         }
@@ -278,7 +282,7 @@ impl<'a, 't> Staging<'a, 't> {
         if !keep {
             self.drop_body(&digest, item.index)?;
         }
-        Ok(Settled { digest, sender, item, staged, standing })
+        Ok(Settled { digest, sender, item, first, staged, standing })
     }
 
     /// Writes staged parcels back that [`Staging::decided`] and [`Staging::expire`] changed; once an entry, so that a
