@@ -116,6 +116,46 @@ fn a_broker_killed_in_the_stream_holds_nothing_up() {
 }
 
 #[test]
+fn a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
+    let _turn = turn();
+    let mut world = World::new(&shared());
+    world.start_all();
+    write(&world, "first", b"0\n");
+    world.send("first", "complete", &["-k", "counter"]);
+    let mut number = 1;
+    for (round, node) in ["a", "b", "c", "a", "b"].into_iter().enumerate() {
+        let count = 40;
+        let many: String = (number..number + count).map(|number| format!("{number}\n")).collect();
+        number += count;
+        write(&world, "many", many.as_bytes());
+        let mut command =
+            world.command(&["send", "orders", "many", "--lines", "--config", "env/senders/web/client.toml"]);
+        command.args(["--timeout", "100s", "--format", "json", "-k", "counter"]);
+        let sending = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(150 + 170 * round as u64));
+        world.kill(node);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        world.start(node);
+        let output = sending.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "round {round}: {:?}: {said}\n{}", output.status.code(), world.logs());
+        assert_eq!(lines(&output.stdout).len(), count);
+    }
+    world.settle(number as u64);
+    for node in ["a", "b", "c"] {
+        let fixed = ["watch", "orders", "--config", "env/readers/app/client.toml", "--node", node, "-e", "--lines"];
+        let fed = world.done(&fixed);
+        let fed: Vec<usize> = String::from_utf8(fed)
+            .unwrap()
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|l| l.parse().unwrap())
+            .collect();
+        assert_eq!(fed, (0..number).collect::<Vec<_>>(), "order, once each, on {node}");
+    }
+}
+
+#[test]
 fn a_killed_clients_outbox_finishes_the_job_once() {
     let _turn = turn();
     let mut world = World::new(&shared());

@@ -5,26 +5,24 @@
 mod disk;
 #[path = "common/ledger.rs"]
 mod ledger;
+#[path = "common/trio.rs"]
+mod trio;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use disk::CrashDisk;
-use ledger::{NOW, commit, directory_op, node, options, parcel, seams};
+use ledger::{NOW, commit, directory_op, node, options, seams};
 use openraft::storage::RaftStateMachine;
 use openraft::testing::log::{StoreBuilder, Suite};
-use sealcast::core::decide::Manifest;
-use sealcast::core::id::{DestinationTag, Incarnation, NodeName, Position, Time};
+use sealcast::core::id::{Position, Time};
 use sealcast::raft::storage::{LogStore, StateMachine};
-use sealcast::raft::{
-    CallError, Group, GroupOptions, MessageKind, Offer, PeerCaller, ProbeAnswer, ProposeError, Role, Stage, TypeConfig,
-};
-use sealcast::seams::BoxFuture;
-use sealcast::store::group::{Applied, GroupStore, Progress};
+use sealcast::raft::{MessageKind, Offer, PeerCaller, ProposeError, Role, Stage, TypeConfig};
+use sealcast::store::group::GroupStore;
 use tokio::sync::mpsc;
+use trio::{
+    GROUP, NAMES, Node, Wire, Wires, found, leader, manifest, propose, same_state, start, start_with, trio, until,
+};
 
 // --- openraft's suite
 
@@ -103,168 +101,6 @@ async fn snapshots_are_refused_by_name() {
 }
 
 // --- three nodes in one process
-
-const GROUP: DestinationTag = DestinationTag([6; 16]);
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// A network in memory: calls go straight to the other node's group, unless one of both is cut off.
-#[derive(Clone, Default)]
-struct Wires {
-    groups: Arc<Mutex<BTreeMap<NodeName, Group>>>,
-    cut: Arc<Mutex<BTreeSet<NodeName>>>,
-}
-
-impl Wires {
-    fn to(&self, from: &NodeName, to: &NodeName) -> Result<Group, CallError> {
-        let cut = self.cut.lock().unwrap();
-        let unreachable = |cause: &str| CallError::Unreachable { node: to.clone(), cause: cause.to_owned() };
-        if cut.contains(from) || cut.contains(to) {
-            return Err(unreachable("cut off"));
-        }
-        self.groups.lock().unwrap().get(to).cloned().ok_or_else(|| unreachable("not started"))
-    }
-
-    fn cut(&self, name: &NodeName) {
-        self.cut.lock().unwrap().insert(name.clone());
-    }
-
-    fn mend(&self, name: &NodeName) {
-        self.cut.lock().unwrap().remove(name);
-    }
-}
-
-struct Wire {
-    own: NodeName,
-    wires: Wires,
-}
-
-impl PeerCaller for Wire {
-    fn call<'a>(
-        &'a self,
-        to: &'a NodeName,
-        group: DestinationTag,
-        kind: MessageKind,
-        payload: Bytes,
-        _: Duration,
-    ) -> BoxFuture<'a, Result<Bytes, CallError>> {
-        assert_eq!(group, GROUP);
-        Box::pin(async move {
-            let target = self.wires.to(&self.own, to)?;
-            let answer = target.handle(&self.own, kind as u32, &payload).await;
-            // An answer is lost as easily as a question.
-            self.wires.to(&self.own, to)?;
-            answer.map_err(|error| CallError::Refused { node: to.clone(), cause: error.to_string() })
-        })
-    }
-
-    fn probe<'a>(
-        &'a self,
-        to: &'a NodeName,
-        _: DestinationTag,
-        incarnation: Incarnation,
-        _: Duration,
-    ) -> BoxFuture<'a, Result<ProbeAnswer, CallError>> {
-        Box::pin(async move {
-            let target = self.wires.to(&self.own, to)?;
-            let answer = target.probe(&self.own, incarnation);
-            answer.map_err(|error| CallError::Refused { node: to.clone(), cause: error.to_string() })
-        })
-    }
-}
-
-struct Node {
-    name: NodeName,
-    disk: CrashDisk,
-    group: Group,
-    /// What was applied; kept so that the group has somebody to tell.
-    news: mpsc::UnboundedReceiver<Applied>,
-}
-
-async fn start(name: &str, disk: CrashDisk, wires: &Wires) -> Node {
-    let seed = name.bytes().map(u64::from).sum();
-    start_with(name, disk, wires, seed).await
-}
-
-async fn start_with(name: &str, disk: CrashDisk, wires: &Wires, seed: u64) -> Node {
-    let seams = seams(disk.clone(), seed);
-    let store = GroupStore::open(&options(), &seams).unwrap();
-    let name = node(name);
-    let mut group_options = GroupOptions::new(name.clone(), GROUP, NAMES.map(node).to_vec());
-    group_options.election = (Duration::from_millis(400), Duration::from_millis(800));
-    group_options.heartbeat = Duration::from_millis(100);
-    let wire = Arc::new(Wire { own: name.clone(), wires: wires.clone() });
-    let (group, news) = Group::open(group_options, store, wire, seams).await.unwrap();
-    wires.groups.lock().unwrap().insert(name.clone(), group.clone());
-    Node { name, disk, group, news }
-}
-
-async fn trio(wires: &Wires) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for name in NAMES {
-        nodes.push(start(name, CrashDisk::new(), wires).await);
-    }
-    nodes
-}
-
-/// Waits for something that must come; a test that waits in vain fails after a time that is no measure of anything.
-async fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..3000 {
-        if let Some(found) = there() {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("waited in vain for {what}");
-}
-
-async fn leader<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Group {
-    let groups: Vec<Group> = nodes.into_iter().map(|node| node.group.clone()).collect();
-    until("a leader", || groups.iter().find(|group| group.leadership().borrow().own).cloned()).await
-}
-
-/// Puts the directory in force, at whoever leads.
-async fn found(nodes: &[Node]) {
-    loop {
-        match leader(nodes).await.offer_directory(directory_op(), 1).await {
-            Ok(Offer::Proposed(_)) => return,
-            Ok(other) => panic!("nobody else offers, but it is {other:?}"),
-            Err(error) => assert!(error.retryable(), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Proposes at whoever leads until it is known to be applied.
-async fn propose(nodes: &[&Node], entry: &sealcast::core::decide::Entry) -> u64 {
-    loop {
-        let leader = leader(nodes.iter().copied()).await;
-        match leader.propose(entry).await {
-            Ok(index) => return index,
-            Err(error) => assert!(error.retryable(), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A manifest as some sender made it; no node of these tests has its bodies.
-fn manifest(number: u64) -> Manifest {
-    let scratch = GroupStore::open(&options(), &seams(CrashDisk::new(), 9)).unwrap();
-    parcel(&scratch, number, &[10], None).manifest
-}
-
-async fn same_state(nodes: &[&Node], applied: u64) -> Progress {
-    let mut found: Vec<Progress> = Vec::new();
-    for node in nodes {
-        let store = node.group.store().clone();
-        let progress = until("the log on every node", || {
-            let progress = store.progress().borrow().clone();
-            (progress.applied >= applied).then_some(progress)
-        });
-        found.push(progress.await);
-    }
-    assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:?}");
-    found.pop().unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_found_elect_commit_and_go_on_without_their_leader() {
@@ -453,7 +289,7 @@ async fn nobody_founds_alone_and_nobody_speaks_for_another() {
     .await;
 
     // b's messages, said by c; then for a life of a's store that is over.
-    let wire = Wire { own: node("c"), wires: wires.clone() };
+    let wire = Wire { own: node("c"), life: 0, wires: wires.clone() };
     let mut payload = vec![1];
     payload.extend(2u64.to_be_bytes());
     payload.extend(b.group.store().incarnation().0);

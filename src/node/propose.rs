@@ -215,11 +215,13 @@ impl Desk {
     /// The next entry, if there is one to write and room for it.
     fn next(&self) -> Result<Option<(Proposal, u64)>, NodeError> {
         let now = self.0.context.seams.clock.monotonic();
-        let snapshot = self.0.context.store.snapshot()?;
         let outcome = self.with(|open| {
             if open.in_flight >= IN_FLIGHT {
                 return Ok(None);
             }
+            // Taken while the desk is held: the tally must never look at a state that is older than what it was told was
+            // applied, or it notes that a transaction waits for another whose fate it has already passed on.
+            let snapshot = self.0.context.store.snapshot()?;
             let proposal = match snapshot.directory() {
                 Some(_) => open.tally.propose(&snapshot, now)?,
                 None if open.founding => None,
@@ -234,7 +236,7 @@ impl Desk {
             }
             Ok(proposal.map(|proposal| (proposal, open.term)))
         });
-        outcome.unwrap_or(Ok(None)).map_err(NodeError::OwnStore)
+        outcome.unwrap_or(Ok(None))
     }
 
     fn write(

@@ -214,6 +214,9 @@ impl Group {
             election_timeout_max: milliseconds(inner.options.election.1),
             heartbeat_interval: milliseconds(inner.options.heartbeat),
             enable_pre_vote: Some(true),
+            // A leader sends entries while its own disk still writes them. Were it the leader of the same term again after a
+            // crash, it would give their log ids to other entries, and nodes that have the old ones would keep them.
+            enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::Never,
             // Never purged and no snapshots: a member that is far behind gets the log itself.
             replication_lag_threshold: u64::MAX,

@@ -46,12 +46,20 @@ impl CrashDisk {
     /// The disk as it is after a power cut at this moment: only what was synced. The old one goes on, as a process would
     /// that does not know yet.
     pub fn crash(&self) -> Self {
+        Self::from(&self.state.lock().unwrap().durable, |content| &content.durable)
+    }
+
+    /// The disk as it is after the process was killed at this moment: the system still writes all that it was given.
+    pub fn killed(&self) -> Self {
+        Self::from(&self.state.lock().unwrap().now, |content| &content.now)
+    }
+
+    fn from(files: &BTreeMap<PathBuf, Shared>, left: impl Fn(&Content) -> &Vec<u8>) -> Self {
         let after = Self::new();
-        let state = self.state.lock().unwrap();
         let mut next = after.state.lock().unwrap();
-        for (path, content) in &state.durable {
-            let durable = content.lock().unwrap().durable.clone();
-            let content = Arc::new(Mutex::new(Content { now: durable.clone(), durable, locked: false }));
+        for (path, content) in files {
+            let bytes = left(&content.lock().unwrap()).clone();
+            let content = Arc::new(Mutex::new(Content { now: bytes.clone(), durable: bytes, locked: false }));
             next.now.insert(path.clone(), content.clone());
             next.durable.insert(path.clone(), content);
         }

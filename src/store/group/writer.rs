@@ -356,6 +356,12 @@ impl Writer {
 
     fn apply(&mut self, tables: &mut Tables<Writable<'_>>, entry: ApplyEntry) -> Result<Applied, StoreError> {
         let ApplyEntry { index, id, membership, entry } = entry;
+        if index <= self.head.applied && index != 0 {
+            // Applying twice would change the state digest, if nothing worse: whoever asks for it is wrong.
+            let cause =
+                format!("consensus asks to apply it again, though everything up to {} is applied", self.head.applied);
+            return Err(StoreError::damaged("log", index, cause));
+        }
         let mut applied = Applied { index, changes: None, settled: Vec::new() };
         if let Some(entry) = entry {
             let view = StateView { tables, head: &self.head };

@@ -190,7 +190,8 @@ impl Tally {
     }
 
     /// The next entry, if there is something to propose: transactions that are ready, a directory, or time alone when that
-    /// is due and a majority's clocks have moved. `view` is the state as applied here, `now` the leader's monotonic clock.
+    /// is due and a majority's clocks have moved. `view` is the state as applied here, never older than what
+    /// [`Tally::applied`] was told (what it passed on already wakes nobody twice); `now` the leader's monotonic clock.
     ///
     /// The entry has at most [`limits::ENTRY_BYTES`]; when more is ready, call again. Errors: those of the view's look-ups;
     /// nothing is lost then, call again.
