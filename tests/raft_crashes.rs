@@ -1,5 +1,5 @@
 //! Nodes that crash at any moment, again and again: what one life applied, every later life and every other node applies.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/disk.rs"]
 mod disk;
