@@ -288,40 +288,6 @@ fn an_unknown_op_or_version_is_named_and_the_bytes_have_one_form() {
     ));
 }
 
-#[test]
-fn the_bytes_of_an_entry_and_the_state_digest_are_pinned() {
-    let full = ManifestItem {
-        key_tag: Some(KeyTag([0x0a; 16])),
-        idempotency_tag: Some(IdempotencyTag([0x0b; 16])),
-        expected_version: Some(at(2, 1)),
-        predecessor: Some(Predecessor {
-            transaction: item(1).transaction,
-            deadline: START,
-            on_predecessor: OnPredecessor::GoOn,
-            release: Release::Complete,
-        }),
-        ..item(2)
-    };
-    let bytes = entry(1, vec![vec![item(1), full]]).encode();
-    let mut model = Model::founded();
-    model.run(&Entry::decode(&bytes).unwrap());
-    let directory =
-        Entry::founding(DirectoryOp { bytes: b"directory".as_slice().into(), ..directory_op(&directory()) });
-    let lines = [
-        ("entry with a commit of two transactions", bytes),
-        ("founding entry with the directory \"directory\"", directory.encode()),
-        ("row of the second transaction", model.rows.values().last().unwrap().encode()),
-        ("state digest after the founding entry and the first", model.digest.0.to_vec()),
-    ];
-    let text: String =
-        lines.map(|(name, bytes)| format!("# {name}\n{}\n", data_encoding::HEXLOWER.encode(&bytes))).concat();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/entry.hex");
-    if std::env::var_os("SEALCAST_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-        std::fs::write(file, &text).unwrap();
-    }
-    assert_eq!(std::fs::read_to_string(file).unwrap(), text, "tests/golden/entry.hex differs: is the change meant?");
-}
-
 /// What the rules say of one transaction, on plain maps that change at once: beside `apply`, which lays an entry's changes
 /// over the state before it.
 fn naive(state: &mut Model, reporters: usize, item: &ManifestItem, position: Position) -> Applied {

@@ -189,33 +189,49 @@ fn the_longest_header_and_shard_fit_a_record() {
     assert!(Segment::parse(&record.into()).is_ok());
 }
 
+/// Whether a change of this bit is refused by the gate, and without the checks of the directory, too. The decoder takes
+/// nothing but what came through one of them.
+fn refused(gate: &Gate, record: &[u8], at: usize, bit: usize) -> bool {
+    let mut changed = record.to_vec();
+    changed[at] ^= 1 << bit;
+    let changed = Bytes::from(changed);
+    let verify = |segment: Segment| segment.verify(&SignatureCache::default(), &web().public());
+    gate.check(&changed, NOW).is_err() && !Segment::parse(&changed).is_ok_and(|segment| verify(segment).is_ok())
+}
+
 #[test]
 fn every_single_bit_change_in_any_byte_of_any_segment_is_refused_before_the_decoder() {
     let gate = gate();
-    let stripes = split(core(&web(), 1, Profile::new(2, 1, 8).unwrap()), &web(), &sealed(21, 1));
-    assert_eq!(stripes.len(), 2);
-    for record in stripes.iter().flat_map(records) {
-        assert!(gate.check(&record, NOW).is_ok());
-        for at in 0..record.len() {
-            for bit in 0..8 {
-                let mut changed = record.to_vec();
-                changed[at] ^= 1 << bit;
-                let changed = Bytes::from(changed);
-                assert!(gate.check(&changed, NOW).is_err(), "byte {at}, bit {bit}");
-                // Without the checks of the directory, too.
-                if let Ok(segment) = Segment::parse(&changed) {
-                    assert!(
-                        segment.verify(&SignatureCache::default(), &web().public()).is_err(),
-                        "byte {at}, bit {bit}"
-                    );
+    for (k, m, shard, length) in [(2, 1, 8, 21), (1, 2, 5, 5), (1, 0, 7, 3), (3, 2, 4, 12)] {
+        let stripes = split(core(&web(), 1, Profile::new(k, m, shard).unwrap()), &web(), &sealed(length, 1));
+        for record in stripes.iter().flat_map(records) {
+            assert!(gate.check(&record, NOW).is_ok());
+            for at in 0..record.len() {
+                for bit in 0..8 {
+                    assert!(refused(&gate, &record, at, bit), "{k} + {m}: byte {at}, bit {bit}");
                 }
             }
+            for length in 0..record.len() {
+                assert!(gate.check(&record.slice(..length), NOW).is_err(), "{k} + {m}: cut to {length}");
+            }
+            let longer = Bytes::from([&record[..], &[0]].concat());
+            assert!(matches!(gate.check(&longer, NOW), Err(Skip::Malformed(_))));
         }
-        for length in 0..record.len() {
-            assert!(gate.check(&record.slice(..length), NOW).is_err(), "cut to {length}");
+    }
+}
+
+/// Shards of 64 KiB, a data and a parity one: every bit before the shard, and one in every 61st byte of it.
+#[test]
+fn every_bit_counts_in_segments_of_full_size() {
+    let gate = gate();
+    let stripe = &split(core(&web(), 1, Profile::coded(3)), &web(), &sealed(524_288, 1))[0];
+    for index in [0, 11] {
+        let record = records(stripe).remove(index);
+        let shard = record.len() - 65_536;
+        let head = (0..shard).flat_map(|at| (0..8).map(move |bit| (at, bit)));
+        for (at, bit) in head.chain((shard..record.len()).step_by(61).map(|at| (at, at % 8))) {
+            assert!(refused(&gate, &record, at, bit), "shard {index}: byte {at}, bit {bit}");
         }
-        let longer = Bytes::from([&record[..], &[0]].concat());
-        assert!(matches!(gate.check(&longer, NOW), Err(Skip::Malformed(_))));
     }
 }
 
@@ -236,26 +252,26 @@ fn header(profile: Profile, length: u32) -> StripeHeader {
 
 #[test]
 fn n35_a_codeword_that_is_none_is_refused_from_every_subset() {
-    let profile = Profile::new(3, 2, 4).unwrap();
-    let good = &split(core(&web(), 1, profile), &web(), &sealed(12, 1))[0];
-    let good: Vec<Vec<u8>> = records(good).iter().map(|record| verified(record).shard().to_vec()).collect();
-    // One shard changed (data, then parity), all parity junk, everything junk.
-    let mut cases = vec![good.clone(), good.clone(), good.clone(), good.clone()];
-    cases[0][1][2] ^= 1;
-    cases[1][4][0] ^= 0x80;
-    cases[2][3..].iter_mut().for_each(|shard| shard.fill(7));
-    cases[3].iter_mut().enumerate().for_each(|(at, shard)| *shard = sealed(4, at as u8));
-    for shards in cases {
-        let all: Vec<_> = forge(header(profile, 12), &web(), &shards).iter().map(verified).collect();
-        for count in 3..=5 {
-            for chosen in subsets(&all, count) {
+    for (k, m) in [(3, 2), (1, 2), (5, 1), (8, 4)] {
+        let profile = Profile::new(k, m, 4).unwrap();
+        let length = 4 * u32::from(k);
+        let good = &split(core(&web(), 1, profile), &web(), &sealed(length as usize, 1))[0];
+        let good: Vec<Vec<u8>> = records(good).iter().map(|record| verified(record).shard().to_vec()).collect();
+        // A bit of one shard, each in turn; all parity junk; everything junk.
+        let mut cases = vec![good.clone(); good.len() + 2];
+        (0..good.len()).for_each(|at| cases[at][at][at % 4] ^= 1 << (at % 8));
+        cases[good.len()][usize::from(k)..].iter_mut().for_each(|shard| shard.fill(7));
+        cases[good.len() + 1].iter_mut().enumerate().for_each(|(at, shard)| *shard = sealed(4, at as u8));
+        for shards in cases {
+            let all: Vec<_> = forge(header(profile, length), &web(), &shards).iter().map(verified).collect();
+            for chosen in (profile.k()..=profile.n()).flat_map(|count| subsets(&all, count)) {
                 let error = recover(&chosen).unwrap_err();
                 assert_eq!((&error, error.refusal()), (&RecoverError::Miscoded, Some(RefusalReason::Miscoded)));
             }
         }
+        let all: Vec<_> = forge(header(profile, length), &web(), &good).iter().map(verified).collect();
+        assert!(subsets(&all, profile.k()).iter().all(|chosen| recover(chosen).is_ok()));
     }
-    let all: Vec<_> = forge(header(profile, 12), &web(), &good).iter().map(verified).collect();
-    assert!(subsets(&all, 3).iter().all(|chosen| recover(chosen).is_ok()));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! What a node does around the reassembler (log, notes, cursors, blocking work), for tests of gathering.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::deferred::DeferReason;
+use super::reason::DeferReason;
 use super::{Address, Addresses, ParcelKey};
 use crate::core::id::{Digest, RefusalReason, Time};
 use crate::core::split::header::StripeHeader;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::deferred::DeferReason;
+use super::reason::DeferReason;
 use crate::core::id::VerifyingKeyBytes;
 use crate::core::limits;
 

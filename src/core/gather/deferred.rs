@@ -6,39 +6,12 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use super::admission::Admission;
+use super::reason::DeferReason;
 use super::{Address, ParcelKey};
-use crate::core::id::{Time, VerifyingKeyBytes, closed_list};
+use crate::core::id::{Time, VerifyingKeyBytes};
 
 /// Every deferred record is read again after this long, whatever else happens.
 pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
-
-closed_list! {
-    /// Why a record was deferred. All are local: none is a verdict (R21). Numbers are those of the store.
-    pub enum DeferReason: u8 {
-        /// 1: a version, suite, algorithm or codec of a later version.
-        UnknownVersion = 1 "unknown-version",
-        /// 2: the directory in force does not list the sender (yet, or any more).
-        UnknownSender = 2 "unknown-sender",
-        /// 3: the directory in force, or this node, does not have the destination key that it is sealed to.
-        KeyMissing = 3 "key-missing",
-        /// 4: its sender holds as much memory as one sender may.
-        SenderMemory = 4 "sender-memory",
-        /// 5: all senders together hold as much memory as they may.
-        TotalMemory = 5 "total-memory",
-        /// 6: its header contradicts another signed header of the same parcel, which this node follows.
-        Equivocation = 6 "equivocation",
-        /// 7: nothing of its parcel came for a while; it waits outside memory.
-        Stalled = 7 "stalled",
-        /// 8: a fault of this node: disk, codec, shutdown.
-        Local = 8 "local",
-    }
-}
-
-impl DeferReason {
-    fn is_memory(self) -> bool {
-        matches!(self, Self::SenderMemory | Self::TotalMemory)
-    }
-}
 
 /// One deferred record.
 #[derive(Debug, Clone, Copy)]

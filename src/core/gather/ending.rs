@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, Missing};
-use super::deferred::{DeferReason, Entry};
+use super::deferred::Entry;
 use super::parcel::Parcel;
+use super::reason::DeferReason;
 use super::reassembler::Reassembler;
 use super::{Address, Addresses, ParcelKey};
 use crate::core::directory::Directory;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::deferred::DeferReason;
+use super::reason::DeferReason;
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationTag, Time, VerifyingKeyBytes};
 use crate::core::split::segment::{Segment, SegmentError, SignatureCache, VerifiedSegment};

@@ -15,6 +15,7 @@ pub mod deferred;
 mod ending;
 pub mod gate;
 mod parcel;
+mod reason;
 mod reassembler;
 mod room;
 
@@ -22,9 +23,9 @@ pub use action::{Action, Delivery, Equivocation, Missing, RecoverJob, Recovered,
 pub use addresses::Addresses;
 pub use admission::Caps;
 pub use cursor::{Cursor, Gap, Identity, Mark};
-pub use deferred::DeferReason;
 pub use ending::{ASK_AGAIN_AFTER, REPEATED_AFTER, STALLED_AFTER};
 pub use gate::{Gate, Skip};
+pub use reason::DeferReason;
 pub use reassembler::Reassembler;
 
 use crate::core::id::{Epoch, ParcelId, Time, VerifyingKeyBytes};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Address, Addresses};
+use super::{Address, Addresses, ParcelKey};
 use crate::core::id::{Digest, RefusalReason, Time};
 use crate::core::limits;
 use crate::core::split::header::StripeHeader;
@@ -28,6 +28,9 @@ pub(super) fn cost_at_most(segment: &VerifiedSegment) -> usize {
 pub(super) fn segment_cost(segment: &VerifiedSegment) -> usize {
     SEGMENT_BYTES + 2 * segment.header_bytes().len() + segment.shard().len()
 }
+
+/// A stripe under one signed header. Of one sender, the lowest comes first.
+pub(super) type StripeKey = (ParcelKey, u32, Digest);
 
 /// A segment in memory.
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use super::action::{Action, Delivery, Equivocation, RecoverJob, Recovered, Refused};
 use super::admission::{Admission, Caps};
-use super::deferred::{Book, DeferReason, Entry};
+use super::deferred::{Book, Entry};
 use super::ending::{Ended, REPEATED_AFTER};
 use super::gate::Skip;
-use super::parcel::{Held, Parcel, Place, Slot, Tip, cost_at_most, segment_cost};
-use super::room::StripeKey;
+use super::parcel::{Held, Parcel, Place, Slot, StripeKey, Tip, cost_at_most, segment_cost};
+use super::reason::DeferReason;
 use super::{Address, ParcelKey};
 use crate::core::directory::{Directory, KeyState};
 use crate::core::id::{DestinationTag, Digest, RefusalReason, Time};

@@ -5,13 +5,11 @@ use std::ops::RangeInclusive;
 
 use super::ParcelKey;
 use super::action::Action;
-use super::deferred::{DeferReason, Entry};
-use super::parcel::cost_at_most;
+use super::deferred::Entry;
+use super::parcel::{StripeKey, cost_at_most};
+use super::reason::DeferReason;
 use super::reassembler::Reassembler;
 use crate::core::id::{Digest, Time, VerifyingKeyBytes};
-
-/// A stripe under one signed header, in the order in which a sender's stripes come first.
-pub(super) type StripeKey = (ParcelKey, u32, Digest);
 
 /// What can be dropped from memory.
 #[derive(Debug, Clone, Copy)]
@@ -62,10 +60,10 @@ impl Reassembler {
         let sender = asking.0.sender;
         while let Some(reason) = self.admission.refuses(&sender, bytes) {
             let shared = reason == DeferReason::TotalMemory;
-            let victim = None
-                .or_else(|| if shared { self.victim_of_largest(&sender, bytes) } else { None })
+            let of_others = |choose: &dyn Fn() -> Option<Victim>| if shared { choose() } else { None };
+            let victim = of_others(&|| self.victim_of_largest(&sender, bytes))
                 .or_else(|| self.latest_of(&sender).find(|victim| victim.is_after(&asking)))
-                .or_else(|| if shared { self.victim_of_later_turn(&asking) } else { None });
+                .or_else(|| of_others(&|| self.victim_of_later_turn(&asking)));
             match victim {
                 Some(Victim::Stripe(stripe)) => self.evict(stripe, reason, now, actions),
                 Some(Victim::Parcel(key)) => {

@@ -1,151 +1,24 @@
-//! Golden files: from fixed keys and fixed randomness, the bytes that docs/wire-format.md describes. A missing or different
-//! file fails the test; `SEALCAST_UPDATE_GOLDEN=1 cargo test --test golden` writes them anew, for a change of the format that
-//! is meant. Each file also opens from its own text alone, as a program in another language would open it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+//! Parcels from transactions to records, and back from the file alone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
-use sealcast::core::directory::{
-    DestinationEntry, DestinationKey, Directory, Draft, NodeEntry, ReaderEntry, SenderEntry, destination_tag,
-};
+use sealcast::core::directory::Directory;
 use sealcast::core::gather::Gate;
-use sealcast::core::id::{
-    DestinationTag, Digest, EnvironmentId, Epoch, ParcelId, PayloadTag, Position, Rejection, Suite, Time, TransactionId,
-};
-use sealcast::core::receipt::{Decided, Notice, StageTimes, Statement, Verdict, sign_receipts};
+use sealcast::core::id::{Epoch, ParcelId, Suite};
 use sealcast::core::seal::keys::PayloadTagger;
 use sealcast::core::seal::suite::{HpkePublic, HpkeSecret};
 use sealcast::core::seal::transaction::{ExpectedVersion, Payload, Predecessor, PrivateHeader};
 use sealcast::core::seal::{Event, ParcelContext, ParcelOpener, ParcelSealer, WrapTarget};
-use sealcast::core::sign::{PublicKey, SecretKey};
 use sealcast::core::split::header::{Core, CoreDestination, Profile, digest};
 use sealcast::core::split::segment::VerifiedSegment;
 use sealcast::core::split::stripe::{Splitter, Stripe, recover};
 use sealcast::seams::{Randomness, SeededRandomness};
 use zeroize::Zeroizing;
 
-const ENVIRONMENT: EnvironmentId = EnvironmentId(*b"golden-sealcast!");
-const NOW: Time = Time(1_767_225_600_000);
-const DEADLINE: Time = Time(NOW.0 + 3_600_000);
-
-/// Lines of `name: hex`, names unique, with comments; long values run over several lines that start with a space.
-#[derive(Default)]
-struct Golden {
-    text: String,
-}
-
-impl Golden {
-    fn new(about: &str) -> Self {
-        let mut text = String::new();
-        about.lines().for_each(|line| writeln!(text, "# {line}").unwrap());
-        Self { text }
-    }
-
-    fn put(&mut self, name: &str, bytes: impl AsRef<[u8]>) {
-        write!(self.text, "{name}:").unwrap();
-        let hex = HEXLOWER.encode(bytes.as_ref());
-        if hex.len() <= 64 {
-            writeln!(self.text, " {hex}").unwrap();
-        } else {
-            hex.as_bytes()
-                .chunks(96)
-                .for_each(|line| write!(self.text, "\n {}", std::str::from_utf8(line).unwrap()).unwrap());
-            self.text.push('\n');
-        }
-    }
-
-    /// What is very long stands there as its BLAKE3 digest: the records have it anyway.
-    fn put_long(&mut self, name: &str, bytes: &[u8]) {
-        if bytes.len() <= 4096 {
-            self.put(name, bytes);
-        } else {
-            self.put(&format!("{name} digest"), blake3::hash(bytes).as_bytes());
-        }
-    }
-
-    /// Compares with the file, or writes it, and gives what the file says.
-    fn settle(self, name: &str) -> BTreeMap<String, Vec<u8>> {
-        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden", &format!("{name}.hex")].iter().collect();
-        if std::env::var_os("SEALCAST_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, &self.text).unwrap();
-        }
-        let file = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        if let Some((at, (is, was))) = self.text.lines().zip(file.lines()).enumerate().find(|(_, (is, was))| is != was)
-        {
-            panic!("{}:{}: the bytes have changed\n now: {is}\nfile: {was}", path.display(), at + 1);
-        }
-        assert_eq!(self.text.len(), file.len(), "{}: the file ends elsewhere", path.display());
-        let mut values: BTreeMap<String, String> = BTreeMap::new();
-        let mut current = String::new();
-        for line in file.lines().filter(|line| !line.starts_with('#')) {
-            match line.split_once(':') {
-                Some((name, hex)) => {
-                    current = name.to_owned();
-                    assert!(values.insert(current.clone(), hex.trim().to_owned()).is_none(), "{name} stands twice");
-                }
-                None => values.get_mut(&current).unwrap().push_str(line.trim()),
-            }
-        }
-        values.into_iter().map(|(name, hex)| (name, HEXLOWER.decode(hex.as_bytes()).unwrap())).collect()
-    }
-}
-
-fn seed(number: u8) -> SecretKey {
-    SecretKey::from_seed(&[number; 32])
-}
-
-fn operator() -> SecretKey {
-    seed(1)
-}
-
-fn sender() -> SecretKey {
-    seed(2)
-}
-
-/// The destination key of this suite; each destination has others.
-fn secret(destination: &str, suite: Suite) -> HpkeSecret {
-    let number = if destination == "orders" { 0x10 } else { 0x20 } + suite.number();
-    HpkeSecret::from_bytes(suite, &[number; 32]).unwrap()
-}
-
-fn tag(destination: &str) -> DestinationTag {
-    destination_tag(ENVIRONMENT, &destination.parse().unwrap(), 0)
-}
-
-/// Three nodes, the destinations "orders" and "audit", the sender "web", the reader "app".
-fn directory() -> Vec<u8> {
-    let mut draft = Draft::new(ENVIRONMENT, "golden".parse().unwrap(), Time(NOW.0 + 365 * 86_400_000));
-    for (number, name) in (0x30..).step_by(4).zip(["a", "b", "c"]) {
-        draft.add_node(NodeEntry {
-            name: name.parse().unwrap(),
-            address: format!("{name}.example:7400"),
-            signing: seed(number).public(),
-            tls: seed(number + 1).public().bytes(),
-            hpke: HpkeSecret::from_bytes(Suite::XWing, &[number + 2; 32]).unwrap().public().bytes().to_vec().into(),
-        });
-    }
-    for name in ["orders", "audit"] {
-        let keys = [Suite::X25519, Suite::XWing].map(|suite| {
-            let public = secret(name, suite).public().bytes().to_vec();
-            DestinationKey::current(suite, public.into()).unwrap()
-        });
-        let nodes = ["a", "b", "c"].map(|node| node.parse().unwrap());
-        draft.add_destination(DestinationEntry::new(ENVIRONMENT, name.parse().unwrap(), nodes, keys.to_vec()));
-    }
-    let destinations = BTreeSet::from(["orders".parse().unwrap(), "audit".parse().unwrap()]);
-    let signing = sender().public();
-    draft.add_sender(SenderEntry { name: "web".parse().unwrap(), signing, destinations: destinations.clone() });
-    let hpke = HpkeSecret::from_bytes(Suite::XWing, &[0x41; 32]).unwrap().public().bytes().to_vec().into();
-    draft.add_reader(ReaderEntry { name: "app".parse().unwrap(), signing: seed(0x40).public(), hpke, destinations });
-    draft.sign(&operator()).unwrap()
-}
+use crate::file::Golden;
+use crate::world::*;
 
 struct Case {
     name: &'static str,
@@ -162,10 +35,6 @@ struct Case {
 
 fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 7 + at / 256) as u8).collect()
-}
-
-fn transaction_id(number: usize) -> TransactionId {
-    TransactionId::from_parts(NOW, [0xa0 + number as u8; 10])
 }
 
 /// Seals and splits the case as a sender does; draws in the order of the format: parcel id, K, encapsulations.
@@ -271,9 +140,6 @@ fn open(values: &BTreeMap<String, Vec<u8>>, directory: &Arc<Directory>, destinat
     assert_eq!(opener.finish(&mut sink).unwrap() as usize, payloads.len());
     payloads
 }
-
-const STRIPES: &str =
-    "One transaction of 1,000 bytes, suite 1, k = 4, m = 3, shards of 96 bytes: the last stripe is short.";
 
 fn check(case: &Case) -> BTreeMap<String, Vec<u8>> {
     let mut golden = Golden::new(case.about);
@@ -387,7 +253,7 @@ fn several_stripes_with_a_short_last_one_at_the_offsets_of_the_page() {
     let case = Case {
         name: "stripes",
         seed: 3,
-        about: STRIPES,
+        about: "One transaction of 1,000 bytes, suite 1, k = 4, m = 3, shards of 96 bytes: the last stripe is short.",
         suite: Suite::X25519,
         profile: Profile::new(4, 3, 96).unwrap(),
         destinations: &["orders"],
@@ -446,69 +312,4 @@ fn several_stripes_with_a_short_last_one_at_the_offsets_of_the_page() {
     }
     assert_eq!(sealed, values["sealed parcel"]);
     assert_eq!(previous, values["D"][..]);
-}
-
-#[test]
-fn a_directory() {
-    let mut golden =
-        Golden::new("The signed directory of the other files: three nodes, two destinations, a sender, a reader.");
-    golden.put("operator seed", *operator().seed());
-    golden.put("operator public key", operator().public().bytes().0);
-    golden.put("directory", directory());
-    let values = golden.settle("directory");
-    let operator: [u8; 32] = values["operator public key"].as_slice().try_into().unwrap();
-    let operator = PublicKey::check(&sealcast::core::id::VerifyingKeyBytes(operator)).unwrap();
-    let directory = Directory::verify(&values["directory"], &operator, 0).unwrap();
-    assert_eq!(directory.destinations.len(), 2);
-    assert_eq!(directory.destinations.values().next().unwrap().max_life, Duration::from_secs(7 * 86_400));
-}
-
-/// One signature of node "a" over three statements, for two senders: two records.
-#[test]
-fn a_batch_of_receipts() {
-    let directory = Directory::verify(&directory(), &operator().public(), 0).unwrap();
-    let digest = Digest([0xdd; 32]);
-    let decided =
-        |index, number| Decided { position: Position { index, number }, payload_tag: PayloadTag([0x55; 32]), digest };
-    let verdicts = [
-        ("web", Verdict::Committed(decided(7, 0))),
-        ("shop", Verdict::Rejected(decided(7, 1), Rejection::Conflict)),
-        ("web", Verdict::Expired { group_time: Time(DEADLINE.0 + 1) }),
-    ];
-    let statements: Vec<Statement> = verdicts
-        .iter()
-        .enumerate()
-        .map(|(number, (sender, verdict))| Statement {
-            sender: sender.parse().unwrap(),
-            transaction: transaction_id(number),
-            deadline: DEADLINE,
-            directory: directory.version,
-            verdict: *verdict,
-            times: StageTimes { delivered: Some(3), staged: Some(2), committed: Some(1), held: None },
-        })
-        .collect();
-    let mut golden = Golden::new(
-        "Receipts of node \"a\" for \"orders\": one signature over three statements (committed, rejected(conflict),\n\
-         expired), in one record for each of two senders. The node's signing key is in the file \"directory\".",
-    );
-    golden.put("node signing seed", *seed(0x30).seed());
-    golden.put("destination orders tag", tag("orders").0);
-    for (number, statement) in statements.iter().enumerate() {
-        golden.put(&format!("statement {number}"), statement.encode());
-    }
-    let records = sign_receipts(&seed(0x30), &"a".parse().unwrap(), tag("orders"), directory.version, &statements);
-    for (number, record) in records.iter().enumerate() {
-        golden.put(&format!("notice {number} key"), record.key);
-        golden.put(&format!("notice {number} record"), &record.value);
-    }
-    let values = golden.settle("receipts");
-    let directories = [(directory.version, Arc::new(directory))].into();
-    let mut said = Vec::new();
-    for number in 0..2 {
-        let record = &values[&format!("notice {number} record")];
-        let Notice::Receipts(receipts) = Notice::decode(record).unwrap() else { panic!("receipts") };
-        said.extend(receipts.verify(&directories).unwrap().iter().map(|verified| verified.said().clone()));
-    }
-    said.sort_by_key(|statement| statement.transaction);
-    assert_eq!(said, statements);
 }

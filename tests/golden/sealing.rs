@@ -1,11 +1,6 @@
-//! Golden files of the sealing: fixed keys, fixed randomness, every byte pinned. Each line of a file is `name: hexadecimal`; what
-//! the names mean stands in docs/wire-format.md. `SEALCAST_WRITE_GOLDEN=1 cargo test --test golden_seal` writes them anew, which
-//! is right only before a format is released.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+//! The sealing of parcels alone: envelope and transactions for a given ctx.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use sealcast::core::id::{DestinationTag, OnPredecessor, Position, Release, Suite, Time, TransactionId};
 use sealcast::core::seal::keys::PayloadTagger;
@@ -16,6 +11,8 @@ use sealcast::core::seal::transaction::{
 use sealcast::core::seal::{Event, ParcelContext, ParcelOpener, ParcelSealer, SealedTransaction, WrapTarget};
 use sealcast::core::sign::SecretKey;
 use zeroize::Zeroizing;
+
+use crate::file::Golden;
 
 const CTX: [u8; 32] = [0xc7; 32];
 const K: [u8; 32] = [0x4b; 32];
@@ -56,7 +53,7 @@ fn full_header(number: u8, payload: Payload, targets: &[WrapTarget]) -> PrivateH
     header
 }
 
-struct Golden {
+struct Sealed {
     secrets: Vec<(DestinationTag, HpkeSecret)>,
     targets: Vec<WrapTarget>,
     draws: Vec<[u8; 64]>,
@@ -64,12 +61,12 @@ struct Golden {
     transactions: Vec<(SealedTransaction, Vec<u8>)>,
 }
 
-fn golden(
+fn seal(
     suite: Suite,
     numbers: &[u8],
     count: u32,
     seal: impl Fn(&mut ParcelSealer, &[WrapTarget], &mut Vec<u8>) -> Vec<(SealedTransaction, Vec<u8>)>,
-) -> Golden {
+) -> Sealed {
     let secret = |&number: &u8| (DestinationTag([number; 16]), HpkeSecret::generate(suite, &[number; 32]).unwrap());
     let secrets: Vec<_> = numbers.iter().map(secret).collect();
     let target =
@@ -80,51 +77,38 @@ fn golden(
     let mut sealer = ParcelSealer::new(&CTX, &targets, count, &Zeroizing::new(K), &draws, &mut parcel).unwrap();
     let transactions = seal(&mut sealer, &targets, &mut parcel);
     sealer.finish().unwrap();
-    Golden { secrets, targets, draws, parcel, transactions }
+    Sealed { secrets, targets, draws, parcel, transactions }
 }
 
-impl Golden {
-    fn text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |name: String, bytes: &[u8]| {
-            writeln!(text, "{name}: {}", data_encoding::HEXLOWER.encode(bytes)).unwrap();
-        };
-        line("suite".to_owned(), &[self.targets[0].public.suite().number()]);
-        line("ctx".to_owned(), &CTX);
-        line("K".to_owned(), &K);
+impl Sealed {
+    fn golden(&self, about: &str) -> Golden {
+        let mut golden = Golden::new(about);
+        golden.put("suite", [self.targets[0].public.suite().number()]);
+        golden.put("ctx", CTX);
+        golden.put("K", K);
         for (number, ((tag, secret), draw)) in self.secrets.iter().zip(&self.draws).enumerate() {
-            line(format!("destination {number} tag"), &tag.0);
-            line(format!("destination {number} secret key"), secret.bytes().as_slice());
-            line(format!("destination {number} key id"), &secret.public().id().0);
-            line(format!("destination {number} encapsulation randomness"), draw);
+            golden.put(&format!("destination {number} tag"), tag.0);
+            golden.put(&format!("destination {number} secret key"), secret.bytes().as_slice());
+            golden.put(&format!("destination {number} key id"), secret.public().id().0);
+            golden.put(&format!("destination {number} encapsulation randomness"), draw);
         }
         for (sealed, payload) in &self.transactions {
             let number = sealed.index;
-            line(format!("transaction {number} K_tx"), sealed.key.bytes());
-            line(format!("transaction {number} tx_commit"), &sealed.tx_commit);
-            line(format!("transaction {number} private header"), &sealed.header.encode().unwrap());
-            line(format!("transaction {number} payload"), payload);
-            line(format!("transaction {number} payload tag"), &sealed.payload.tag.0);
-            line(format!("transaction {number} ciphertext digest"), &sealed.ciphertext_digest.0);
+            golden.put(&format!("transaction {number} K_tx"), sealed.key.bytes());
+            golden.put(&format!("transaction {number} tx_commit"), sealed.tx_commit);
+            golden.put(&format!("transaction {number} private header"), sealed.header.encode().unwrap());
+            golden.put(&format!("transaction {number} payload"), payload);
+            golden.put(&format!("transaction {number} payload tag"), sealed.payload.tag.0);
+            golden.put(&format!("transaction {number} ciphertext digest"), sealed.ciphertext_digest.0);
         }
-        line("parcel".to_owned(), &self.parcel);
-        text
+        golden.put("parcel", &self.parcel);
+        golden
     }
 
     /// The file says the same, and what the file says opens for every destination.
-    fn check(&self, name: &str) {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        if std::env::var_os("SEALCAST_WRITE_GOLDEN").is_some() {
-            std::fs::write(&path, self.text()).unwrap();
-        }
-        let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        for (kept, made) in kept.lines().zip(self.text().lines()) {
-            assert!(kept == made, "{name} differs at {:?}", made.split(':').next());
-        }
-        assert_eq!(kept.lines().count(), self.text().lines().count());
-        let fields: BTreeMap<&str, &str> =
-            kept.lines().map(|line| line.split_once(": ").unwrap_or((line, ""))).collect();
-        let parcel = data_encoding::HEXLOWER.decode(fields["parcel"].as_bytes()).unwrap();
+    fn check(&self, name: &str, about: &str) {
+        let values = self.golden(about).settle(name);
+        let parcel = &values["parcel"];
         let context = ParcelContext {
             ctx: CTX,
             suite: self.targets[0].public.suite(),
@@ -140,7 +124,7 @@ impl Golden {
                 Event::End(sealed) => ended.push(*sealed),
                 Event::Ciphertext { .. } | Event::Header { .. } => {}
             };
-            opener.push(&parcel, &mut sink).unwrap();
+            opener.push(parcel, &mut sink).unwrap();
             opener.finish(&mut sink).unwrap();
             assert!(payloads.values().eq(self.transactions.iter().map(|(_, payload)| payload)));
             assert!(ended.iter().eq(self.transactions.iter().map(|(sealed, _)| sealed)));
@@ -159,16 +143,16 @@ fn whole(
 
 #[test]
 fn one_small_transaction_in_suite_2() {
-    golden(Suite::XWing, &[1], 1, |sealer, targets, out| {
+    seal(Suite::XWing, &[1], 1, |sealer, targets, out| {
         let payload = b"hello".to_vec();
         vec![whole(sealer, header(1, Some(told(&payload)), targets), payload, out)]
     })
-    .check("seal-x-wing.hex");
+    .check("seal-x-wing", "One transaction of 5 bytes, suite 2.");
 }
 
 #[test]
 fn several_transactions_for_two_destinations_in_suite_1() {
-    golden(Suite::X25519, &[1, 2], 3, |sealer, targets, out| {
+    seal(Suite::X25519, &[1, 2], 3, |sealer, targets, out| {
         let [first, second, third] = [payload(0), payload(66_000), payload(300)];
         vec![
             whole(sealer, header(1, Some(told(&first)), targets), first, out),
@@ -176,21 +160,24 @@ fn several_transactions_for_two_destinations_in_suite_1() {
             whole(sealer, full_header(3, told(&third), targets), third, out),
         ]
     })
-    .check("seal-x25519-several.hex");
+    .check(
+        "seal-x25519-several",
+        "Three transactions (0, 66,000 and 300 bytes) to two destinations, suite 1; the last has every optional field.",
+    );
 }
 
 #[test]
 fn two_destinations_in_suite_2() {
-    golden(Suite::XWing, &[1, 2], 1, |sealer, targets, out| {
+    seal(Suite::XWing, &[1, 2], 1, |sealer, targets, out| {
         let payload = payload(100);
         vec![whole(sealer, full_header(2, told(&payload), targets), payload, out)]
     })
-    .check("seal-x-wing-two-destinations.hex");
+    .check("seal-x-wing-two-destinations", "One transaction with every optional field to two destinations, suite 2.");
 }
 
 #[test]
 fn a_length_in_the_trailer_and_zstd_in_suite_1() {
-    golden(Suite::X25519, &[1], 1, |sealer, targets, out| {
+    seal(Suite::X25519, &[1], 1, |sealer, targets, out| {
         // A zstd frame made by hand (RFC 8878): one raw block, so that no compressor's version matters.
         let payload = b"carried in a raw block".to_vec();
         let block = ((payload.len() as u32) << 3 | 1).to_le_bytes();
@@ -202,5 +189,8 @@ fn a_length_in_the_trailer_and_zstd_in_suite_1() {
         let trailer = Payload { carried: carried.len() as u64, ..told(&payload) };
         vec![(sealer.end(Some(trailer), out).unwrap(), payload)]
     })
-    .check("seal-x25519-trailer.hex");
+    .check(
+        "seal-x25519-trailer",
+        "One compressed transaction whose lengths and payload tag stand in its trailer, suite 1.",
+    );
 }
