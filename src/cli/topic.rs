@@ -18,6 +18,9 @@ use crate::transport::{AnyTransport, Topic};
 /// The outage to be survived, unless said otherwise.
 pub(super) const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long all brokers may need to hear of a new topic and to choose its leaders.
+const SPREAD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Makes the topics of an environment, or says what is wrong with them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  sealcast topic init --config nodes/a/node.toml")]
@@ -196,7 +199,13 @@ async fn init(transport: &AnyTransport, plans: &[TopicPlan], context: &mut Conte
     let mut rows = Vec::new();
     for plan in plans {
         let outcome = admin::init(transport, plan).await?;
-        let TopicState { partitions, mismatches } = look(transport, plan, context).await?;
+        let TopicState { partitions, mismatches } = match outcome {
+            Made::Created => look_until_right(transport, plan, context).await?,
+            Made::Exists => look(transport, plan, context).await?,
+        };
+        for Mismatch { what, found, wanted, mend } in &mismatches {
+            eprintln!("sealcast: {}: {what} is {found}, should be {wanted}: {mend}", plan.topic);
+        }
         rows.push(Initialised {
             topic: plan.topic.to_string(),
             outcome,
@@ -241,6 +250,23 @@ async fn check(transport: &AnyTransport, plans: &[TopicPlan], context: &mut Cont
         context.output.rows(&findings)?;
     }
     Ok(if findings.iter().all(|finding| finding.wrong.is_none()) { Exit::Done } else { Exit::Failed })
+}
+
+/// Checks a topic that was just made, until it is right or patience ends: the brokers hear of it one after the other.
+async fn look_until_right(
+    transport: &AnyTransport,
+    plan: &TopicPlan,
+    context: &Context,
+) -> Result<TopicState, CliError> {
+    let clock = &context.seams.clock;
+    let began = clock.monotonic();
+    loop {
+        let state = look(transport, plan, context).await?;
+        if state.mismatches.is_empty() || clock.monotonic().saturating_sub(began) >= SPREAD_PATIENCE {
+            return Ok(state);
+        }
+        clock.sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Checks a topic and, if it is there, waits a moment until the transport itself sees its partitions.
