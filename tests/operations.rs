@@ -1,6 +1,6 @@
 //! What operators do to running nodes, as real processes over real brokers: a new directory, draining under load, a disk
 //! that fails.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

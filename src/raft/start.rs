@@ -210,8 +210,10 @@ impl Group {
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: inner.options.group.to_string(),
-            election_timeout_min: milliseconds(inner.options.election.0),
-            election_timeout_max: milliseconds(inner.options.election.1),
+            // openraft waits for the leader's lease to end, which is as long as the longest wait, and only then for an
+            // election's own time: halves make the whole.
+            election_timeout_min: milliseconds(inner.options.election.0 / 2),
+            election_timeout_max: milliseconds(inner.options.election.1 / 2),
             heartbeat_interval: milliseconds(inner.options.heartbeat),
             enable_pre_vote: Some(true),
             // A leader sends entries while its own disk still writes them. Were it the leader of the same term again after a
