@@ -48,6 +48,22 @@ const KNOWN_IN_ONE_PLACE: &[(&str, &str)] =
 const LONGEST_FILE: usize = 600;
 
 #[test]
+fn every_metric_that_is_described_is_measured_somewhere() {
+    let names = std::fs::read_to_string(root().join("src/telemetry/names.rs")).unwrap();
+    let declared = names.lines().filter_map(|line| line.trim().split_once(" = \"sealcast_"));
+    let declared: Vec<String> = declared.map(|(name, _)| name.to_owned()).collect();
+    assert!(declared.len() > 40, "the list was read: {declared:?}");
+    let texts: Vec<String> = sources("src").iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let used = |name: &str| {
+        let needle = format!("names::{name}");
+        let ends = |text: &str| !text.starts_with(|next: char| next.is_alphanumeric() || next == '_');
+        texts.iter().any(|text| text.match_indices(&needle).any(|(at, _)| ends(&text[at + needle.len()..])))
+    };
+    let unused: Vec<&String> = declared.iter().filter(|name| !used(name)).collect();
+    assert!(unused.is_empty(), "described, and never measured: {unused:?}");
+}
+
+#[test]
 fn no_arrow_runs_back() {
     let mut back = Vec::new();
     let mut beside: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -255,6 +255,15 @@ impl Client {
         destinations: &[DestinationName],
         transaction: Transaction,
     ) -> Result<Vec<Handle>, SubmitError> {
+        let submitted = self.try_submit_to(destinations, transaction).await;
+        submitted.inspect_err(|given_back| self.inner.tracker.given_back(&given_back.error))
+    }
+
+    async fn try_submit_to(
+        &self,
+        destinations: &[DestinationName],
+        transaction: Transaction,
+    ) -> Result<Vec<Handle>, SubmitError> {
         let bytes = transaction.payload.len() as u64;
         let checked =
             self.prepare(destinations, transaction).and_then(|prepared| match self.inner.window.take(bytes) {
@@ -321,8 +330,11 @@ impl Client {
             return Err(ClientError::Transaction { field: "padding", problem });
         }
         let prepared = self.prepare(destinations, transaction)?;
-        let place = self.inner.window.take(length.unwrap_or(0))?;
-        let handles = self.submit_held(prepared, place, payload, length).await?;
+        let submitted = match self.inner.window.take(length.unwrap_or(0)) {
+            Ok(place) => self.submit_held(prepared, place, payload, length).await,
+            Err(error) => Err(error),
+        };
+        let handles = submitted.inspect_err(|error| self.inner.tracker.given_back(error))?;
         Ok(in_order(destinations, handles))
     }
 

@@ -19,7 +19,7 @@ use super::group::{GroupContext, Repeat};
 use super::propose::Desk;
 use super::receipts::Signer;
 use super::recent::Recent;
-use crate::core::decide::{Changes, Row, Standing, View, standing};
+use crate::core::decide::{self, Changes, Row, Standing, View, standing};
 use crate::core::directory::Directory;
 use crate::core::gather::ParcelKey;
 use crate::core::id::{Digest, Fate, Position, Rejection, Time};
@@ -207,6 +207,9 @@ impl Holder {
             self.context.meter.count(names::DECIDE_ENTRIES, 1);
             let Some(changes) = changes else { continue };
             self.tell(&changes);
+            let void = changes.outcomes.iter().filter(|outcome| outcome.result == decide::Applied::Void);
+            let void: BTreeSet<Digest> = void.map(|outcome| outcome.digest).collect();
+            self.context.meter.count(names::DECIDE_VOID, void.len() as u64);
             let parcels = self.parcels(&changes);
             for row in &changes.rows {
                 let stage = settled.iter().find(|one| one.digest == row.digest && one.item.index == row.index);

@@ -14,10 +14,11 @@ use super::status;
 use crate::core::directory::{Directory, Validity, write_time};
 use crate::raft::Role;
 use crate::seams::Seams;
-use crate::store::group::RESERVED_BYTES;
+use crate::store::group::{GroupStore, RESERVED_BYTES};
 use crate::telemetry::health::Readiness;
 use crate::telemetry::recorder::Recorded;
 use crate::telemetry::{Meter, names};
+use crate::transport::{Topic, Transport};
 
 /// How often readiness is looked at.
 const READY_EVERY: Duration = Duration::from_millis(100);
@@ -53,6 +54,7 @@ pub async fn run(
             directory(&seams, &newest.borrow().clone(), &alarms, &meter);
             for served in served.values() {
                 gauges(served);
+                partitions(served);
                 free_space(&seams, served, &alarms).await;
             }
             if let Some(recorded) = &recorded {
@@ -86,6 +88,29 @@ fn directory(seams: &Seams, newest: &Directory, alarms: &Alarms, meter: &Meter) 
             let text = format!("the directory and its grace ended ({until}): nothing new is admitted; {mend}");
             alarms.raise(DIRECTORY_ALARM, text);
         }
+    }
+}
+
+/// Measures a store's durable commits.
+pub fn measure_commits(store: &GroupStore, meter: &Meter) {
+    let (commits, writes) = (meter.counter(names::STORE_COMMITS), meter.counter(names::STORE_WRITES));
+    let (took, batch) = (meter.histogram(names::STORE_COMMIT_SECONDS), meter.histogram(names::STORE_BATCH));
+    store.on_commit(move |requests, duration| {
+        commits.increment(1);
+        writes.increment(requests as u64);
+        took.record(duration.as_secs_f64());
+        batch.record(requests as f64);
+    });
+}
+
+/// Which partitions of the segments topic can be reached.
+fn partitions(served: &Served) {
+    let context = &served.context;
+    let topic = Topic::segments(&context.environment, &context.destination);
+    for partition in context.transport.partitions(&topic).iter() {
+        let meter = context.meter.with("topic", topic.to_string());
+        let meter = meter.with("partition", partition.id.number.to_string());
+        meter.set(names::TRANSPORT_PARTITION_UP, f64::from(u8::from(partition.up)));
     }
 }
 

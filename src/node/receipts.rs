@@ -224,8 +224,14 @@ impl Outlet {
     async fn append(&self, partition: PartitionId, mut record: Record) -> Result<(), AppendError> {
         // A transport that has no room for receipts gets it by itself; the next partition would have none either.
         loop {
+            let bytes = (record.key.len() + record.value.len()) as u64;
             match self.transport.append(partition.clone(), record) {
-                Ok(pending) => return pending.await.map(drop),
+                Ok(pending) => {
+                    pending.await?;
+                    self.meter.count(names::TRANSPORT_APPENDED_RECORDS, 1);
+                    self.meter.count(names::TRANSPORT_APPENDED_BYTES, bytes);
+                    return Ok(());
+                }
                 Err(Full(back)) => {
                     record = back;
                     self.clock.sleep(Duration::from_millis(2)).await;

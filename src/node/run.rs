@@ -397,6 +397,7 @@ impl Starting<'_> {
         let (repeats, repeated) = mpsc::unbounded_channel();
         let (queries, asked) = mpsc::channel(QUERIES);
         let meter = self.meter.destination(name);
+        pulse::measure_commits(&store, &meter);
         let context = Arc::new(GroupContext {
             node: options.name.clone(),
             destination: name.clone(),

@@ -19,6 +19,7 @@ use crate::core::split::header::Core;
 use crate::store::StoreError;
 use crate::store::bodies::{BodyWriter, FinishedBody};
 use crate::store::group::{ItemStanding, NewBody, NewParcel, Settled};
+use crate::telemetry::names;
 
 /// Parcels that are opened at the same time: enough to keep the cores of a large machine busy, few enough to bound memory.
 const OPENING_AT_ONCE: usize = 16;
@@ -207,9 +208,15 @@ impl Stage {
                 let expiry = parcel.manifest.expiry;
                 let manifest = parcel.manifest.clone();
                 let (came, repeats) = ((parcel.first, parcel.staged), self.context.repeats.clone());
+                let bytes = parcel.bodies.iter().map(|body| body.body.length).sum();
+                let meter = self.context.meter.clone();
                 tokio::spawn(async move {
                     let result = store.stage(*parcel).await.map(|standings| {
                         let settled = settled(&manifest, came, standings);
+                        meter.count(names::STAGE_BYTES, bytes);
+                        if let (Some(first), staged) = came {
+                            meter.took(names::STAGE_SECONDS, staged.since(first));
+                        }
                         if !settled.is_empty() {
                             // The node is stopping: whoever sent them again asks again.
                             let _ = repeats.send(Repeat::Staged(settled));

@@ -73,7 +73,7 @@ metrics! {
         TRANSPORT_READ_RECORDS = "sealcast_transport_read_records_total", Count, "Records that were read.";
         TRANSPORT_READ_BYTES = "sealcast_transport_read_bytes_total", Bytes, "Bytes of records that were read.";
         // --- collecting and gathering
-        GATHER_SEGMENTS = "sealcast_gather_segments_total", Count, "Segments that came; label outcome: taken, repeat, late, deferred, refused, not-mine.";
+        GATHER_SEGMENTS = "sealcast_gather_segments_total", Count, "Segments that came; label outcome: taken, deferred, refused.";
         GATHER_REFUSED = "sealcast_gather_refused_segments_total", Count, "Segments that were refused; label reason: what was wrong.";
         GATHER_STRIPES_RECOVERED = "sealcast_gather_stripes_recovered_total", Count, "Stripes that needed parity to be recovered.";
         GATHER_PARCELS = "sealcast_gather_parcels_total", Count, "Parcels that left gathering; label outcome: recovered, refused, expired, deferred.";

@@ -117,6 +117,7 @@ impl Publisher {
             acknowledgements: FuturesUnordered::new(),
             next: 0,
             rotation: 0,
+            acknowledged: Acknowledged::new(meter),
             published: meter.counter(names::CLIENT_SEGMENTS_PUBLISHED),
             unacknowledged: meter.with("reason", "unacknowledged").counter(names::CLIENT_SEGMENTS_AGAIN),
             again: meter.with("reason", "absent-domain").counter(names::CLIENT_SEGMENTS_AGAIN),
@@ -197,6 +198,39 @@ struct OnTheWay {
     stripe: StripeId,
     place: Place,
     since: Duration,
+    bytes: u64,
+}
+
+/// What was acknowledged, as metrics.
+struct Acknowledged {
+    meter: Meter,
+    records: metrics::Counter,
+    bytes: metrics::Counter,
+    /// By domain.
+    took: BTreeMap<Arc<str>, metrics::Histogram>,
+}
+
+impl Acknowledged {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            meter: meter.clone(),
+            records: meter.counter(names::TRANSPORT_APPENDED_RECORDS),
+            bytes: meter.counter(names::TRANSPORT_APPENDED_BYTES),
+            took: BTreeMap::new(),
+        }
+    }
+
+    fn note(&mut self, domain: Option<&Arc<str>>, bytes: u64, took: Duration) {
+        self.records.increment(1);
+        self.bytes.increment(bytes);
+        let Some(domain) = domain else { return };
+        let meter = &self.meter;
+        let histogram = self
+            .took
+            .entry(domain.clone())
+            .or_insert_with(|| meter.with("domain", domain.to_string()).histogram(names::TRANSPORT_ACK_SECONDS));
+        histogram.record(took.as_secs_f64());
+    }
 }
 
 type Answer = (u64, Result<Ack, AppendError>);
@@ -214,6 +248,7 @@ struct Lane<T> {
     acknowledgements: FuturesUnordered<BoxFuture<'static, Answer>>,
     next: u64,
     rotation: usize,
+    acknowledged: Acknowledged,
     published: metrics::Counter,
     unacknowledged: metrics::Counter,
     again: metrics::Counter,
@@ -381,13 +416,14 @@ impl<T: Transport> Lane<T> {
 
     fn append(&mut self, id: StripeId, place: Place, record: Record) -> Result<(), Record> {
         let to = PartitionId { topic: self.topic.clone(), number: place.partition };
+        let bytes = (record.key.len() + record.value.len()) as u64;
         let pending = self.transport.append(to, record).map_err(|Full(record)| record)?;
         let now = self.clock.monotonic();
         self.published.increment(1);
         if let Some(token) = self.domains.sent(place.partition, now) {
             let number = self.next;
             self.next += 1;
-            self.on_the_way.insert(number, OnTheWay { token, stripe: id, place, since: now });
+            self.on_the_way.insert(number, OnTheWay { token, stripe: id, place, since: now, bytes });
             self.acknowledgements.push(Box::pin(async move { (number, pending.await) }));
         }
         Ok(())
@@ -399,6 +435,8 @@ impl<T: Transport> Lane<T> {
         match answer {
             Ok(_) => {
                 self.domains.acknowledged(&sent.token, now);
+                let domain = self.domains.of(sent.place.partition).map(|(name, _)| name);
+                self.acknowledged.note(domain, sent.bytes, now.saturating_sub(sent.since));
                 if let Some(stripe) = self.stripes.get_mut(&sent.stripe) {
                     stripe.placement.acknowledged(sent.place);
                 }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use state::{State, Tracked, TrackedParcel};
 
+use super::error::ClientError;
 use super::handle::{Handle, Progress, Receipt};
 use super::window::{Window, WindowPlace};
 use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
@@ -95,6 +96,17 @@ impl Tracker {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a submission that found no room.
+    pub fn given_back(&self, error: &ClientError) {
+        let reason = match error {
+            ClientError::WindowFull { .. } => "window",
+            ClientError::Outbox(OutboxError::Full { .. }) => "outbox",
+            ClientError::Outbox(OutboxError::DiskFull { .. }) => "disk",
+            _ => return,
+        };
+        self.meter.count_as(names::CLIENT_FULL, "reason", reason);
     }
 
     /// Parcels with the destinations where they are undecided, ascending.

@@ -84,6 +84,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         group_time: group_time.clone(),
         queries: context.queries.clone(),
         arrivals,
+        meter: context.meter.clone(),
         stop: context.stop.clone(),
     };
     let mut collector = Collector {

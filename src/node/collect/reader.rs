@@ -14,6 +14,7 @@ use crate::core::id::Time;
 use crate::core::receipt::is_query;
 use crate::core::split::segment::VerifiedSegment;
 use crate::seams::Seams;
+use crate::telemetry::{Meter, names};
 use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Topic, Transport};
 
 /// How long a reader waits before it asks an absent partition again.
@@ -60,6 +61,7 @@ pub(super) struct Source {
     /// Senders' queries share the topic.
     pub queries: mpsc::Sender<Bytes>,
     pub arrivals: mpsc::Sender<Arrival>,
+    pub meter: Meter,
     pub stop: CancellationToken,
 }
 
@@ -139,6 +141,10 @@ impl Source {
                             let _ = self.queries.try_send(value.clone());
                         }
                     }
+                    let bytes = |record: &Fetched| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+                    self.meter.count(names::TRANSPORT_READ_RECORDS, batch.records.len() as u64);
+                    self.meter
+                        .count(names::TRANSPORT_READ_BYTES, batch.records.iter().map(bytes).sum::<usize>() as u64);
                     let records = self.check(partition, batch.records).await?;
                     if let Some(record) = records.last() {
                         last = Some((record.at.offset, record.identity));

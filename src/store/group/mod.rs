@@ -12,8 +12,9 @@ mod tables;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
 use tokio::sync::{oneshot, watch};
@@ -32,7 +33,7 @@ use crate::seams::{Seams, WorkLost};
 use rows::Place;
 use state::{Head, Parsed, get_fixed, get_meta, name, put_meta};
 use tables::Tables;
-use writer::{Job, Writer};
+use writer::{Job, OnCommit, Writer};
 
 /// Page cache of one group's database. Everything big is a file, so a small cache serves.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -88,6 +89,7 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
     progress: watch::Receiver<Progress>,
     fatal: watch::Receiver<Option<Arc<str>>>,
+    on_commit: Arc<OnceLock<OnCommit>>,
 }
 
 /// The store of one group. Cheap to clone; the last clone ends the writer and closes the database.
@@ -115,6 +117,7 @@ impl GroupStore {
         let (progress_sender, progress) = watch::channel(progress);
         let (fatal_sender, fatal) = watch::channel(None);
         let (jobs, queue) = mpsc::channel();
+        let on_commit = Arc::new(OnceLock::new());
         let database = Arc::new(database);
         let writer = Writer {
             database: database.clone(),
@@ -125,6 +128,8 @@ impl GroupStore {
             progress: progress_sender,
             fatal: fatal_sender,
             obsolete: Vec::new(),
+            clock: seams.clock.clone(),
+            on_commit: on_commit.clone(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("store-{}", options.destination))
@@ -141,6 +146,7 @@ impl GroupStore {
             thread: Mutex::new(Some(thread)),
             progress,
             fatal,
+            on_commit,
         })))
     }
 
@@ -187,6 +193,13 @@ impl GroupStore {
     /// Bytes that its disk has free; below [`RESERVED_BYTES`] nothing new is taken in. Blocks. Errors: the disk's.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         self.0.bodies.free()
+    }
+
+    /// Has every durable commit told from now on, on the writer's thread: how many requests it carried and how long it took.
+    /// Only the first call counts.
+    pub fn on_commit(&self, tell: impl Fn(usize, Duration) + Send + Sync + 'static) {
+        // A second one would measure the same again.
+        let _ = self.0.on_commit.set(Box::new(tell));
     }
 
     /// Starts a body that is to be staged or was fetched. Its calls block.

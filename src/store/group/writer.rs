@@ -5,7 +5,8 @@
 //! becomes durable with the next durable commit, never before the log that it follows from, because both go through this
 //! queue in order. After the first error it stops for good.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
 
 use bytes::Bytes;
 use redb::{Database, Durability};
@@ -19,6 +20,7 @@ use super::{Applied, Progress};
 use crate::core::decide::{self, Entry};
 use crate::core::gather::{Address, Mark};
 use crate::core::id::{Digest, NodeName, SenderName, TransactionId};
+use crate::seams::Clock;
 use crate::store::StoreError;
 use crate::store::bodies::Bodies;
 
@@ -142,6 +144,9 @@ pub struct ApplyEntry {
 /// How a job's end is told. Called on the writer's thread: it must not block.
 pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
+/// Who is told of durable commits: the requests in it, and how long it took.
+pub(super) type OnCommit = Box<dyn Fn(usize, Duration) + Send + Sync>;
+
 /// What waits for the writer.
 pub(super) enum Job {
     Write(Vec<Mutation>, Done<()>),
@@ -192,6 +197,8 @@ pub(super) struct Writer {
     pub progress: watch::Sender<Progress>,
     pub fatal: watch::Sender<Option<Arc<str>>>,
     pub obsolete: Obsolete,
+    pub clock: Arc<dyn Clock>,
+    pub on_commit: Arc<OnceLock<OnCommit>>,
 }
 
 impl Writer {
@@ -240,10 +247,14 @@ impl Writer {
             return Ok(());
         }
         let durable = batch.iter().any(Job::durable);
-        let mut answers = Vec::with_capacity(batch.len());
+        let (requests, began) = (batch.len(), self.clock.monotonic());
+        let mut answers = Vec::with_capacity(requests);
         let result = self.write(batch, durable, &mut answers);
         match result {
             Ok(progress) => {
+                if let (true, Some(tell)) = (durable, self.on_commit.get()) {
+                    tell(requests, self.clock.monotonic().saturating_sub(began));
+                }
                 // Readers see the rows before anybody hears of them.
                 self.progress.send_if_modified(|before| {
                     let changed = *before != progress;
