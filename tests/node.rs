@@ -6,16 +6,20 @@
 mod shop;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
+use sealcast::core::gather::REPEATED_AFTER;
 use sealcast::core::id::{Position, Rejection, Suite, Time};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::rpc::proto::{self, read_response::Part};
+use sealcast::seams::{Clock, SystemClock};
 use sealcast::transport::adversary::{AdversaryOptions, Mood};
 use sealcast::transport::{AnyTransport, Domain, Record, Topic, Transport};
-use shop::{NODES, Shop, committed, name};
+use shop::{LIMIT, NODES, Shop, committed, name};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_is_committed_held_and_read_back_from_every_node() {
@@ -177,5 +181,61 @@ async fn a_body_that_never_reached_a_node_is_fetched_from_the_others() {
         adversary.set_mood(domain, Mood::Well);
     }
     committed(&shop.receipts(&big, 3).await);
+    shop.shut().await;
+}
+
+/// The machine's clocks, with a wall clock that can be put forward.
+struct Ahead {
+    clock: SystemClock,
+    by: Mutex<Duration>,
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Time {
+        self.clock.now().after(*self.by.lock().unwrap())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.clock.sleep(duration)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_decided_parcel_again_hears_again() {
+    let mut shop = Shop::open().await;
+    let clock = Arc::new(Ahead { clock: SystemClock::new(), by: Mutex::default() });
+    shop.seams.clock = clock.clone();
+    for node in NODES {
+        shop.start(node).await;
+    }
+    shop.ready().await;
+    let header = shop.header(b"sent twice");
+    let stripes = shop.seal(&[(header.clone(), b"sent twice")], Suite::XWing);
+    shop.publish(&stripes).await;
+    let position = committed(&shop.receipts(&header, 3).await);
+    // Every statement lies in two domains: what is on its way is waited for.
+    let mut before = shop.said(&header).await;
+    while NODES.iter().any(|node| before[*node] % 2 == 1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        before = shop.said(&header).await;
+    }
+    *clock.by.lock().unwrap() += REPEATED_AFTER + Duration::from_secs(1);
+    shop.publish(&stripes).await;
+    let hearing = async {
+        loop {
+            let now = shop.said(&header).await;
+            if NODES.iter().all(|node| now[*node] > before[*node]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, hearing).await.expect("every node says it again");
+    assert_eq!(committed(&shop.receipts(&header, 3).await), position, "and the same as before");
+    shop.agree().await;
     shop.shut().await;
 }

@@ -13,7 +13,7 @@ use sealcast::config::environment::{Plan, Written, write};
 use sealcast::config::{NodeConfig, Sources, TransportSettings};
 use sealcast::core::directory::Directory;
 use sealcast::core::id::{Epoch, NodeName, ParcelId, PayloadTag, Position, SenderName, Suite, Ticket, TransactionId};
-use sealcast::core::receipt::{Agreed, Counter, Directories, Notice, Verdict};
+use sealcast::core::receipt::{Agreed, Counter, Directories, Notice, Statement, Verdict, Verified};
 use sealcast::core::seal::keys::PayloadTagger;
 use sealcast::core::seal::suite::HpkePublic;
 use sealcast::core::seal::transaction::{ExpectedVersion, Payload, Predecessor, PrivateHeader};
@@ -271,21 +271,11 @@ impl Shop {
         let tag: Option<PayloadTag> = header.payload.map(|payload| payload.tag);
         let mut counter = Counter::new(ticket, entry.tag, name::<SenderName>("web"), tag);
         let directories = Directories::from([(self.directory.version, self.directory.clone())]);
-        let topic = Topic::notices(&name("test"));
-        let mut at: BTreeMap<i32, i64> = BTreeMap::new();
+        let mut at = BTreeMap::new();
         let counting = async {
             loop {
-                for partition in self.transport.partitions(&topic).iter() {
-                    let next = at.entry(partition.id.number).or_default();
-                    let batch = self.transport.read(partition.id.clone(), *next).await.unwrap();
-                    *next = batch.next;
-                    for record in batch.records {
-                        if let Notice::Receipts(receipts) = Notice::decode(&record.value.unwrap()).unwrap() {
-                            for receipt in receipts.verify(&directories).unwrap() {
-                                counter.add(&receipt);
-                            }
-                        }
-                    }
+                for receipt in self.new_receipts(&mut at).await {
+                    counter.add(&receipt);
                 }
                 if let Some(agreed) = counter.agreed(&directories)
                     && agreed.signers.len() >= signers
@@ -296,6 +286,40 @@ impl Shop {
         };
         let outcome = tokio::time::timeout(LIMIT, counting).await;
         outcome.unwrap_or_else(|_| panic!("{} has no receipts of {signers} nodes", header.id))
+    }
+
+    /// Reads on where `at` stands, and gives the receipts that were published since; waits a moment when there are none.
+    async fn new_receipts(&self, at: &mut BTreeMap<i32, i64>) -> Vec<Verified<Statement>> {
+        let topic = Topic::notices(&name("test"));
+        let directories = Directories::from([(self.directory.version, self.directory.clone())]);
+        let mut found = Vec::new();
+        for partition in self.transport.partitions(&topic).iter() {
+            let next = at.entry(partition.id.number).or_default();
+            let batch = self.transport.read(partition.id.clone(), *next).await.unwrap();
+            *next = batch.next;
+            for record in batch.records {
+                if let Notice::Receipts(receipts) = Notice::decode(&record.value.unwrap()).unwrap() {
+                    found.extend(receipts.verify(&directories).unwrap());
+                }
+            }
+        }
+        found
+    }
+
+    /// How often each node has said something of a transaction.
+    pub async fn said(&self, header: &PrivateHeader) -> BTreeMap<String, usize> {
+        let (mut at, mut said) = (BTreeMap::new(), BTreeMap::new());
+        loop {
+            let before = at.clone();
+            for receipt in self.new_receipts(&mut at).await {
+                if receipt.said().transaction == header.id {
+                    *said.entry(receipt.node().to_string()).or_default() += 1;
+                }
+            }
+            if at == before {
+                return said;
+            }
+        }
     }
 
     /// A transaction of the only destination that has it, read from one node.
