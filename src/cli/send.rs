@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
@@ -301,18 +302,33 @@ impl Send {
         } else {
             Box::new(tokio::fs::File::open(file).await.map_err(failed)?)
         };
-        let mut input = BufReader::new(input);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if input.read_until(b'\n', &mut line).await.map_err(failed)? == 0 {
-                return Ok(());
+        let unreadable = std::cell::Cell::new(None);
+        let lines = stream::unfold(BufReader::new(input), async |mut input| {
+            let mut line = Vec::new();
+            match input.read_until(b'\n', &mut line).await {
+                Ok(0) => None,
+                Ok(_) => {
+                    if line.last() == Some(&b'\n') {
+                        line.pop();
+                    }
+                    Some((self.transaction(line.into()), input))
+                }
+                Err(error) => {
+                    unreadable.set(Some(error));
+                    None
+                }
             }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
-            pass(give, self.submit_whole(client, Bytes::copy_from_slice(&line), &source).await?).await;
+        });
+        // A line's length is taken before it is submitted: what comes back is only its handle.
+        let lengths = std::cell::RefCell::new(std::collections::VecDeque::new());
+        let lines = lines.inspect(|line| lengths.borrow_mut().push_back(line.payload().len() as u64));
+        let mut submitted = std::pin::pin!(client.submit_all(&self.destinations.0, lines));
+        while let Some(handles) = submitted.next().await {
+            let bytes = lengths.borrow_mut().pop_front().unwrap_or_default();
+            let one = |handle| Submitted { handle, bytes, source: source.clone() };
+            pass(give, handles?.into_iter().map(one).collect()).await;
         }
+        unreadable.take().map_or(Ok(()), |error| Err(failed(error)))
     }
 
     /// Waits for each transaction in the order of submission, and prints it.

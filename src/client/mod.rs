@@ -14,6 +14,7 @@ mod bundle;
 mod counting;
 mod error;
 mod handle;
+mod many;
 mod notices;
 mod options;
 mod publishing;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use sealcast::client::{Client, ClientError, Transaction};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::store::outbox::{Outbox, OutboxError, Outcome};
@@ -97,6 +98,35 @@ async fn submissions_that_wait_together_travel_together_and_keep_their_order() {
         let order = transaction.header.destinations.values().next().unwrap();
         let expected = number.checked_sub(5).map(|before| handles[before].ticket().transaction);
         assert_eq!(order.predecessor.map(|it| it.transaction), expected, "transaction {number}");
+    }
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_submissions_keeps_its_order_shares_parcels_and_goes_on_after_an_error() {
+    let world = World::new(3).await;
+    let client = start(&world).await;
+    let orders = [destination("orders")];
+    let transactions = (0..100).map(|number: u32| match number {
+        // An empty ordering key is none that a transaction may have.
+        40 => Transaction::new("refused").key(""),
+        _ => Transaction::new(number.to_be_bytes().to_vec()).key("one"),
+    });
+    let handles: Vec<_> = client.submit_all(&orders, futures_util::stream::iter(transactions)).collect().await;
+    let refused: Vec<_> = handles.iter().enumerate().filter(|(_, handle)| handle.is_err()).map(|(at, _)| at).collect();
+    assert_eq!(refused, [40]);
+    let opened = world.opened("orders", 99).await;
+    assert!(opened.len() < 50, "{} parcels for 99 transactions", opened.len());
+    let mut sent: Vec<_> = opened.iter().flat_map(|parcel| &parcel.transactions).collect();
+    let handles: Vec<_> = handles.into_iter().flatten().flatten().collect();
+    let place = |id| handles.iter().position(|handle| handle.ticket().transaction == id).unwrap();
+    sent.sort_by_key(|(transaction, _)| place(transaction.header.id));
+    let numbers: Vec<_> =
+        (0..100u32).filter(|number| *number != 40).map(|number| number.to_be_bytes().to_vec()).collect();
+    assert_eq!(sent.iter().map(|(_, payload)| payload.to_vec()).collect::<Vec<_>>(), numbers);
+    for pair in sent.windows(2) {
+        let order = pair[1].0.header.destinations.values().next().unwrap();
+        assert_eq!(order.predecessor.map(|it| it.transaction), Some(pair[0].0.header.id));
     }
     client.close().await;
 }
