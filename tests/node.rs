@@ -204,8 +204,8 @@ impl Clock for Ahead {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_sends_a_decided_parcel_again_hears_again() {
+/// Three nodes whose wall clock can be put forward.
+async fn ahead() -> (Shop, Arc<Ahead>) {
     let mut shop = Shop::open().await;
     let clock = Arc::new(Ahead { clock: SystemClock::new(), by: Mutex::default() });
     shop.seams.clock = clock.clone();
@@ -213,6 +213,12 @@ async fn who_sends_a_decided_parcel_again_hears_again() {
         shop.start(node).await;
     }
     shop.ready().await;
+    (shop, clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_decided_parcel_again_hears_again() {
+    let (mut shop, clock) = ahead().await;
     let header = shop.header(b"sent twice");
     let stripes = shop.seal(&[(header.clone(), b"sent twice")], Suite::XWing);
     shop.publish(&stripes).await;
@@ -237,5 +243,28 @@ async fn who_sends_a_decided_parcel_again_hears_again() {
     tokio::time::timeout(LIMIT, hearing).await.expect("every node says it again");
     assert_eq!(committed(&shop.receipts(&header, 3).await), position, "and the same as before");
     shop.agree().await;
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_refused_parcel_again_hears_again() {
+    let (mut shop, clock) = ahead().await;
+    let mut header = shop.header(b"too long a life");
+    header.deadline = shop.seams.clock.now().after(Duration::from_secs(8 * 24 * 3600));
+    let stripes = shop.seal(&[(header, b"too long a life")], Suite::XWing);
+    shop.publish(&stripes).await;
+    // Of three nodes, in two domains each.
+    let at_least = async |count: usize| {
+        let coming = async {
+            while shop.refusals().await < count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, coming).await.expect("every node refuses it");
+    };
+    at_least(2 * NODES.len()).await;
+    *clock.by.lock().unwrap() += REPEATED_AFTER + Duration::from_secs(1);
+    shop.publish(&stripes).await;
+    at_least(4 * NODES.len()).await;
     shop.shut().await;
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +18,9 @@ use crate::seams::{Seams, hardening};
 use crate::telemetry::logs;
 use crate::transport::AnyTransport;
 
+/// A node that has not drained after this ends all the same; draining takes well under a second when nothing is stuck.
+const DRAIN_LIMIT: Duration = Duration::from_secs(45);
+
 /// Runs a receiving node, or says how nodes do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  sealcast node run --config nodes/a/node.toml")]
@@ -31,7 +35,9 @@ enum Action {
     #[command(after_help = "\
 Examples:
   sealcast node run --config nodes/a/node.toml
-  SEALCAST_LOG=debug SEALCAST__LOG__FORMAT=json sealcast node run --config /etc/sealcast/node.toml")]
+  SEALCAST_LOG=debug SEALCAST__LOG__FORMAT=json sealcast node run --config /etc/sealcast/node.toml
+
+Exit codes: 0 when it has drained, 1 when it had to end otherwise (its disk, consensus, a second signal).")]
     Run {
         /// The node.toml to use
         #[arg(long, env = "SEALCAST_CONFIG", default_value = "node.toml", value_name = "FILE")]
@@ -73,6 +79,7 @@ fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
         let failed = |what: &str, error: std::io::Error| CliError::failed(format!("{what}: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM", error))?;
         let mut reload = signal(SignalKind::hangup()).map_err(|error| failed("SIGHUP", error))?;
+        let clock = seams.clock.clone();
         let node = Node::start(options, seams, transport).await?;
         tracing::info!(
             node = %node.name(),
@@ -95,8 +102,18 @@ fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
                 },
             }
         }
-        node.shutdown().await;
-        Ok(Exit::Done)
+        let undrained = |why: &str| {
+            let text =
+                "ends without having drained: nothing is lost, and what was on its way is done after its next start";
+            tracing::error!("{why}: the node {text}");
+            Err(CliError::failed(format!("{why}: the node {text}")))
+        };
+        tokio::select! {
+            () = node.shutdown() => Ok(Exit::Done),
+            _ = terminate.recv() => undrained("a second SIGTERM"),
+            _ = tokio::signal::ctrl_c() => undrained("a second Ctrl-C"),
+            () = clock.sleep(DRAIN_LIMIT) => undrained("it took too long"),
+        }
     })
 }
 

@@ -290,20 +290,39 @@ impl Shop {
 
     /// Reads on where `at` stands, and gives the receipts that were published since; waits a moment when there are none.
     async fn new_receipts(&self, at: &mut BTreeMap<i32, i64>) -> Vec<Verified<Statement>> {
-        let topic = Topic::notices(&name("test"));
         let directories = Directories::from([(self.directory.version, self.directory.clone())]);
+        let mut found = Vec::new();
+        for notice in self.new_notices(at).await {
+            if let Notice::Receipts(receipts) = notice {
+                found.extend(receipts.verify(&directories).unwrap());
+            }
+        }
+        found
+    }
+
+    async fn new_notices(&self, at: &mut BTreeMap<i32, i64>) -> Vec<Notice> {
+        let topic = Topic::notices(&name("test"));
         let mut found = Vec::new();
         for partition in self.transport.partitions(&topic).iter() {
             let next = at.entry(partition.id.number).or_default();
             let batch = self.transport.read(partition.id.clone(), *next).await.unwrap();
             *next = batch.next;
-            for record in batch.records {
-                if let Notice::Receipts(receipts) = Notice::decode(&record.value.unwrap()).unwrap() {
-                    found.extend(receipts.verify(&directories).unwrap());
-                }
-            }
+            found.extend(batch.records.into_iter().map(|record| Notice::decode(&record.value.unwrap()).unwrap()));
         }
         found
+    }
+
+    /// How many refusals were published so far, copies included.
+    pub async fn refusals(&self) -> usize {
+        let (mut at, mut count) = (BTreeMap::new(), 0);
+        loop {
+            let before = at.clone();
+            let notices = self.new_notices(&mut at).await;
+            count += notices.iter().filter(|notice| matches!(notice, Notice::Refusal(_))).count();
+            if at == before {
+                return count;
+            }
+        }
     }
 
     /// How often each node has said something of a transaction.

@@ -20,7 +20,7 @@ use crate::core::gather::{
     Action, Address, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, Recovered, Refused, Skip,
 };
 use crate::core::id::{SenderName, Time};
-use crate::core::receipt::{Missing as MissingNotice, Refusal};
+use crate::core::receipt::{Missing as MissingNotice, NoticeRecord, Refusal};
 use crate::store::group::{DeferredRow, Mutation};
 use crate::telemetry::names;
 use crate::transport::{Topic, Transport};
@@ -36,6 +36,9 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Ticks without a sight of the topic before that is an alarm: a transport needs a moment to look around.
 const UNSEEN_TICKS: u32 = 10;
+
+/// Refusals that are kept at hand, to be said again.
+const REFUSED: usize = 1024;
 
 /// Records behind the topic's end at which the collector counts as caught up.
 const CAUGHT_UP: u64 = 1024;
@@ -58,6 +61,8 @@ struct Collector {
     partitions: BTreeMap<i32, Partition>,
     stage: Stage,
     staged: mpsc::Sender<Staged>,
+    /// What was refused lately; all of it is in the store.
+    refused: BTreeMap<ParcelKey, NoticeRecord>,
     recovered: mpsc::UnboundedSender<Recovered>,
     mutations: Vec<Mutation>,
     /// Ticks for which the topic was not seen.
@@ -94,6 +99,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         partitions: BTreeMap::new(),
         stage,
         staged,
+        refused: BTreeMap::new(),
         recovered,
         mutations: Vec::new(),
         unseen: 0,
@@ -330,6 +336,12 @@ impl Collector {
                 }
                 Action::Missing(missing) => self.ask(&missing),
                 // While the collector catches up, what it reads was not sent again: it comes late.
+                // Whoever sends a refused parcel again has not heard of that.
+                Action::Repeated(parcel) if self.refused.contains_key(&parcel) => {
+                    if let Some(notice) = self.refused.get(&parcel) {
+                        self.context.notices.publish(notice.clone());
+                    }
+                }
                 Action::Repeated(parcel) if self.context.lag.borrow().records <= CAUGHT_UP => {
                     // The node is stopping: whoever sent it again sends it once more.
                     let _ = self.context.repeats.send(Repeat::Ended(parcel));
@@ -363,6 +375,10 @@ impl Collector {
         let said = Refusal { sender, epoch: parcel.epoch, parcel: parcel.parcel, digest: *digest, reason: *reason };
         let notice = said.sign(self.context.keys.signing(), &self.context.node, self.context.tag, self.version());
         self.mutations.push(Mutation::Refuse { digest: *digest, notice: notice.value.clone().into() });
+        self.refused.insert(*parcel, notice.clone());
+        while self.refused.len() > REFUSED {
+            self.refused.pop_first();
+        }
         self.context.notices.publish(notice);
     }
 
