@@ -1,4 +1,5 @@
-//! TCP connections. The second implementation is the simulated network of the tests.
+//! TCP connections behind a trait, so that a simulated network can take their place; the machine's own is the one
+//! implementation so far.
 
 use std::future::Future;
 use std::io;

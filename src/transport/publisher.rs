@@ -469,7 +469,7 @@ impl<T: Transport> Lane<T> {
     fn settle(&mut self, id: StripeId) {
         let Some(stripe) = self.stripes.get_mut(&id) else { return };
         let now = self.clock.monotonic();
-        if stripe.placement.accepted() {
+        if stripe.placement.accepted(&self.domains, now) {
             stripe.release();
             if !std::mem::replace(&mut stripe.accepted, true) {
                 self.say(PublisherEvent::Accepted(id));

@@ -1,7 +1,7 @@
 //! One stripe: where its shards were sent, what came back, what to send next, and whether it is accepted.
 //! Must not know how domains are judged (that is [`super::Domains`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct Place {
 /// Whether a stripe is accepted (R14).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acceptance {
-    /// For every domain, k distinct shards are acknowledged by the others.
+    /// For every domain, k distinct shards are acknowledged by the others that are not gone.
     Accepted,
     /// Not yet.
     Pending,
@@ -178,21 +178,33 @@ impl Placement {
         self.shards.iter_mut().for_each(Vec::clear);
     }
 
-    /// Whether for every domain k distinct shards are acknowledged by the others. An acknowledgement of a partition with two
+    /// Whether for every domain k distinct shards are acknowledged by the others, of those that are counted on: what a
+    /// domain acknowledged that is gone since is no help until it is back. An acknowledgement of a partition with two
     /// or more copies survives any one domain.
-    pub fn accepted(&self) -> bool {
-        let holders: std::collections::BTreeSet<&Arc<str>> =
-            self.shards.iter().flatten().filter(|sent| sent.acknowledged).map(|sent| &sent.domain).collect();
+    pub fn accepted(&self, domains: &Domains, now: Duration) -> bool {
+        let gone: BTreeSet<Arc<str>> = self
+            .shards
+            .iter()
+            .flatten()
+            .map(|sent| &sent.domain)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|name| domains.standing(name, now) == Standing::Gone)
+            .cloned()
+            .collect();
+        let counts = |sent: &Sent| sent.acknowledged && !gone.contains(&sent.domain);
+        let holders: BTreeSet<&Arc<str>> =
+            self.shards.iter().flatten().filter(|sent| counts(sent)).map(|sent| &sent.domain).collect();
         !holders.is_empty()
             && holders.iter().all(|lost| {
-                let survives = |sent: &Sent| sent.acknowledged && (sent.domain != **lost || sent.copies >= 2);
+                let survives = |sent: &Sent| counts(sent) && (sent.domain != **lost || sent.copies >= 2);
                 self.shards.iter().filter(|sent| sent.iter().any(survives)).count() >= self.k
             })
     }
 
     /// Whether it is accepted, and if it cannot be, for want of which domains.
     pub fn acceptance(&self, domains: &Domains, now: Duration) -> Acceptance {
-        if self.accepted() {
+        if self.accepted(domains, now) {
             return Acceptance::Accepted;
         }
         match domains.withheld(now) {
