@@ -18,6 +18,9 @@ use crate::core::id::{DestinationName, Position, Ticket};
 /// Payloads up to this length are read whole, so that several of them can share a parcel.
 const WHOLE_BYTES: u64 = 512 * 1024;
 
+/// Longest time for the outbox to write down what became known.
+const CLOSING: Duration = Duration::from_secs(10);
+
 /// Seals payloads and sends them: a transaction for each file
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -174,17 +177,25 @@ impl Send {
         block_on(async {
             let client = Client::with_config(&config, seams).await?;
             let (give, mut take) = tokio::sync::mpsc::channel(1024);
-            let submitting = self.submit_all(&client, &give);
-            let mut printing = Box::pin(self.print_all(context, &mut take));
-            let submitted = tokio::select! {
-                submitted = submitting => submitted,
-                // It ends first only when stdout is closed.
-                printed = &mut printing => return printed,
+            let outcome = {
+                let submitting = self.submit_all(&client, &give);
+                let mut printing = Box::pin(self.print_all(context, &mut take));
+                tokio::select! {
+                    submitted = submitting => {
+                        drop(give);
+                        // What was submitted before an error is waited for and printed all the same.
+                        let printed = printing.await;
+                        submitted.and(printed)
+                    }
+                    // It ends first only when stdout is closed.
+                    printed = &mut printing => printed,
+                }
             };
-            drop(give);
-            // What was submitted before an error is waited for and printed all the same.
-            let printed = printing.await;
-            submitted.and(printed)
+            // The outbox lets go of what has its fate; else the next start would send it again.
+            if tokio::time::timeout(CLOSING, client.close()).await.is_err() {
+                tracing::warn!("the outbox was not closed in time; what it still holds is settled at the next start");
+            }
+            outcome
         })
     }
 

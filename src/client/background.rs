@@ -24,7 +24,10 @@ pub fn publisher_of<T: Transport>(
     options: &Options,
     meter: Meter,
 ) -> super::publishing::StartPublisher {
-    let (clock, bytes) = (options.seams.clock.clone(), options.publish_bytes);
+    let clock = options.seams.clock.clone();
+    let public = options.key.public().bytes();
+    let destinations = options.directory.sender_by_key(&public).map_or(1, |entry| entry.destinations.len());
+    let bytes = options.publish_bytes.min(options.publish_bytes.saturating_mul(4) / destinations.max(1));
     Box::new(move |name| {
         let topic = Topic::segments(&environment, name);
         Publisher::start(transport.clone(), topic, clock.clone(), &meter.destination(name), bytes)

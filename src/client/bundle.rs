@@ -29,7 +29,7 @@ const BUNDLE_BYTES: usize = 1024 * 1024;
 const ROUND: usize = 2048;
 
 /// A round is closed when its payloads reach this many bytes: what is sealed at once is held in memory, several times over.
-const ROUND_BYTES: usize = 8 * 1024 * 1024;
+const ROUND_BYTES: usize = 4 * 1024 * 1024;
 
 /// A transaction that was checked and is on its way into a parcel.
 #[derive(Debug)]

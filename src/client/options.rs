@@ -29,7 +29,8 @@ pub struct Options {
     pub window_transactions: usize,
     /// Most undecided payload bytes.
     pub window_bytes: u64,
-    /// Most bytes of segments in memory, per destination, that the brokers have not accepted.
+    /// Most bytes of segments in memory, per destination, that the brokers have not accepted; less where the sender has so many
+    /// destinations that all of them together would take more than four times this.
     pub publish_bytes: usize,
     /// The machine.
     pub seams: Seams,

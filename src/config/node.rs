@@ -75,9 +75,10 @@ fn data_folder() -> PathBuf {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Half-gathered bytes in memory for all senders of a group; 1 MiB to [`limits::GATHER_BYTES`].
+    /// Half-gathered bytes in memory for all senders, shared equally by the destinations; 1 MiB to [`limits::GATHER_BYTES`].
     pub gather_bytes: usize,
-    /// Half-gathered bytes in memory for one sender; 1 MiB to [`limits::GATHER_BYTES_PER_SENDER`].
+    /// Half-gathered bytes in memory for one sender of a destination, at most the destination's share; 1 MiB to
+    /// [`limits::GATHER_BYTES_PER_SENDER`].
     pub gather_bytes_per_sender: usize,
     /// Deferred addresses kept for a sender; 16 to [`limits::DEFERRED_PER_SENDER`].
     pub deferred_per_sender: usize,

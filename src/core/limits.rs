@@ -69,10 +69,14 @@ pub const RPC_BYTES: usize = 4 * 1024 * 1024;
 /// A transaction whose ciphertext is at most this many bytes lies in the group's database; a larger one is a file.
 pub const SMALL_BODY_BYTES: usize = 64 * 1024;
 
+/// Small bodies that a node holds in memory until they are staged, for one destination, in bytes; beyond it they go to files.
+/// More than collecting lets wait to be opened and stored, so that only half-opened parcels ever come to it.
+pub const SMALL_BODIES_BYTES: usize = 24 * 1024 * 1024;
+
 /// Half-gathered bytes that one sender may hold in a node's memory (R16).
 pub const GATHER_BYTES_PER_SENDER: usize = 32 * 1024 * 1024;
 
-/// Half-gathered bytes that a node holds in memory for all senders of a group (R16).
+/// Half-gathered bytes that a node holds in memory for all senders of all its destinations (R16).
 pub const GATHER_BYTES: usize = 64 * 1024 * 1024;
 
 /// Deferred addresses kept for each sender; beyond it the newest go first (R16).

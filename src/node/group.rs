@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::alarms::Alarms;
@@ -62,8 +62,10 @@ pub struct GroupContext {
     pub notices: NoticeSender,
     /// Where collecting hands on senders' queries.
     pub queries: mpsc::Sender<Bytes>,
-    /// Bounds of gathering.
+    /// Bounds of gathering: this destination's share.
     pub caps: Caps,
+    /// Lets few parcels at a time be opened, of all destinations of this node.
+    pub openings: Arc<Semaphore>,
     /// Where collecting and staging tell of what was sent again though it has its fate: whoever sent it is told.
     pub repeats: mpsc::UnboundedSender<Repeat>,
     /// Cancelled when the node stops taking anything in.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -22,6 +22,7 @@ use super::propose::Desk;
 use super::receipts::Publisher;
 use super::report::Reporter;
 use super::serve::ReaderService;
+use super::stage::OPENING_AT_ONCE;
 use super::{NodeError, collect, lookup, pulse};
 use crate::config::{ConfigError, NodeConfig};
 use crate::core::decide::View;
@@ -71,7 +72,7 @@ pub struct NodeOptions {
     pub keys: Arc<NodeKeys>,
     /// The destinations that it serves, with their secrets.
     pub rings: BTreeMap<DestinationName, Arc<KeyRing>>,
-    /// Bounds of gathering.
+    /// Bounds of gathering, for all destinations together.
     pub caps: Caps,
 }
 
@@ -136,6 +137,7 @@ struct Starting<'a> {
     newest: &'a watch::Sender<Arc<Directory>>,
     dialer: &'a Dialer,
     meter: &'a Meter,
+    openings: Arc<Semaphore>,
     collecting: &'a CancellationToken,
     closed: &'a CancellationToken,
     running: &'a mut JoinSet<Ended>,
@@ -175,6 +177,7 @@ impl Node {
             newest: &newest,
             dialer: &dialer,
             meter: &meter,
+            openings: Arc::new(Semaphore::new(OPENING_AT_ONCE)),
             collecting: &collecting,
             closed: &closed,
             running: &mut running,
@@ -415,7 +418,8 @@ impl Starting<'_> {
             meter: meter.clone(),
             notices: notices.clone(),
             queries,
-            caps: options.caps,
+            caps: options.caps.shared_by(options.rings.len()),
+            openings: self.openings.clone(),
             repeats,
             stop: self.collecting.clone(),
         });

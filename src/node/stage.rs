@@ -7,22 +7,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::group::{GroupContext, Repeat, Staged};
 use crate::core::decide::{Manifest, ManifestItem};
 use crate::core::gather::{DeferReason, Delivery, ParcelKey};
 use crate::core::id::{RefusalReason, Time};
 use crate::core::seal::custody::{NONCE_BYTES, StorageKey};
-use crate::core::seal::{Event, ParcelContext, ParcelOpener, SealedTransaction, envelope_bytes};
+use crate::core::seal::keys::TransactionKey;
+use crate::core::seal::{Event, ParcelContext, ParcelOpener, envelope_bytes};
 use crate::core::split::header::Core;
 use crate::store::StoreError;
 use crate::store::bodies::{BodyWriter, FinishedBody};
 use crate::store::group::{ItemStanding, NewBody, NewParcel, Settled};
 use crate::telemetry::names;
 
-/// Parcels that are opened at the same time: enough to keep the cores of a large machine busy, few enough to bound memory.
-const OPENING_AT_ONCE: usize = 16;
+/// Parcels that are opened at the same time, of all destinations of a node: each gives work to a core, and may take some
+/// mebibytes while it does.
+pub(super) const OPENING_AT_ONCE: usize = 4;
 
 /// What the stage tells the collector.
 #[derive(Debug)]
@@ -93,7 +95,6 @@ pub(super) struct Stage {
     lanes: BTreeMap<ParcelKey, Lane>,
     generation: u64,
     waiting_bytes: usize,
-    at_once: Arc<Semaphore>,
     steps: mpsc::UnboundedSender<Message>,
 }
 
@@ -102,7 +103,7 @@ pub(super) struct Message(Inner);
 
 enum Inner {
     Stepped(Stepped),
-    Stored { key: ParcelKey, generation: u64, expiry: Time, result: Result<Staged, StoreError> },
+    Stored { key: ParcelKey, generation: u64, expiry: Time, inline: usize, result: Result<Staged, StoreError> },
 }
 
 impl Stage {
@@ -116,13 +117,12 @@ impl Stage {
             lanes: BTreeMap::new(),
             generation: 0,
             waiting_bytes: 0,
-            at_once: Arc::new(Semaphore::new(OPENING_AT_ONCE)),
             steps,
         };
         (stage, messages)
     }
 
-    /// Recovered bytes that wait to be opened.
+    /// Recovered bytes that wait to be opened, and small bodies that wait to be stored.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
@@ -162,7 +162,7 @@ impl Stage {
         };
         let (key, generation, bytes) = (*key, lane.generation, delivery.sealed.len());
         let (at_once, steps, work) =
-            (Arc::clone(&self.at_once), self.steps.clone(), Arc::clone(&self.context.seams.work));
+            (Arc::clone(&self.context.openings), self.steps.clone(), Arc::clone(&self.context.seams.work));
         tokio::spawn(async move {
             // The semaphore is never closed, and without its permit the step would run all the same.
             let _permit = at_once.acquire().await;
@@ -179,7 +179,8 @@ impl Stage {
     pub fn message(&mut self, message: Message) -> StageEvent {
         match message.0 {
             Inner::Stepped(stepped) => self.stepped(stepped),
-            Inner::Stored { key, generation, expiry, result } => {
+            Inner::Stored { key, generation, expiry, inline, result } => {
+                self.waiting_bytes -= inline;
                 let current = self.lanes.get(&key).is_some_and(|lane| lane.generation == generation);
                 if current {
                     self.lanes.remove(&key);
@@ -204,6 +205,8 @@ impl Stage {
                 StageEvent::Progress
             }
             Step::Whole(parcel) => {
+                let inline = parcel.bodies.iter().filter_map(|new| new.body.inline()).map(Bytes::len).sum::<usize>();
+                self.waiting_bytes += inline;
                 let (store, steps) = (self.context.store.clone(), self.steps.clone());
                 let expiry = parcel.manifest.expiry;
                 let manifest = parcel.manifest.clone();
@@ -228,7 +231,7 @@ impl Stage {
                         }
                     });
                     // As above.
-                    let _ = steps.send(Message(Inner::Stored { key, generation, expiry, result }));
+                    let _ = steps.send(Message(Inner::Stored { key, generation, expiry, inline, result }));
                 });
                 StageEvent::Progress
             }
@@ -283,7 +286,7 @@ struct Opening {
 #[derive(Default)]
 struct Bodies {
     current: Option<BodyWriter>,
-    whole: Vec<(SealedTransaction, FinishedBody)>,
+    whole: Vec<(ManifestItem, TransactionKey, FinishedBody)>,
     failed: Option<StoreError>,
 }
 
@@ -309,7 +312,8 @@ impl Bodies {
             Event::Header { .. } | Event::Payload { .. } => {}
             Event::End(transaction) => {
                 if let Some(writer) = self.current.take() {
-                    self.whole.push((*transaction, writer.finish()?));
+                    let item = ManifestItem::of(&transaction, &context.tag, context.ring.index_secret());
+                    self.whole.push((item, transaction.key.clone(), writer.finish()?));
                 }
             }
         }
@@ -383,13 +387,12 @@ impl Opening {
         };
         let digest = delivery.digest;
         let (mut items, mut new_bodies) = (Vec::new(), Vec::new());
-        for (transaction, body) in bodies.whole {
+        for (item, key, body) in bodies.whole {
             let mut nonce = [0; NONCE_BYTES];
             context.seams.randomness.fill(&mut nonce).map_err(|error| local(error.to_string()))?;
-            let id = &transaction.header.id;
-            let wrapped = storage.wrap(&context.node, &digest, id, &transaction.key, &nonce);
-            items.push(ManifestItem::of(&transaction, &context.tag, context.ring.index_secret()));
-            new_bodies.push(NewBody { index: transaction.index, body, wrapped_key: wrapped.to_vec() });
+            let wrapped = storage.wrap(&context.node, &digest, &item.transaction, &key, &nonce);
+            new_bodies.push(NewBody { index: item.index, body, wrapped_key: wrapped.to_vec() });
+            items.push(item);
         }
         let manifest = Manifest {
             parcel: core.parcel,

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
@@ -22,6 +22,31 @@ pub struct Bodies {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     next: Arc<AtomicU64>,
+    /// Bytes of small bodies that are in memory until they have a row.
+    small: Arc<AtomicUsize>,
+}
+
+/// A part of [`limits::SMALL_BODIES_BYTES`], given back when it is dropped.
+#[derive(Default)]
+struct Room {
+    of: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes more, unless that is over the limit.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let fits = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= limits::SMALL_BODIES_BYTES);
+        let grown = self.of.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        self.bytes += if grown { bytes } else { 0 };
+        grown
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The digest of a transaction's ciphertext, as manifests state it: BLAKE3 over its label and the bytes.
@@ -35,7 +60,7 @@ impl Bodies {
     /// Opens the folder, makes it if need be, and removes what earlier lives left half written.
     pub fn open(disk: Arc<dyn Disk>, folder: PathBuf) -> Result<Self, StoreError> {
         disk.create_folder(&folder).map_err(StoreError::failed("making the folder of bodies"))?;
-        let bodies = Self { disk, folder, next: Arc::default() };
+        let bodies = Self { disk, folder, next: Arc::default(), small: Arc::default() };
         let mut next = 0;
         for path in bodies.list()? {
             if path.extension().is_some_and(|extension| extension == TEMPORARY) {
@@ -58,9 +83,11 @@ impl Bodies {
         self.folder.join(format!("{digest}.{index}.{number}"))
     }
 
-    /// Starts a body: it stays in memory up to [`limits::SMALL_BODY_BYTES`], then goes to a file.
+    /// Starts a body: it stays in memory up to [`limits::SMALL_BODY_BYTES`], and while all of them together are within
+    /// [`limits::SMALL_BODIES_BYTES`], then goes to a file.
     pub fn writer(&self) -> BodyWriter {
-        BodyWriter { bodies: self.clone(), hasher: body_hasher(), length: 0, small: Vec::new(), file: None }
+        let room = Room { of: self.small.clone(), bytes: 0 };
+        BodyWriter { bodies: self.clone(), hasher: body_hasher(), length: 0, small: Vec::new(), room, file: None }
     }
 
     /// Gives finished bodies of one parcel their names and makes these durable. Bodies in memory need none.
@@ -122,6 +149,7 @@ pub struct BodyWriter {
     hasher: blake3::Hasher,
     length: u64,
     small: Vec<u8>,
+    room: Room,
     file: Option<(PathBuf, u64, Box<dyn DiskFile>)>,
 }
 
@@ -129,7 +157,8 @@ impl BodyWriter {
     /// The next bytes. Errors: the disk's; the body is lost then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.hasher.update(bytes);
-        if self.file.is_none() && self.small.len() + bytes.len() <= limits::SMALL_BODY_BYTES {
+        let small = self.file.is_none() && self.small.len() + bytes.len() <= limits::SMALL_BODY_BYTES;
+        if small && self.room.grow(bytes.len()) {
             self.small.extend_from_slice(bytes);
             self.length += bytes.len() as u64;
             return Ok(());
@@ -141,6 +170,7 @@ impl BodyWriter {
             let (_, _, file) = self.file.insert((path, number, file));
             file.write_at(&self.small, 0).map_err(StoreError::failed("writing a body"))?;
             self.small = Vec::new();
+            self.room = Room::default();
         }
         if let Some((_, _, file)) = &self.file {
             file.write_at(bytes, self.length).map_err(StoreError::failed("writing a body"))?;
@@ -170,6 +200,7 @@ impl BodyWriter {
             length: self.length,
             digest: Digest(*self.hasher.finalize().as_bytes()),
             inline,
+            _room: std::mem::take(&mut self.room),
             temporary,
             named: None,
         })
@@ -193,6 +224,8 @@ pub struct FinishedBody {
     /// Its digest, as a manifest states it.
     pub digest: Digest,
     inline: Option<Bytes>,
+    /// Of the bytes in memory, for as long as they wait for their row.
+    _room: Room,
     temporary: Option<(PathBuf, u64)>,
     named: Option<u64>,
 }

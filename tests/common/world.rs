@@ -101,6 +101,11 @@ impl World {
         self.ended(node)
     }
 
+    /// The process id of a running node.
+    pub fn process(&self, node: &str) -> u32 {
+        self.running.get(node).expect("a running node").id()
+    }
+
     fn log(&self, node: &str) -> PathBuf {
         self.folder.path().join(format!("{node}.log"))
     }

@@ -26,6 +26,12 @@ impl RecoverJob {
         self.parcel
     }
 
+    /// Bytes of memory that running it takes beside the shards that it was given: all n shards, the data among them.
+    pub fn bytes(&self) -> usize {
+        let of = |segment: &VerifiedSegment| segment.header().core.profile.n() * segment.header().shard_bytes();
+        self.segments.first().map_or(0, of)
+    }
+
     /// Whether a data shard is missing, so that parity stands in for it.
     pub fn needs_parity(&self) -> bool {
         self.segments.iter().any(|segment| usize::from(segment.index()) >= segment.header().core.profile.k())

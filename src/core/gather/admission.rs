@@ -28,6 +28,14 @@ impl Default for Caps {
     }
 }
 
+impl Caps {
+    /// Those of each of so many destinations, so that all of them together stay within these.
+    pub fn shared_by(self, destinations: usize) -> Self {
+        let total_bytes = self.total_bytes / destinations.max(1);
+        Self { total_bytes, sender_bytes: self.sender_bytes.min(total_bytes), ..self }
+    }
+}
+
 /// What is held, by sender and in total.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -124,6 +132,13 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn destinations_share_the_caps() {
+        let caps = Caps { sender_bytes: 10, total_bytes: 24, deferred: 1 };
+        assert_eq!(caps.shared_by(1), caps);
+        assert_eq!(caps.shared_by(3), Caps { sender_bytes: 8, total_bytes: 8, deferred: 1 });
+    }
 
     #[test]
     fn the_caps_hold_each_and_together() {

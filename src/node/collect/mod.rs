@@ -5,7 +5,7 @@
 
 mod reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::NodeError;
 use super::group::{GroupContext, Repeat, Staged};
 use super::stage::{Message, Stage, StageEvent};
 use crate::core::gather::{
-    Action, Address, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, Recovered, Refused, Skip,
+    Action, Address, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, RecoverJob, Recovered, Refused, Skip,
 };
 use crate::core::id::{SenderName, Time};
 use crate::core::receipt::{Missing as MissingNotice, NoticeRecord, Refusal};
@@ -28,8 +28,11 @@ use crate::transport::{Topic, Transport};
 /// Batches of records that wait for the collector; each is about a mebibyte at most.
 const ARRIVALS: usize = 8;
 
-/// Recovered bytes that wait to be opened; beyond it nothing more is taken in.
+/// Recovered bytes that wait to be opened or stored; beyond it nothing more is taken in, nor recovered.
 const OPENING_BYTES: usize = 8 * 1024 * 1024;
+
+/// What stripes that are being recovered may take together beside their shards, in bytes; a larger one is recovered alone.
+const RECOVERING_BYTES: usize = 8 * 1024 * 1024;
 
 /// How often time alone is asked for work, and offsets are written down.
 const TICK: Duration = Duration::from_millis(500);
@@ -63,7 +66,11 @@ struct Collector {
     staged: mpsc::Sender<Staged>,
     /// What was refused lately; all of it is in the store.
     refused: BTreeMap<ParcelKey, NoticeRecord>,
-    recovered: mpsc::UnboundedSender<Recovered>,
+    /// Stripes that wait for memory to be recovered in.
+    complete: VecDeque<RecoverJob>,
+    /// What those take that are being recovered.
+    recovering_bytes: usize,
+    recovered: mpsc::UnboundedSender<(usize, Recovered)>,
     mutations: Vec<Mutation>,
     /// Ticks for which the topic was not seen.
     unseen: u32,
@@ -100,6 +107,8 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         stage,
         staged,
         refused: BTreeMap::new(),
+        complete: VecDeque::new(),
+        recovering_bytes: 0,
         recovered,
         mutations: Vec::new(),
         unseen: 0,
@@ -115,9 +124,12 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
             biased;
             () = stop.cancelled() => break,
             Some(message) = stage_messages.recv() => collector.staged(message, now).await?,
-            Some(result) = recoveries.recv() => collector.reassembler.recovered(result, now),
+            Some((bytes, result)) = recoveries.recv() => {
+                collector.recovering_bytes -= bytes;
+                collector.reassembler.recovered(result, now)
+            }
             Some((key, expiry)) = ended.recv() => {
-                collector.stage.abandon(&key);
+                collector.abandon(&key);
                 collector.reassembler.end(&key, expiry, now)
             }
             Ok(()) = in_force.changed() => {
@@ -135,11 +147,12 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
                 tick = clock.sleep(TICK);
                 collector.tick(now)
             }
-            Some(arrival) = arrived.recv(), if collector.stage.waiting_bytes() < OPENING_BYTES => {
+            Some(arrival) = arrived.recv(), if collector.complete.is_empty() && collector.opening_lags_not() => {
                 collector.arrival(arrival, now)
             }
         };
         collector.carry_out(actions, now);
+        collector.recover_next();
         collector.write_down();
     }
     collector.offsets(true);
@@ -297,26 +310,49 @@ impl Collector {
         self.reassembler.take(record.outcome, record.at, now)
     }
 
+    /// Drops what waits of a parcel, and what was opened of it.
+    fn abandon(&mut self, key: &ParcelKey) {
+        self.complete.retain(|job| job.parcel() != *key);
+        self.stage.abandon(key);
+    }
+
+    fn opening_lags_not(&self) -> bool {
+        self.stage.waiting_bytes() < OPENING_BYTES
+    }
+
+    /// Starts recoveries, the first complete stripes first, as far as their memory allows.
+    fn recover_next(&mut self) {
+        while self.opening_lags_not()
+            && let Some(job) = self.complete.front()
+        {
+            let bytes = job.bytes();
+            if self.recovering_bytes > 0 && self.recovering_bytes + bytes > RECOVERING_BYTES {
+                return;
+            }
+            let Some(job) = self.complete.pop_front() else { return };
+            self.recovering_bytes += bytes;
+            if job.needs_parity() {
+                self.context.meter.count(names::GATHER_STRIPES_RECOVERED, 1);
+            }
+            let (work, done) = (Arc::clone(&self.context.seams.work), self.recovered.clone());
+            work.start(Box::new(move || {
+                // The collector may have stopped meanwhile: then nobody needs the result.
+                let _ = done.send((bytes, job.run()));
+            }));
+        }
+    }
+
     /// Carries actions out, in their order.
     fn carry_out(&mut self, actions: Vec<Action>, now: Time) {
         for action in actions {
             match action {
-                Action::Recover(job) => {
-                    if job.needs_parity() {
-                        self.context.meter.count(names::GATHER_STRIPES_RECOVERED, 1);
-                    }
-                    let (work, done) = (Arc::clone(&self.context.seams.work), self.recovered.clone());
-                    work.start(Box::new(move || {
-                        // The collector may have stopped meanwhile: then nobody needs the result.
-                        let _ = done.send(job.run());
-                    }));
-                }
+                Action::Recover(job) => self.complete.push_back(job),
                 Action::Deliver(delivery) => self.stage.deliver(delivery),
                 Action::Refuse(refused) => self.refuse(&refused),
                 Action::Abandon { parcel, because } => {
                     let outcome = because.map_or("expired", |reason| reason.word());
                     self.context.meter.count_as(names::GATHER_PARCELS, "outcome", outcome);
-                    self.stage.abandon(&parcel);
+                    self.abandon(&parcel);
                 }
                 Action::Defer { addresses, reason } => {
                     let row = DeferredRow { since: now, reason };

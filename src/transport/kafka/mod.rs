@@ -55,9 +55,9 @@ impl std::fmt::Debug for KafkaOptions {
 }
 
 impl KafkaOptions {
-    /// These brokers, no properties, 16 MiB of credit for each broker.
+    /// These brokers, no properties, 8 MiB of credit for each broker.
     pub fn new(brokers: impl Into<String>) -> Self {
-        Self { brokers: brokers.into(), properties: BTreeMap::new(), credit_bytes: 16 << 20 }
+        Self { brokers: brokers.into(), properties: BTreeMap::new(), credit_bytes: 8 << 20 }
     }
 }
 

@@ -50,7 +50,7 @@ const OFFSETS: &str = "nodes keep their offsets in their own store";
 const BOUNDED: &[(&str, u64, u64, &str)] = &[
     ("message.timeout.ms", 500, 30_000, "a record without an acknowledgement goes elsewhere soon"),
     ("delivery.timeout.ms", 500, 30_000, "a record without an acknowledgement goes elsewhere soon"),
-    ("message.max.bytes", 1_048_588, 1_000_000_000, "the longest segment must fit"),
+    ("message.max.bytes", 1_048_588, 16_000_000, "the longest segment must fit, and little more"),
 ];
 
 /// Checks the user's properties. Errors: [`KafkaError::Property`], by name and with the reason.
@@ -118,7 +118,11 @@ pub(super) fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> 
 /// Of a client that asks only: metadata, watermarks, settings.
 pub(super) fn asking(brokers: &str, properties: &BTreeMap<String, String>) -> ClientConfig {
     let mut config = common(brokers);
-    config.set("allow.auto.create.topics", "false");
+    config
+        .set("allow.auto.create.topics", "false")
+        // A hostile broker's answer must not take more memory than this, compressed or not.
+        .set("fetch.max.bytes", "4194304")
+        .set("receive.message.max.bytes", "16777216");
     with(config, properties)
 }
 
@@ -135,7 +139,7 @@ pub(super) fn reader(brokers: &str, properties: &BTreeMap<String, String>) -> Cl
         .set("fetch.wait.max.ms", "100")
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.error.backoff.ms", "100")
-        .set("queued.max.messages.kbytes", "4096")
+        .set("queued.max.messages.kbytes", "2048")
         .set("statistics.interval.ms", "1000");
     with(config, properties)
 }

@@ -1,0 +1,184 @@
+//! What passes is never held whole: one transaction of 1 GiB goes through real brokers and three real nodes, and no process of
+//! Sealcast ever holds more than 256 MiB of memory. So with thousands of small ones in flight.
+//!
+//! A process's peak is `VmHWM` of Linux's /proc. Needs about 7 GiB of free disk for as long as it runs. Figures:
+//! `cargo test --test memory -- --nocapture`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use common::kafka::shared;
+use common::world::{World, lines};
+use sealcast::client::{Client, Stage, Transaction, Waited};
+
+/// The bound: 256 MiB of resident memory, in KiB as the kernel counts.
+const MOST_KIB: u64 = 256 * 1024;
+
+const GIB: u64 = 1 << 30;
+
+/// The most memory that a process ever had resident, in KiB; `None` once it has ended.
+fn peak(process: u32) -> Option<u64> {
+    let status = match std::fs::read_to_string(format!("/proc/{process}/status")) {
+        Ok(status) => status,
+        Err(error) => {
+            assert!(
+                Path::new("/proc/self/status").exists(),
+                "the peak of a process's memory is read from Linux's /proc, which this system has not: {error}"
+            );
+            return None;
+        }
+    };
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse().expect("VmHWM is a number of kB"))
+}
+
+/// Waits for a command's end: its output and its peak. A peak of its last ten milliseconds can go unseen.
+fn watched(mut child: Child) -> (Vec<u8>, u64) {
+    let mut stdout = child.stdout.take().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let out = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stdout.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let said = std::thread::spawn(move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).map(|_| text)
+    });
+    let mut most = 0;
+    let status = loop {
+        most = peak(child.id()).unwrap_or(most);
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let (out, said) = (out.join().unwrap().unwrap(), said.join().unwrap().unwrap());
+    assert!(status.success(), "{:?}: {said}", status.code());
+    (out, most)
+}
+
+/// Writes a file of bytes that look random; gives their BLAKE3.
+fn make(path: &Path, bytes: u64) -> blake3::Hash {
+    let mut stream = blake3::Hasher::new().update(b"a payload").finalize_xof();
+    let (mut file, mut hasher) = (std::fs::File::create(path).unwrap(), blake3::Hasher::new());
+    let mut left = bytes;
+    let mut piece = vec![0; 1 << 20];
+    while left > 0 {
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
+        stream.fill(&mut piece);
+        hasher.update(&piece);
+        file.write_all(&piece).unwrap();
+        left -= piece.len() as u64;
+    }
+    hasher.finalize()
+}
+
+fn digest(path: &Path) -> (u64, blake3::Hash) {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(std::fs::File::open(path).unwrap()).unwrap();
+    (hasher.count(), hasher.finalize())
+}
+
+/// Bytes of all files below a folder.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().unwrap().len() }).sum()
+}
+
+/// Prints the figures, then holds them to the bound.
+fn hold(what: &str, peaks: &BTreeMap<String, u64>) {
+    for (process, kib) in peaks {
+        println!("peak of resident memory, {what}: {process:<6} {:>4} MiB", kib.div_ceil(1024));
+    }
+    let over: Vec<_> = peaks.iter().filter(|(_, kib)| **kib > MOST_KIB).collect();
+    assert!(over.is_empty(), "{what}: over {MOST_KIB} KiB: {over:?}");
+}
+
+/// One world at a time: a machine with two cores should not run two.
+fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn peaks_of_nodes(world: &World, peaks: &mut BTreeMap<String, u64>) {
+    for node in ["a", "b", "c"] {
+        peaks.insert(format!("node {node}"), peak(world.process(node)).expect("the node runs"));
+    }
+}
+
+#[test]
+fn a_gibibyte_passes_in_a_quarter_of_one() {
+    let _turn = turn();
+    let mut world = World::new(&shared());
+    world.start_all();
+    let path = world.path().to_path_buf();
+    let digest_sent = make(&path.join("large"), GIB);
+    let began = Instant::now();
+    let mut command = world.command(&["send", "orders", "large", "--config", "env/senders/web/client.toml"]);
+    command.args(["--wait", "complete", "--timeout", "10m", "--format", "json"]);
+    let (said, of_send) = watched(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    println!("complete after {:.1} s", began.elapsed().as_secs_f64());
+    let mut peaks = BTreeMap::from([("send".to_owned(), of_send)]);
+    std::fs::remove_file(path.join("large")).unwrap();
+    let sent = lines(&said).pop().unwrap();
+    assert_eq!(sent["bytes"].as_u64(), Some(GIB));
+    let (id, position) = (sent["transaction"].as_str().unwrap(), sent["position"].as_str().unwrap());
+
+    let began = Instant::now();
+    let mut command = world.command(&["get", id, "--config", "env/readers/app/client.toml", "--node", "b"]);
+    command.args(["--at-least", position, "--timeout", "60s", "-o", "got"]);
+    let (_, of_get) = watched(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    println!("read after {:.1} s", began.elapsed().as_secs_f64());
+    peaks.insert("get".to_owned(), of_get);
+    assert!(digest(&path.join("got")) == (GIB, digest_sent), "what was read differs from what was sent");
+
+    // What is decided leaves the sender; each node keeps the transaction once, as it came.
+    let kept = size(&path.join("env/senders/web/outbox/parcels"));
+    assert_eq!(kept, 0, "the outbox still holds {kept} bytes of a transaction that has its fate");
+    for node in ["a", "b", "c"] {
+        let kept = size(&path.join(format!("env/nodes/{node}/data/orders")));
+        assert!((GIB..GIB + GIB / 64).contains(&kept), "node {node} keeps {kept} bytes");
+    }
+    peaks_of_nodes(&world, &mut peaks);
+    hold("one transaction of 1 GiB", &peaks);
+}
+
+#[test]
+fn thousands_in_flight_do_not_pile_up() {
+    const MANY: u32 = 4096;
+    let _turn = turn();
+    let mut world = World::new(&shared());
+    world.start_all();
+    let config = world.path().join("env/senders/web/client.toml");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let began = Instant::now();
+    runtime.block_on(async {
+        let client = Client::connect(&config).await.unwrap();
+        let send = |number: u32| {
+            let client = client.clone();
+            async move {
+                let mut payload = vec![0; 16 * 1024];
+                blake3::Hasher::new().update(&number.to_be_bytes()).finalize_xof().fill(&mut payload);
+                let handle = client.submit("orders", Transaction::new(payload)).await.unwrap();
+                handle.wait(Stage::Committed, Duration::from_secs(300)).await.unwrap()
+            }
+        };
+        for outcome in futures_util::future::join_all((0..MANY).map(send)).await {
+            assert!(matches!(outcome, Waited::Reached), "{outcome:?}\n{}", world.logs());
+        }
+        client.close().await;
+    });
+    println!("committed after {:.1} s", began.elapsed().as_secs_f64());
+    world.settle(u64::from(MANY));
+    // The client is this process, with the payloads that it submits.
+    let own = peak(std::process::id()).expect("this process runs");
+    let mut peaks = BTreeMap::from([("client".to_owned(), own)]);
+    peaks_of_nodes(&world, &mut peaks);
+    hold("4,096 transactions of 16 KiB in flight", &peaks);
+}
