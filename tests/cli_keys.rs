@@ -190,7 +190,7 @@ fn key_files_are_the_owners_alone_and_show_their_public_part_only() {
         assert_eq!(shown, done(at, &format!("keys show {kind}.pub")));
         assert!(shown.contains(&format!("kind = \"{kind}\"")) && !shown.contains(&secret[26..]));
         let error = fails(at, &format!("keys generate {kind}"), 1);
-        assert!(error.contains("create"), "{error}");
+        assert!(error.contains("never overwritten: use -o"), "{error}");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("mode");
         assert!(fails(at, &format!("keys show {kind}.key"), 2).contains("chmod go-rwx"));
     }

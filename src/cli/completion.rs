@@ -4,7 +4,10 @@ use super::{CliError, Context, Exit};
 
 /// Prints the completion script of a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  sealcast completion bash > ~/.local/share/bash-completion/completions/sealcast")]
+#[command(after_help = "\
+Examples:
+  source <(sealcast completion bash)
+  sealcast completion zsh > _sealcast")]
 pub(super) struct Completion {
     /// Which shell
     #[arg(value_enum)]

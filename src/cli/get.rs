@@ -1,10 +1,12 @@
 //! `sealcast get`: the bytes of a committed transaction, as they were submitted.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::session::{Asked, block_on};
+use super::session::{Asked, Named, block_on, check_destination};
+use super::status::transaction_of;
 use super::{CliError, Context, Exit, progress};
 use crate::client::reader::{Event, Feed, Freshness, Reader};
 use crate::core::directory::Span;
@@ -13,14 +15,15 @@ use crate::core::id::{DestinationName, Position, TransactionId};
 /// Prints the payload of a committed transaction, or writes it to a file; adds no byte
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
+Examples, in the folder of a reader's client.toml:
   sealcast get 01939f6e-8d5c-7d2a-9a55-6b1f0d3c2b1a -o order.json
+  sealcast get 01939f6e
   sealcast get -d orders -k customer-42")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub(super) struct Get {
-    /// The transaction's id
-    #[arg(group = "what", value_name = "ID")]
-    transaction: Option<TransactionId>,
+    /// The transaction's id, first characters of it that name one transaction, or its ticket
+    #[arg(group = "what", value_name = "ID|TICKET")]
+    transaction: Option<Named>,
 
     /// The latest transaction of this ordering key instead
     #[arg(short, long, group = "what", value_name = "KEY", requires = "destination")]
@@ -69,13 +72,54 @@ impl Get {
     async fn feed(&self, reader: &Reader) -> Result<Feed, CliError> {
         let freshness =
             Freshness { at_least: self.at_least, linearizable: self.linearizable, timeout: Some(self.timeout.0) };
-        Ok(match (&self.key, &self.destination, self.transaction) {
+        if let Some(destination) = &self.destination {
+            check_destination(reader, destination)?;
+        }
+        let destination = self.destination.as_ref();
+        Ok(match (&self.key, destination, &self.transaction) {
             (Some(key), Some(destination), _) => {
                 reader.get_by_key(destination, key.as_bytes(), false, freshness).await?
             }
-            (_, destination, Some(transaction)) => reader.get(transaction, destination.as_ref(), freshness).await?,
+            (_, _, Some(Named::Whole(id))) => reader.get(*id, destination, freshness).await?,
+            (_, _, Some(Named::Prefix(prefix))) => {
+                let id = whole(reader, prefix, destination).await?;
+                reader.get(id, destination, freshness).await?
+            }
+            (_, _, Some(Named::Ticket(ticket))) => {
+                check_destination(reader, &ticket.destination)?;
+                reader.get(ticket.transaction, Some(&ticket.destination), freshness).await?
+            }
             _ => return Err(CliError::usage("give a transaction's id, or --destination and --key")),
         })
+    }
+}
+
+/// The one id that begins so.
+async fn whole(
+    reader: &Reader,
+    prefix: &str,
+    destination: Option<&DestinationName>,
+) -> Result<TransactionId, CliError> {
+    let (node, answer) = reader.status(prefix, destination).await?;
+    let found: BTreeSet<_> = answer.statuses.iter().filter_map(transaction_of).collect();
+    let mut ids = found.iter();
+    match (ids.next(), ids.next(), answer.unavailable.first()) {
+        (Some(only), None, _) if !answer.more => Ok(*only),
+        (Some(_), ..) => {
+            let named: Vec<_> = found.iter().take(5).map(ToString::to_string).collect();
+            let more = if found.len() > named.len() || answer.more { " and others" } else { "" };
+            let named = named.join(", ");
+            Err(CliError::usage(format!(
+                "{prefix} names more than one transaction: {named}{more}; give more of the id"
+            )))
+        }
+        (None, _, Some(name)) => Err(CliError::with(
+            Exit::Unavailable,
+            format!("{node} cannot say yet for destination {name}: its log is not replayed; try again"),
+        )),
+        (None, _, None) => {
+            Err(CliError::failed(format!("not found: node {node} knows no id that begins with {prefix}")))
+        }
     }
 }
 
@@ -84,6 +128,10 @@ async fn to_file(feed: Feed, path: &std::path::Path) -> Result<(), CliError> {
     let failed = |error: std::io::Error| CliError::file(path, &error);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or_else(|| std::path::Path::new("."));
+    if !folder.is_dir() {
+        let (path, folder) = (path.display(), folder.display());
+        return Err(CliError::failed(format!("{path}: there is no folder {folder}: make it first")));
+    }
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     copy(feed, file.as_file_mut()).await?;
     file.as_file().sync_all().map_err(failed)?;

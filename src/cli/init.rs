@@ -16,7 +16,8 @@ use crate::core::id::{DestinationName, EnvironmentName, NodeName, ReaderName, Se
 #[command(after_help = "\
 Examples:
   sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web
-  sealcast init shop -o shop --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
+  sealcast init trial --embedded --nodes a --destination orders --sender web --reader app
+  sealcast init store -o env --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
       --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 \\
       --destination orders --sender web --reader app")]
 #[command(group = clap::ArgGroup::new("transport").required(true))]
@@ -28,7 +29,8 @@ pub(super) struct Init {
     #[arg(long, group = "transport", value_delimiter = ',', value_name = "HOST:PORT,..")]
     kafka: Vec<String>,
 
-    /// No Kafka: a folder for the embedded transport, used by one process; relative to the environment's folder
+    /// No Kafka: a folder for the embedded transport, relative to the environment's. It belongs to one process, in which
+    /// all nodes and clients run
     #[arg(long, group = "transport", value_name = "PATH", num_args = 0..=1, default_missing_value = "transport")]
     embedded: Option<PathBuf>,
 
@@ -96,6 +98,8 @@ struct Made<'a> {
     senders: BTreeMap<&'a SenderName, String>,
     readers: BTreeMap<&'a ReaderName, String>,
     next: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
 }
 
 impl Init {
@@ -104,6 +108,7 @@ impl Init {
         let plan = self.plan()?;
         let written = environment::write(&plan, &folder, &context.seams)?;
         let next = next(&plan, &written);
+        let note = matches!(plan.transport, TransportSettings::Embedded { .. }).then_some(ONE_PROCESS);
         if context.output.is_json() {
             let shown = |path: &PathBuf| path.display().to_string();
             context.output.object(&Made {
@@ -117,6 +122,7 @@ impl Init {
                 senders: written.senders.iter().map(|(name, path)| (name, shown(path))).collect(),
                 readers: written.readers.iter().map(|(name, path)| (name, shown(path))).collect(),
                 next,
+                note,
             })?;
             return Ok(Exit::Done);
         }
@@ -133,6 +139,9 @@ impl Init {
         );
         for command in next {
             text.push_str(&format!("  {command}\n"));
+        }
+        if let Some(note) = note {
+            text.push_str(&format!("\n{note}\n"));
         }
         context.output.raw(text.as_bytes())?;
         Ok(Exit::Done)
@@ -181,14 +190,27 @@ fn set<T: Ord>(names: Vec<T>) -> BTreeSet<T> {
     names.into_iter().collect()
 }
 
+/// What to know of an environment on the embedded transport.
+const ONE_PROCESS: &str = "\
+The embedded transport belongs to one process: nodes and clients as processes of their own (`sealcast node run`, `send`)
+need Kafka. A program that links the library runs them all in one; `sealcast demo` shows it.";
+
 /// The next commands to type.
 fn next(plan: &Plan, written: &Written) -> Vec<String> {
     let mut next = Vec::new();
-    let kafka = matches!(plan.transport, TransportSettings::Kafka { .. });
-    if let (true, Some(config)) = (kafka, written.nodes.values().next()) {
+    if matches!(plan.transport, TransportSettings::Embedded { .. }) {
+        let configs = written.nodes.values().chain(written.senders.values()).chain(written.readers.values());
+        let configs: Vec<_> = configs.map(|config| config.display().to_string()).collect();
+        next.push(format!("sealcast config check {}", configs.join(" ")));
+        if let Some(config) = written.nodes.values().next() {
+            next.push(format!("sealcast topic init --config {}", config.display()));
+        }
+        return next;
+    }
+    if let Some(config) = written.nodes.values().next() {
         next.push(format!("sealcast topic init --config {}", config.display()));
     }
-    next.extend(written.nodes.values().map(|config| format!("sealcast node run --config {}", config.display())));
+    next.extend(written.nodes.values().map(|config| format!("sealcast node run --config {} &", config.display())));
     if let (Some(destination), Some(config)) = (plan.destinations.first(), written.senders.values().next()) {
         next.push(format!("echo hello | sealcast send {destination} - --config {}", config.display()));
     }

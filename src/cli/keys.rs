@@ -24,7 +24,8 @@ enum Action {
     #[command(after_help = "\
 Examples:
   sealcast keys generate sender -o web.key
-  sealcast keys generate destination -o orders.key --name orders --environment 5f0c...")]
+  sealcast keys generate destination -o orders.key --name orders \\
+      --environment 5f0c6a1e9b3d47f2a8c05d7e4b61f390")]
     Generate(Generate),
     /// Prints the public part of a key file, secret or .pub
     #[command(after_help = "Example:\n  sealcast keys show web.key")]
@@ -153,6 +154,12 @@ where
     let public_path = path.with_extension("pub");
     if public_path == path {
         return Err(CliError::usage("-o: .pub is for the public part: name the secret's file .key"));
+    }
+    for there in [path, &public_path] {
+        if there.exists() {
+            let shown = there.display();
+            return Err(CliError::failed(format!("{shown}: is there already, and keys are never overwritten: use -o")));
+        }
     }
     key.write(path, context.seams.clock.now(), &*context.seams.disk)?;
     let mut file = std::fs::File::create_new(&public_path).map_err(|error| CliError::file(&public_path, &error))?;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::config::{Either, load};
 use super::session::{Asked, block_on};
 use super::{CliError, Context, Exit, Row};
-use crate::client::reader::Reader;
-use crate::config::{NodeConfig, Sources};
+use crate::client::reader::{ReadError, Reader};
 use crate::core::id::{NodeName, Position};
 use crate::node::{Node, NodeError, NodeOptions};
 use crate::rpc::proto;
@@ -35,7 +35,7 @@ enum Action {
     #[command(after_help = "\
 Examples:
   sealcast node run --config nodes/a/node.toml
-  SEALCAST_LOG=debug SEALCAST__LOG__FORMAT=json sealcast node run --config /etc/sealcast/node.toml
+  SEALCAST_LOG=debug SEALCAST__LOG__FORMAT=json sealcast node run --config nodes/a/node.toml
 
 Exit codes: 0 when it has drained, 1 when it had to end otherwise (its disk, consensus, a second signal).")]
     Run {
@@ -47,7 +47,7 @@ Exit codes: 0 when it has drained, 1 when it had to end otherwise (its disk, con
     #[command(after_help = "\
 Examples:
   sealcast node status --config readers/app/client.toml
-  sealcast node status --node a --format json
+  sealcast node status --config readers/app/client.toml --node a --format json
 
 Exit codes: 5 when a node does not answer.")]
     Status {
@@ -67,7 +67,13 @@ impl NodeCommand {
 }
 
 fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
-    let config = NodeConfig::load(&Sources::file(config).with_process_environment())?;
+    let config = match load(config.to_path_buf())? {
+        Either::Node(config) => *config,
+        Either::Client(_) => {
+            let shown = config.display();
+            return Err(CliError::usage(format!("{shown}: this is a client's configuration: name a node.toml")));
+        }
+    };
     let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
     logs::install(config.log.format, filter.as_deref()).map_err(|error| CliError::new(Exit::Usage, error))?;
     // It warns by itself; a node without this protection is still of use.
@@ -214,12 +220,19 @@ async fn status(reader: &Reader, asked: &Asked, context: &Context) -> Result<Exi
                 rows.extend(answer.groups.iter().map(|group| shown(&answer.node, group, &general)));
             }
             Err(error) => {
-                eprintln!("sealcast: node {node}: {error}");
-                exit = Exit::Unavailable;
+                let said = match &error {
+                    // It names the node.
+                    ReadError::Unavailable { .. } => error.to_string(),
+                    _ => format!("node {node}: {error}"),
+                };
+                exit = CliError::from(error).exit();
+                context.output.complain(&CliError::with(exit, said));
             }
         }
     }
-    context.output.rows(&rows)?;
+    if !rows.is_empty() {
+        context.output.rows(&rows)?;
+    }
     if !context.output.is_json() {
         for row in &rows {
             for alarm in &row.alarms {

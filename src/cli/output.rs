@@ -6,6 +6,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::CliError;
+
 /// The version of the JSON objects: the `v` in each. It changes when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
 
@@ -68,6 +70,21 @@ impl Output {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes)?;
         stdout.flush()
+    }
+
+    /// Says something beside the data, on stderr: a line for people, or one JSON object.
+    pub fn note(&self, text: &str) {
+        let text = match self.format {
+            Format::Table => format!("sealcast: {text}"),
+            Format::Json => serde_json::json!({"v": VERSION, "note": text}).to_string(),
+        };
+        // With stderr closed there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    /// Prints an error that does not end the command.
+    pub fn complain(&self, error: &CliError) {
+        error.print(self.format);
     }
 
     /// Prints all rows: aligned under their heads, or as one object each.

@@ -14,6 +14,7 @@ use super::{CliError, Context, Exit, Row, progress};
 use crate::client::{Client, ClientError, Handle, Receipt, Stage, Transaction, Waited};
 use crate::core::directory::Span;
 use crate::core::id::{DestinationName, Position, Ticket};
+use crate::store::outbox::Outcome;
 
 /// Payloads up to this length are read whole, so that several of them can share a parcel.
 const WHOLE_BYTES: u64 = 512 * 1024;
@@ -24,13 +25,13 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// Seals payloads and sends them: a transaction for each file
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
+Examples, in the folder of a sender's client.toml:
   sealcast send orders order.json -k customer-42
   sealcast send orders *.json --wait complete --format json
   tail -n 100 events.log | sealcast send orders - --lines
 
-Without --config, client.toml of this folder is used. Exit codes: 3 when the fate is unknown (the ticket is
-printed: attach again with `sealcast status TICKET`), 4 when consensus rejected it or it expired.")]
+Exit codes: 3 when the fate is unknown (the outbox keeps the transaction, and the ticket is printed: ask again with \
+`sealcast status TICKET`), 4 when consensus rejected it or it expired.")]
 pub(super) struct Send {
     /// Where to: one destination, or several with commas
     #[arg(value_name = "DEST[,DEST]", value_parser = destinations)]
@@ -173,6 +174,12 @@ struct Submitted {
 impl Send {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let config = self.configured.load()?;
+        if config.sender.is_none() {
+            let shown = config.path().display();
+            return Err(CliError::usage(format!(
+                "{shown}: it names no sender: use a sender's client.toml, for example senders/NAME/client.toml"
+            )));
+        }
         let seams = context.seams.clone();
         block_on(async {
             let client = Client::with_config(&config, seams).await?;
@@ -365,7 +372,7 @@ impl Send {
                 worst = if exit == Exit::Done { worst } else { exit };
             }
             if exit == Exit::Unknown {
-                eprintln!("sealcast: no answer yet; ask again: sealcast status {}", submitted.handle.ticket());
+                context.output.note(&unknown(&submitted.handle));
             }
             let row = sent(submitted, state);
             if context.output.is_json() {
@@ -386,6 +393,25 @@ async fn pass(give: &tokio::sync::mpsc::Sender<Submitted>, submitted: Vec<Submit
         // The printer ends before the submissions only when stdout is closed; then nobody wants to know.
         let _ = give.send(one).await;
     }
+}
+
+/// What is known of a transaction whose stage was not reached in time.
+fn unknown(handle: &Handle) -> String {
+    let withheld = handle.withheld();
+    let known = match handle.outcome() {
+        Outcome::Submitted if !withheld.is_empty() => {
+            format!("the brokers have only part of it: nothing answers in {}", withheld.join(", "))
+        }
+        Outcome::Submitted => "the brokers do not have it yet".to_owned(),
+        Outcome::Accepted => "the brokers have it, and no majority of the nodes has signed it yet".to_owned(),
+        Outcome::Committed(_) => "it is committed, and not all nodes have signed it yet".to_owned(),
+        other => format!("{other:?}").to_lowercase(),
+    };
+    let ticket = handle.ticket();
+    format!(
+        "no answer in time: {known}. The outbox keeps it, and the next `sealcast send` here goes on with it; ask again \
+         with: sealcast status {ticket}"
+    )
 }
 
 fn reached(wait: Wait) -> String {

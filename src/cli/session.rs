@@ -4,14 +4,16 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use tokio::runtime::Runtime;
 
+use super::config::{Either, load};
 use super::{CliError, Exit};
 use crate::client::reader::{ReadError, Reader};
 use crate::client::{ClientError, SubmitError};
-use crate::config::{ClientConfig, Sources};
-use crate::core::id::NodeName;
+use crate::config::ClientConfig;
+use crate::core::id::{DestinationName, NodeName, Ticket, TransactionId};
 use crate::seams::Seams;
 use crate::telemetry::logs;
 
@@ -29,7 +31,13 @@ pub(super) struct Configured {
 impl Configured {
     /// Reads it, the environment's overrides on top, and sets up the logs.
     pub fn load(&self) -> Result<ClientConfig, CliError> {
-        let config = ClientConfig::load(&Sources::file(self.config.clone()).with_process_environment())?;
+        let config = match load(self.config.clone())? {
+            Either::Client(config) => *config,
+            Either::Node(_) => {
+                let shown = self.config.display();
+                return Err(CliError::usage(format!("{shown}: this is a node's configuration: name a client.toml")));
+            }
+        };
         let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
         logs::install(config.log.format, Some(filter.as_deref().unwrap_or(QUIET)))
             .map_err(|error| CliError::new(Exit::Usage, error))?;
@@ -56,11 +64,60 @@ impl Asked {
 
     /// The reader that the configuration names.
     pub fn reader(&self, seams: &Seams) -> Result<Reader, CliError> {
-        let reader = Reader::from_config(&self.configured.load()?, seams)?;
+        let config = self.configured.load()?;
+        let reader = Reader::from_config(&config, seams).map_err(|error| match error {
+            ReadError::NoReader => CliError::usage(format!(
+                "{}: it names no reader: use a reader's client.toml, for example readers/NAME/client.toml",
+                config.path().display()
+            )),
+            error => error.into(),
+        })?;
         match &self.node {
             Some(node) => Ok(reader.at(node.clone())?),
             None => Ok(reader),
         }
+    }
+}
+
+/// Refuses a destination that the directory does not have, before a node is asked. Nothing is revealed: readers have it.
+pub(super) fn check_destination(reader: &Reader, destination: &DestinationName) -> Result<(), CliError> {
+    let directory = reader.directory();
+    if directory.destinations.contains_key(destination) {
+        return Ok(());
+    }
+    let names: Vec<_> = directory.destinations.keys().map(ToString::to_string).collect();
+    let names = names.join(", ");
+    Err(CliError::usage(format!("the directory has no destination {destination}: it has {names}")))
+}
+
+/// How a transaction is named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Named {
+    /// By its id.
+    Whole(TransactionId),
+    /// By the first characters of its id: 8 to 32 hexadecimal digits, hyphens where the id has them.
+    Prefix(String),
+    /// By its ticket.
+    Ticket(Ticket),
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            return text.parse().map(Self::Ticket).map_err(|error| format!("{error}"));
+        }
+        let text = text.to_lowercase();
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Whole(id));
+        }
+        let digits = text.chars().filter(char::is_ascii_hexdigit).count();
+        let others = text.chars().any(|c| !c.is_ascii_hexdigit() && c != '-');
+        if others || !(8..=32).contains(&digits) {
+            return Err("expected a transaction's id, its first characters (8 or more), or a ticket".to_owned());
+        }
+        Ok(Self::Prefix(text))
     }
 }
 

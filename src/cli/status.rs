@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-use super::session::{Asked, block_on};
+use super::session::{Asked, Named, block_on, check_destination};
 use super::{CliError, Context, Exit, Row};
 use crate::client::reader::Reader;
-use crate::core::id::{DestinationName, Fate, Position, Ticket};
+use crate::core::id::{DestinationName, Fate, NodeName, Position, TransactionId};
 use crate::rpc::{convert, proto};
 
 /// Says what became of a transaction: by its id, the id's first characters (8 or more), or its ticket
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
+Examples, in the folder of a reader's client.toml:
   sealcast status 01939f6e
   sealcast status orders/01939f6e-8d5c-7d2a-9a55-6b1f0d3c2b1a/1735689600000
 
@@ -19,7 +19,7 @@ Exit codes: 0 committed, 3 undecided or not found, 4 rejected or expired.")]
 pub(super) struct Status {
     /// Id, first characters of it, or ticket
     #[arg(value_name = "ID|TICKET")]
-    what: String,
+    what: Named,
 
     /// Only this destination
     #[arg(short, long, value_name = "DEST")]
@@ -84,34 +84,48 @@ impl Status {
                 rows.push(shown(status, fate, node.to_string()));
             }
             if rows.is_empty() {
-                eprintln!("sealcast: no node knows of {} (asked {node})", self.what);
+                context.output.complain(&CliError::with(
+                    Exit::Unknown,
+                    format!("node {node} knows no such transaction: it may not have arrived yet"),
+                ));
             } else {
                 context.output.rows(&rows)?;
             }
             for name in &answer.unavailable {
-                eprintln!("sealcast: {node} cannot say yet for destination {name}: its log is not replayed; try again");
+                let note = format!("{node} cannot say yet for destination {name}: its log is not replayed; try again");
+                context.output.note(&note);
             }
             if answer.more {
-                eprintln!("sealcast: more than 100 transactions match; give more of the id");
+                context.output.note("more than 100 transactions match; give more of the id");
             }
             Ok(exit)
         })
     }
 
-    async fn ask(&self, reader: &Reader) -> Result<(crate::core::id::NodeName, proto::StatusResponse), CliError> {
-        if self.what.contains('/') {
-            let ticket: Ticket = self.what.parse().map_err(|error| CliError::usage(format!("{error}")))?;
-            return Ok(reader.status_of(&ticket).await?);
+    async fn ask(&self, reader: &Reader) -> Result<(NodeName, proto::StatusResponse), CliError> {
+        if let Some(destination) = &self.destination {
+            check_destination(reader, destination)?;
         }
-        Ok(reader.status(&self.what.to_lowercase(), self.destination.as_ref()).await?)
+        Ok(match &self.what {
+            Named::Ticket(ticket) => {
+                check_destination(reader, &ticket.destination)?;
+                reader.status_of(ticket).await?
+            }
+            Named::Whole(id) => reader.status(&id.to_string(), self.destination.as_ref()).await?,
+            Named::Prefix(prefix) => reader.status(prefix, self.destination.as_ref()).await?,
+        })
     }
+}
+
+/// The id of the transaction that a status is about; `None` when the node left it out.
+pub(super) fn transaction_of(status: &proto::TransactionStatus) -> Option<TransactionId> {
+    let ticket = status.ticket.as_ref()?;
+    convert::transaction(&ticket.transaction, "Ticket.transaction").ok()
 }
 
 fn shown(status: &proto::TransactionStatus, fate: Option<Fate>, node: String) -> Shown {
     let ticket = status.ticket.as_ref();
-    let transaction = ticket
-        .and_then(|ticket| convert::transaction(&ticket.transaction, "Ticket.transaction").ok())
-        .map(|transaction| transaction.to_string());
+    let transaction = transaction_of(status).map(|transaction| transaction.to_string());
     Shown {
         transaction: transaction.unwrap_or_default(),
         destination: ticket.map(|ticket| ticket.destination.clone()).unwrap_or_default(),

@@ -33,12 +33,13 @@ pub(super) struct TopicCommand {
 enum Action {
     /// Makes the segments topic of each destination and the notices topic, where they are missing
     #[command(after_help = "\
-By default each topic has replication 1 and one partition pinned to each broker: the erasure code is the redundancy, and
-no slow replica holds anything back. Records stay for the longest life of a transaction plus --outage.
+By default each topic has replication 1 and one partition pinned to each broker: the erasure code is the redundancy, and \
+no slow replica holds anything back. Records stay for the longest life of a transaction plus --outage. Where the cluster \
+dictates replication, --replicated makes replicated topics.
 
 Examples:
   sealcast topic init --config nodes/a/node.toml
-  sealcast topic init --config nodes/a/node.toml --replicated 3   # where the cluster dictates replication")]
+  sealcast topic init --config nodes/a/node.toml -b localhost:9092 -X client.id=admin")]
     Init(Topics),
     /// Compares the topics with what they should be; exits 1 when something is wrong, with the mend for each
     #[command(after_help = "Example:\n  sealcast topic check --config nodes/a/node.toml --format json")]

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::session::{Asked, block_on};
+use super::session::{Asked, block_on, check_destination};
 use super::{CliError, Context, Exit};
 use crate::client::reader::{Committed, Event, From};
 use crate::core::directory::Span;
@@ -14,12 +14,12 @@ use crate::seams::Clock;
 /// Prints what a destination commits, in order: payloads as they are, or one JSON object each
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
-  sealcast watch orders --from end
+Examples, in the folder of a reader's client.toml:
+  sealcast watch orders --from start -e --lines
   sealcast watch orders --from -10 -e --format json
   sealcast watch orders --from 17.0 -c 5
 
-With --format json each line has the transaction and its position: the cursor for --from. Without it only payloads
+With --format json each line has the transaction and its position: the cursor for --from. Without it only payloads \
 are printed, nothing between them; --lines puts a line feed behind each.")]
 pub(super) struct Watch {
     /// The destination
@@ -109,6 +109,7 @@ impl Watch {
         };
         block_on(async {
             let reader = self.asked.reader(&seams)?;
+            check_destination(&reader, &self.destination)?;
             let mut feed = reader.subscribe(&self.destination, from, !self.exit).await?;
             let mut left = self.count.unwrap_or(u64::MAX);
             while left > 0 {

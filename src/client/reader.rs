@@ -262,7 +262,9 @@ fn refused(node: &NodeName, status: &Status) -> ReadError {
     let said = explain(status);
     match status.code() {
         Code::PermissionDenied => ReadError::NotPermitted,
-        _ if retryable(status) => ReadError::Unavailable { said: format!("{node}: {said}") },
+        // A connection that fails names the node itself.
+        _ if retryable(status) && said.contains(&format!("node {node} ")) => ReadError::Unavailable { said },
+        _ if retryable(status) => ReadError::Unavailable { said: format!("node {node}: {said}") },
         _ => ReadError::Refused { node: node.clone(), said },
     }
 }

@@ -119,6 +119,10 @@ impl ClientConfig {
         let mut config: Self = sources.read()?;
         config.path = sources.path().to_path_buf();
         config.environment.check(sources)?;
+        // Overrides of the process's environment are for all its programs, a reader among them, whose file has no transport.
+        if config.sender.is_none() {
+            config.transport.take_if(|given| given.brokers.is_empty() && given.path.is_none());
+        }
         if let Some(transport) = &mut config.transport {
             transport.check(sources)?;
         }

@@ -134,7 +134,8 @@ pub enum TransportKind {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransportSection {
-    /// `kafka` or `embedded`.
+    /// `kafka` (default) or `embedded`.
+    #[serde(default = "kafka")]
     pub kind: TransportKind,
     /// Kafka: bootstrap brokers, `HOST:PORT` each.
     #[serde(default, deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
@@ -146,6 +147,10 @@ pub struct TransportSection {
     /// owner can read. In the environment `_` stands for the dots of a name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", serialize_with = "redacted")]
     pub properties: BTreeMap<String, String>,
+}
+
+fn kafka() -> TransportKind {
+    TransportKind::Kafka
 }
 
 impl fmt::Debug for TransportSection {

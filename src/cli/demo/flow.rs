@@ -210,7 +210,8 @@ impl Run<'_> {
     fn what(&self) -> String {
         let count = self.chosen.files.len();
         let made = if self.made > 0 { " and a made one" } else { "" };
-        format!("{count} files{made} ({})", self.chosen.how)
+        let files = if count == 1 { "file" } else { "files" };
+        format!("{count} {files}{made} ({})", self.chosen.how)
     }
 
     /// Submits files, many side by side.

@@ -41,14 +41,14 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// Goes the whole way on this machine: three nodes, a hostile transport, your files, and every byte compared
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Makes an environment in a temporary folder, starts three nodes in this process, and sends each file as one transaction,
-and a large made one. On the way an adversary drops or damages as many segments of every stripe as the code makes up for,
-and the node that leads is stopped and started again. At the end: how long each stage took, what happened to segments,
+Makes an environment in a temporary folder, starts three nodes in this process, and sends each file as one transaction, \
+and a large made one. On the way an adversary drops or damages as many segments of every stripe as the code makes up for, \
+and the node that leads is stopped and started again. At the end: how long each stage took, what happened to segments, \
 each node's state digest, and whether every byte came out equal from every node. Exits 1 when anything differs.
 
 Examples:
   sealcast demo
-  sealcast demo --payload photos --payload notes.txt --size 1GiB
+  sealcast demo --payload photos --payload notes.txt --size 1MiB
   sealcast demo --kafka localhost:9092 --keep trial")]
 pub(super) struct Demo {
     /// A file or folder to send; repeat for more. Without it: what git tracks in this folder, else this program
@@ -124,7 +124,7 @@ impl Folder {
 impl Demo {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-        let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or("warn,openraft=error")));
+        let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or("warn,openraft=off")));
         logs.map_err(|error| CliError::new(Exit::Usage, error))?;
         // A failure is logged, and the demo's secrets guard nothing.
         let _ = hardening::core_dumps_off();

@@ -15,7 +15,7 @@ use crate::keys::{OperatorKey, SecretFile};
 /// Makes, changes, signs, shows and verifies the directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   sealcast directory add sender web --public web.pub --destinations orders
   sealcast directory sign --operator operator.key -o directory
   sealcast directory verify directory --operator operator.pub")]
@@ -122,6 +122,7 @@ enum Kind {
 #[derive(Debug, clap::Subcommand)]
 enum Add {
     /// A node
+    #[command(after_help = "Example:\n  sealcast directory add node a --address 10.0.0.1:7401 --public a.pub")]
     Node {
         /// Its name
         name: NodeName,
@@ -133,6 +134,10 @@ enum Add {
         public: PathBuf,
     },
     /// A destination; what is not given stays as it was, or gets its default
+    #[command(after_help = "\
+Examples:
+  sealcast directory add destination orders --public orders.pub --nodes a,b,c
+  sealcast directory add destination orders --max-life 2d")]
     Destination {
         /// Its name
         name: DestinationName,
@@ -156,6 +161,7 @@ enum Add {
         retention: Option<Span>,
     },
     /// A sender
+    #[command(after_help = "Example:\n  sealcast directory add sender web --public web.pub --destinations orders")]
     Sender {
         /// Its name
         name: SenderName,
@@ -167,6 +173,7 @@ enum Add {
         destinations: Vec<DestinationName>,
     },
     /// A reader
+    #[command(after_help = "Example:\n  sealcast directory add reader app --public app.pub --destinations orders")]
     Reader {
         /// Its name
         name: ReaderName,
@@ -276,7 +283,12 @@ impl Create {
         };
         let valid_until = self.valid_until.unwrap_or_else(|| context.seams.clock.now().after(self.valid_for.0));
         let draft = Draft::new(environment, self.name, valid_until);
-        let mut file = std::fs::File::create_new(&self.output).map_err(|error| CliError::file(&self.output, &error))?;
+        let mut file = std::fs::File::create_new(&self.output).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                CliError::failed(format!("{}: is there already: name another with -o", self.output.display()))
+            }
+            _ => CliError::file(&self.output, &error),
+        })?;
         std::io::Write::write_all(&mut file, draft.to_toml()?.as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(|error| CliError::file(&self.output, &error))?;

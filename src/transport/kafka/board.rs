@@ -59,6 +59,8 @@ struct State {
     topics: BTreeMap<Topic, Known>,
     brokers: BTreeMap<BrokerId, Broker>,
     watermarks: BTreeMap<PartitionId, (Offset, Offset)>,
+    /// The latest that librdkafka said about a connection that failed.
+    last_failure: Option<String>,
     /// Something changed that the refresher should look at now.
     stirred: bool,
     closed: bool,
@@ -159,12 +161,20 @@ impl Board {
     /// A line of librdkafka's log about a failed connection: which known broker it is about, that one is down.
     pub(super) fn connection_failed(&self, line: &str) {
         let about = {
-            let state = self.state();
+            let mut state = self.state();
+            let text = line.rsplit_once("]: ").map_or(line, |(_, text)| text);
+            let text = text.split(" (after ").next().unwrap_or(text);
+            state.last_failure = Some(text.trim().to_owned());
             state.brokers.keys().copied().find(|id| line.contains(&format!("/{id}: ")))
         };
         if let Some(broker) = about {
             self.down(broker, line);
         }
+    }
+
+    /// The latest that librdkafka said about a connection that failed, for people.
+    pub(super) fn last_failure(&self) -> Option<String> {
+        self.state().last_failure.clone()
     }
 
     /// Brokers that are down, each with a partition that it leads, to ask it about.

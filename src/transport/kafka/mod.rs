@@ -186,7 +186,7 @@ impl Kafka {
         let board = Arc::new(Board::new(seams.clock.clone()));
         let asking = Arc::new(Asking::new(&properties::asking(&options.brokers, &options.properties), &board)?);
         let lanes = Arc::default();
-        refresh::start(board.clone(), asking.clone())?;
+        refresh::start(board.clone(), asking.clone(), &options.brokers)?;
         watch_lanes(&board, &lanes)?;
         let config = properties::reader(&options.brokers, &options.properties);
         let readers = Readers::new(config, board.clone(), asking.clone(), seams.clone());
@@ -228,6 +228,19 @@ impl Kafka {
 
     fn asking(&self) -> &Arc<Asking> {
         &self.shared.asking
+    }
+
+    /// Says which brokers do not answer, and why as far as it is known.
+    fn explained(&self, error: KafkaError) -> KafkaError {
+        match error {
+            KafkaError::Unavailable { cause } => {
+                let (brokers, cause) =
+                    (&self.shared.options.brokers, self.shared.board.last_failure().unwrap_or(cause));
+                let named = cause.contains(brokers.as_str());
+                KafkaError::Unavailable { cause: if named { cause } else { format!("{brokers}: {cause}") } }
+            }
+            other => other,
+        }
     }
 
     fn seams(&self) -> &Seams {

@@ -22,6 +22,8 @@ const CALM: Duration = Duration::from_secs(1);
 const RESTLESS: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(1);
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// What is wrong for so long is told.
+const TELL_AFTER: Duration = Duration::from_secs(3);
 
 /// What every client of this transport does with what librdkafka tells: lost connections go to the board, the rest to the log.
 #[derive(Clone)]
@@ -77,8 +79,15 @@ impl Asking {
 }
 
 /// Starts the thread; it ends when the board is closed.
-pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>) -> Result<(), KafkaError> {
-    let mut refresher = Refresher { board, asking, probing: Arc::default(), last_probe: None };
+pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, brokers: &str) -> Result<(), KafkaError> {
+    let mut refresher = Refresher {
+        board,
+        asking,
+        brokers: brokers.to_owned(),
+        probing: Arc::default(),
+        last_probe: None,
+        troubles: Troubles::default(),
+    };
     let spawned = thread::Builder::new().name("kafka-metadata".to_owned()).spawn(move || refresher.run());
     spawned.map(|_| ()).map_err(|error| KafkaError::Client { cause: format!("cannot start a thread: {error}") })
 }
@@ -86,9 +95,33 @@ pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>) -> Result<(), KafkaE
 struct Refresher {
     board: Arc<Board>,
     asking: Arc<Asking>,
+    /// The bootstrap brokers, for people.
+    brokers: String,
     probing: Arc<Mutex<BTreeSet<BrokerId>>>,
     last_probe: Option<std::time::Duration>,
+    troubles: Troubles,
 }
+
+/// What is wrong with the cluster or a topic, since when, and whether that was told: once, when it lasts.
+#[derive(Default)]
+struct Troubles(BTreeMap<String, (Duration, bool)>);
+
+impl Troubles {
+    /// Something is wrong now; true when it is time to tell.
+    fn lasts(&mut self, what: &str, now: Duration) -> bool {
+        let (since, told) = self.0.entry(what.to_owned()).or_insert((now, false));
+        let tell = !*told && now.saturating_sub(*since) >= TELL_AFTER;
+        *told |= tell;
+        tell
+    }
+
+    /// It is right again; true when it was told to be wrong.
+    fn ended(&mut self, what: &str) -> bool {
+        self.0.remove(what).is_some_and(|(_, told)| told)
+    }
+}
+
+const CLUSTER: &str = "Kafka";
 
 impl Refresher {
     fn run(&mut self) {
@@ -115,11 +148,21 @@ impl Refresher {
         }
     }
 
-    fn look_at(&self, topic: &Topic, runtime: &tokio::runtime::Runtime) -> Option<(Found, Vec<BrokerId>)> {
+    fn look_at(&mut self, topic: &Topic, runtime: &tokio::runtime::Runtime) -> Option<(Found, Vec<BrokerId>)> {
         let metadata = match self.asking.client.fetch_metadata(Some(topic.as_str()), ANSWER) {
-            Ok(metadata) => metadata,
+            Ok(metadata) => {
+                if self.troubles.ended(CLUSTER) {
+                    tracing::info!(brokers = self.brokers, "Kafka answers again");
+                }
+                metadata
+            }
             Err(error) => {
                 tracing::debug!(%topic, %error, "no metadata");
+                if self.troubles.lasts(CLUSTER, self.board.now()) {
+                    let cause = self.board.last_failure().unwrap_or_else(|| error.to_string());
+                    let brokers = &self.brokers;
+                    tracing::warn!(brokers, cause, "Kafka does not answer: are the brokers right, and running?");
+                }
                 return None;
             }
         };
@@ -128,8 +171,17 @@ impl Refresher {
         if let Some(error) = found.error() {
             return match RDKafkaErrorCode::from(error) {
                 RDKafkaErrorCode::LeaderNotAvailable => None,
-                code => mend(code).map(|cause| (Found::Refused(cause), brokers)),
+                code => {
+                    let cause = mend(code)?;
+                    if self.troubles.lasts(topic.as_str(), self.board.now()) {
+                        tracing::warn!(%topic, cause, "the topic cannot be used");
+                    }
+                    Some((Found::Refused(cause), brokers))
+                }
             };
+        }
+        if self.troubles.ended(topic.as_str()) {
+            tracing::info!(%topic, "the topic can be used again");
         }
         let mut placed: Vec<_> = found
             .partitions()

@@ -100,7 +100,8 @@ impl Kafka {
             let lay = partitions.map(|found| (found.id(), (found.leader(), found.replicas().to_vec()))).collect();
             Ok((brokers, lay))
         };
-        self.seams().work.run(ask).await.map_err(|_| KafkaError::Closed)?
+        let asked = self.seams().work.run(ask).await.map_err(|_| KafkaError::Closed)?;
+        asked.map_err(|error| self.explained(error))
     }
 }
 
