@@ -66,6 +66,9 @@ fn commands(block: &Block) -> Vec<String> {
     joined.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
 }
 
+/// Ends the shell and all its children when this test is gone, however it ended: its standard input closes then.
+const LEASH: &str = "exec 3<&0 </dev/null; { read -r _ <&3; kill -9 0; } & disown\n";
+
 /// A shell with all its children, which end with this value.
 struct Group(Child);
 
@@ -115,7 +118,7 @@ fn run(commands: &[String], brokers: &str) -> Vec<String> {
     let folder = outside.path().join("empty");
     fs::create_dir(&folder).expect("a folder");
     copy_example(&folder);
-    let mut script = String::new();
+    let mut script = LEASH.to_owned();
     for (number, command) in commands.iter().enumerate() {
         let mut command = command.replace("localhost:9092", brokers);
         for name in ["submit", "consume"] {
@@ -132,7 +135,7 @@ fn run(commands: &[String], brokers: &str) -> Vec<String> {
     let program = Path::new(env!("CARGO_BIN_EXE_sealcast")).parent().expect("its folder");
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
     let mut shell = Command::new("bash");
-    shell.arg("-c").arg(&script).current_dir(&folder).env("PATH", path).stdin(Stdio::null()).process_group(0);
+    shell.arg("-c").arg(&script).current_dir(&folder).env("PATH", path).stdin(Stdio::piped()).process_group(0);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEALCAST_")) {
         shell.env_remove(name);
     }

@@ -83,9 +83,10 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Starts a client from a `client.toml`: directory, key, transport, outbox, window. Errors: [`ClientError`] of each.
+    /// Starts a client from a `client.toml`, with what this process's environment overrides (`SEALCAST__SECTION__KEY`):
+    /// directory, key, transport, outbox, window. Errors: [`ClientError`] of each.
     pub async fn connect(config: impl AsRef<Path>) -> Result<Self, ClientError> {
-        let config = ClientConfig::load(&Sources::file(config.as_ref()))?;
+        let config = ClientConfig::load(&Sources::file(config.as_ref()).with_process_environment())?;
         Self::with_config(&config, Seams::real()).await
     }
 
