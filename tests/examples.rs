@@ -1,5 +1,5 @@
 //! The example programs as processes, against a real Kafka and three nodes: a submitting service and a consuming application.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Every command's help has examples, and every example works as it is printed: in the folder that a person would be in, with
 //! the files there that it names. Only what is another environment's is replaced: ids, positions, and where Kafka is.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

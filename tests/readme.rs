@@ -1,7 +1,7 @@
 //! The README's commands, run as a reader types them: every block marked `sh run` is run in order in one shell, in a folder
 //! with nothing in it but `keys-example/` as git leaves it, against a real Kafka. Blocks of results stand behind the block
 //! that gives them. What is replaced: where the Kafka is, and `cargo run --example` by the example that is built already.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

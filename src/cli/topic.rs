@@ -205,7 +205,7 @@ async fn init(transport: &AnyTransport, plans: &[TopicPlan], context: &mut Conte
             Made::Exists => look(transport, plan, context).await?,
         };
         for Mismatch { what, found, wanted, mend } in &mismatches {
-            eprintln!("sealcast: {}: {what} is {found}, should be {wanted}: {mend}", plan.topic);
+            context.output.note(&format!("{}: {what} is {found}, should be {wanted}: {mend}", plan.topic));
         }
         rows.push(Initialised {
             topic: plan.topic.to_string(),
