@@ -226,7 +226,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     assert!(said.contains("the brokers do not have it yet") && said.contains("sealcast status orders/"), "{said}");
     assert_eq!(common::world::lines(&output.stdout)[0]["state"], "unknown");
     world.send("payload", "complete", &[]);
-    world.caught_up(4);
+    world.settle(4);
 
     // A node that does not answer is told, and does not hide the others.
     world.stop("c");
