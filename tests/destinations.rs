@@ -9,11 +9,18 @@ mod shop;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::{EntryPayload, LogId};
 use sealcast::core::id::{Position, Suite};
 use sealcast::core::receipt::Verdict;
 use sealcast::node::NodeError;
+use sealcast::raft::storage::LogStore;
+use sealcast::raft::{EntryBytes, LogEntry};
 use sealcast::rpc::proto;
 use sealcast::seams::Seams;
+use sealcast::store::group::{GroupStore, StoreOptions};
 use shop::{LIMIT, NODES, Shop, committed, name};
 
 const BOTH: [&str; 2] = ["billing", "orders"];
@@ -137,11 +144,48 @@ async fn a_disk_that_does_not_sync_ends_the_node_and_the_others_go_on() {
     let after = shop.header_to(&["orders"], b"after");
     shop.send(&after, b"after").await;
     let failed = tokio::time::timeout(LIMIT, shop.nodes[&name("c")].failed()).await.expect("it notices");
-    assert!(matches!(*failed, NodeError::Store { .. } | NodeError::OwnStore(_)), "{failed}");
+    assert!(matches!(&*failed, NodeError::Store { .. }), "it says which destination's: {failed:?}");
     assert!(failed.to_string().contains("the disk is broken"), "it says why: {failed}");
     let verdict = shop.agreed("orders", &after, 2).await.verdict;
     assert!(matches!(verdict, Verdict::Committed(_)), "{verdict:?}");
     // Ending it takes no longer than ending a healthy one may.
     shop.stop("c").await;
+    shop.shut().await;
+}
+
+/// Puts an entry that this version cannot read at the end of a stopped node's log, as a later version would.
+async fn append_unreadable(shop: &Shop, node: &str, destination: &str) {
+    let options = StoreOptions { folder: shop.data(node).join(destination), destination: name(destination) };
+    let store = GroupStore::open(&options, &shop.seams).unwrap();
+    let mut log = LogStore::new(store.clone()).unwrap();
+    let last = log.get_log_state().await.unwrap().last_log_id.unwrap();
+    let payload = EntryPayload::Normal(EntryBytes(Bytes::from_static(&[0xff; 9])));
+    let log_id = LogId { index: last.index + 1, ..last };
+    log.blocking_append([LogEntry { log_id, payload }]).await.unwrap();
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_entry_of_a_later_version_ends_the_node_rather_than_be_guessed_at() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let before = shop.header_to(&BOTH, b"before");
+    shop.send(&before, b"before").await;
+    committed(&shop.agreed("orders", &before, 3).await.verdict);
+    for node in NODES {
+        shop.stop(node).await;
+    }
+    // Two have it, so only one of them can lead; whoever leads commits it, and cannot apply it.
+    append_unreadable(&shop, "a", "orders").await;
+    append_unreadable(&shop, "b", "orders").await;
+    for node in NODES {
+        shop.start(node).await;
+    }
+    let mut failing: FuturesUnordered<_> = shop.nodes.values().map(|node| node.failed()).collect();
+    let failed = tokio::time::timeout(LIMIT, failing.next()).await.expect("whoever leads notices").unwrap();
+    drop(failing);
+    assert!(
+        matches!(&*failed, NodeError::Consensus { destination, .. } if destination.as_str() == "orders"),
+        "{failed:?}"
+    );
     shop.shut().await;
 }

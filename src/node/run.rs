@@ -36,7 +36,7 @@ use crate::rpc::access::Gate;
 use crate::rpc::client::Dialer;
 use crate::rpc::server::{PlainListener, peer_service, reader_service, serve};
 use crate::rpc::tls::Credentials;
-use crate::seams::Seams;
+use crate::seams::{Clock, Seams};
 use crate::store::group::{GroupStore, StoreOptions};
 use crate::telemetry::health::Readiness;
 use crate::telemetry::{Meter, health, recorder};
@@ -48,6 +48,8 @@ const NEWS: usize = 1024;
 const DRAIN: Duration = Duration::from_secs(5);
 /// Longest time in which another node takes the lead from one that drains; an election would take about as long.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long after one of its parts a store or a consensus may say that it failed.
+const CAUSE: Duration = Duration::from_millis(500);
 /// How often the end of the log is asked for until the log is replayed.
 const REPLAY_AGAIN: Duration = Duration::from_millis(100);
 
@@ -228,7 +230,8 @@ impl Node {
             recorded,
             collecting.clone(),
         ));
-        let watching = tokio::spawn(watch_over(served.clone(), running, tell_fatal, collecting.clone()));
+        let watching =
+            tokio::spawn(watch_over(served.clone(), running, tell_fatal, collecting.clone(), seams.clock.clone()));
         tracing::info!(node = %options.name, %address, destinations = served.len(), "the node runs");
         Ok(Self {
             name: options.name,
@@ -503,6 +506,7 @@ async fn watch_over(
     mut running: JoinSet<Ended>,
     fatal: watch::Sender<Option<Arc<NodeError>>>,
     stopping: CancellationToken,
+    clock: Arc<dyn Clock>,
 ) {
     let tell = |error: NodeError| {
         tracing::error!(%error, "the node cannot go on");
@@ -530,18 +534,25 @@ async fn watch_over(
     loop {
         tokio::select! {
             Some(Ok(error)) = failures.join_next() => if !stopping.is_cancelled() { tell(error) },
-            ended = running.join_next() => match ended {
-                None => break,
-                Some(Ok((_, _, Ok(())))) if stopping.is_cancelled() => {}
-                Some(Ok((destination, part, Ok(())))) => tell(NodeError::Ended { destination, part }),
-                Some(Ok((_, _, Err(error)))) => if !stopping.is_cancelled() { tell(error) },
-                Some(Err(error)) if error.is_panic() => {
-                    let destination = served.keys().next().cloned();
-                    if let Some(destination) = destination {
-                        tell(NodeError::Ended { destination, part: "one of its parts" });
-                    }
+            ended = running.join_next() => {
+                let error = match ended {
+                    None => break,
+                    Some(Ok((destination, part, Ok(())))) => NodeError::Ended { destination, part },
+                    Some(Ok((_, _, Err(error)))) => error,
+                    Some(Err(error)) if error.is_panic() => match served.keys().next().cloned() {
+                        Some(destination) => NodeError::Ended { destination, part: "one of its parts" },
+                        None => continue,
+                    },
+                    Some(Err(_)) => continue,
+                };
+                if stopping.is_cancelled() {
+                    continue;
                 }
-                Some(Err(_)) => {}
+                // A store or a consensus that failed ends the parts that lean on it: what it says itself is why.
+                tokio::select! {
+                    Some(Ok(cause)) = failures.join_next() => tell(cause),
+                    () = clock.sleep(CAUSE) => tell(error),
+                }
             }
         }
     }
