@@ -116,7 +116,8 @@ fn a_new_directory_comes_in_force_by_one_nodes_hangup_and_a_wrong_one_is_refused
 
 /// Sends many lines in one order.
 fn stream(world: &World, count: usize) -> Child {
-    let many: String = (0..count).map(|number| format!("line {number:04} {}\n", "-".repeat(500))).collect();
+    // Large enough that they do not all share one parcel.
+    let many: String = (0..count).map(|number| format!("line {number:04} {}\n", "-".repeat(40_000))).collect();
     write(world, "many", many.as_bytes());
     let mut command = world.command(&["send", "orders", "many", "--lines", "--config", "env/senders/web/client.toml"]);
     command.args(["--wait", "complete", "--timeout", "170s", "--format", "json", "-k", "stream"]);
