@@ -30,44 +30,55 @@ const DISK_ALARM: &str = "disk-nearly-full";
 /// The alarm of a directory that ends soon or has ended.
 const DIRECTORY_ALARM: &str = "directory-valid-until";
 
-/// Looks until `stop`.
-#[allow(clippy::too_many_arguments, reason = "the parts of a node, put together once")]
-pub async fn run(
-    seams: Seams,
-    served: AllServed,
-    newest: watch::Receiver<Arc<Directory>>,
-    alarms: Alarms,
-    meter: Meter,
-    ready: watch::Sender<Readiness>,
-    recorded: Option<Recorded>,
-    stop: CancellationToken,
-) {
-    let mut round = 0;
-    while !stop.is_cancelled() {
-        let now = status::readiness(served.values().map(Arc::as_ref));
-        ready.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
-        if round % ROUNDS == 0 {
-            directory(&seams, &newest.borrow().clone(), &alarms, &meter);
-            for served in served.values() {
-                gauges(served);
-                partitions(served);
-                free_space(&seams, served, &alarms).await;
+/// What is looked at, and whom it is told.
+pub struct Pulse {
+    /// Clock and disk.
+    pub seams: Seams,
+    /// The destinations that the node serves.
+    pub served: AllServed,
+    /// The newest directory that was verified.
+    pub newest: watch::Receiver<Arc<Directory>>,
+    /// The node's alarms.
+    pub alarms: Alarms,
+    /// The node's metrics.
+    pub meter: Meter,
+    /// Whether the node is ready.
+    pub ready: watch::Sender<Readiness>,
+    /// What was recorded for the metrics page, if there is one.
+    pub recorded: Option<Recorded>,
+}
+
+impl Pulse {
+    /// Looks until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { seams, served, newest, alarms, meter, ready, recorded } = self;
+        let mut round = 0;
+        while !stop.is_cancelled() {
+            let now = status::readiness(served.values().map(Arc::as_ref));
+            ready.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+            if round % ROUNDS == 0 {
+                directory(&seams, &newest.borrow().clone(), &alarms, &meter);
+                for served in served.values() {
+                    gauges(served);
+                    partitions(served);
+                    free_space(&seams, served, &alarms).await;
+                }
+                if let Some(recorded) = &recorded {
+                    recorded.tidy();
+                }
             }
-            if let Some(recorded) = &recorded {
-                recorded.tidy();
+            round = (round + 1) % ROUNDS;
+            tokio::select! {
+                () = seams.clock.sleep(READY_EVERY) => {}
+                () = stop.cancelled() => {}
             }
         }
-        round = (round + 1) % ROUNDS;
-        tokio::select! {
-            () = seams.clock.sleep(READY_EVERY) => {}
-            () = stop.cancelled() => {}
-        }
+        ready.send_replace(Readiness::waits("node", "it is stopping"));
     }
-    ready.send_replace(Readiness::waits("node", "it is stopping"));
 }
 
 fn directory(seams: &Seams, newest: &Directory, alarms: &Alarms, meter: &Meter) {

@@ -1,0 +1,163 @@
+//! Committed bodies that are not here: waited for, fetched, and told of when they came (R11).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Holder;
+use crate::core::decide::Row;
+use crate::core::gather::ParcelKey;
+use crate::core::id::{Position, Time};
+use crate::core::receipt::StageTimes;
+use crate::node::NodeError;
+use crate::node::fetch::{Begun, FetchError, fetch};
+use crate::store::StoreError;
+use crate::store::group::Snapshot;
+use crate::telemetry::names;
+
+/// A body that is still being gathered here usually comes by itself: it is fetched only after this, and the time that
+/// opening it takes at `OPENING` bytes a second.
+const GRACE: Duration = Duration::from_millis(200);
+const OPENING: u64 = 64 * 1024 * 1024;
+/// Fetches at once.
+const FETCHES: usize = 4;
+/// After a round in which no member gave the body; doubles up to the last.
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+const AGAIN_LAST: Duration = Duration::from_secs(5);
+/// A body that is missing for longer is an alarm.
+const LONG: Duration = Duration::from_secs(30);
+/// The alarm of bodies that no member gives.
+const MISSING_ALARM: &str = "body-missing";
+/// The alarm of what this node refused and a majority staged (R22).
+const REFUSED_ALARM: &str = "refused-but-committed";
+
+/// A committed body that is not here.
+pub(super) struct Missing {
+    pub(super) row: Row,
+    /// Deadlines of other tickets of the same transaction that a receipt is owed to.
+    pub(super) also: BTreeSet<Time>,
+    pub(super) since: Duration,
+    /// When it is fetched next; none while it is being fetched.
+    pub(super) due: Option<Duration>,
+    pub(super) again: Duration,
+    pub(super) begun: Begun,
+    /// What the collector needs to know once the body is here.
+    pub(super) parcel: Option<(ParcelKey, Time)>,
+}
+
+/// A fetch that ended.
+pub(super) struct Fetched {
+    pub(super) position: Position,
+    pub(super) begun: Begun,
+    pub(super) outcome: Result<(), Vec<FetchError>>,
+}
+
+impl Holder {
+    pub(super) fn miss(&mut self, row: Row, parcel: Option<(ParcelKey, Time)>) {
+        let now = self.context.seams.clock.monotonic();
+        let grace = GRACE + Duration::from_millis(row.ciphertext_bytes.saturating_mul(1000) / OPENING);
+        let missing = Missing {
+            also: BTreeSet::new(),
+            since: now,
+            due: Some(now + grace),
+            again: AGAIN_FIRST,
+            begun: Begun::default(),
+            parcel,
+            row,
+        };
+        self.missing.insert(missing.row.position, missing);
+    }
+
+    /// Looks at everything that is missing: what is due is fetched. What comes by itself, staging tells of.
+    pub(super) fn look(&mut self) -> Result<(), NodeError> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let now = self.context.seams.clock.monotonic();
+        let snapshot = self.context.store.snapshot()?;
+        let leader = self.group.leadership().borrow().leader.clone();
+        for (&position, missing) in &mut self.missing {
+            if self.fetching.len() >= FETCHES {
+                break;
+            }
+            if missing.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            missing.due = None;
+            if snapshot.refusal(&missing.row.digest)?.is_some() {
+                let text = format!(
+                    "this node refused parcel {} ({}), which a majority staged and committed: compare this node's version, key \
+                     ring and directory with those of the others",
+                    missing.row.parcel, missing.row.digest
+                );
+                self.context.alarms.raise(REFUSED_ALARM, text);
+            }
+            let (context, dialer, row) = (self.context.clone(), self.dialer.clone(), missing.row.clone());
+            let (mut begun, leader) = (std::mem::take(&mut missing.begun), leader.clone());
+            self.fetching.spawn(async move {
+                let outcome = fetch(&context, &dialer, &row, &mut begun, leader.as_ref()).await;
+                Fetched { position, begun, outcome }
+            });
+        }
+        self.context.meter.set(names::HOLD_MISSING, self.missing.len() as f64);
+        Ok(())
+    }
+
+    pub(super) fn fetched(&mut self, done: Fetched) -> Result<(), NodeError> {
+        let Fetched { position, begun, outcome } = done;
+        let now = self.context.seams.clock.monotonic();
+        match outcome {
+            Ok(()) => {
+                let snapshot = self.context.store.snapshot()?;
+                self.found(&snapshot, position, StageTimes::default())?;
+            }
+            Err(errors) => {
+                let Some(missing) = self.missing.get_mut(&position) else { return Ok(()) };
+                missing.begun = begun;
+                missing.due = Some(now + missing.again);
+                missing.again = (missing.again * 2).min(AGAIN_LAST);
+                let why: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                let (transaction, long) = (missing.row.transaction, now.saturating_sub(missing.since) > LONG);
+                tracing::info!(%transaction, %position, "a committed body could not be fetched: {}", why.join("; "));
+                if long {
+                    let text = format!(
+                        "the body of transaction {transaction} at {position} is missing here and no node gave it: {}; it is \
+                         asked for again until one does",
+                        why.join("; ")
+                    );
+                    self.context.alarms.raise(MISSING_ALARM, text);
+                }
+            }
+        }
+        self.look()
+    }
+
+    /// A body is here now: its receipt is due, and its parcel needs no gathering.
+    pub(super) fn found(
+        &mut self,
+        snapshot: &Snapshot,
+        position: Position,
+        times: StageTimes,
+    ) -> Result<(), StoreError> {
+        let Some(missing) = self.missing.get(&position) else { return Ok(()) };
+        let took = self.context.seams.clock.monotonic().saturating_sub(missing.since);
+        // What was missing from before this start, or not told of by the log, is missing for longer than is known here.
+        let held = missing.parcel.is_some().then(|| u32::try_from(took.as_millis()).unwrap_or(u32::MAX));
+        let times = StageTimes { held, ..times };
+        if !self.say_row(snapshot, &missing.row, missing.row.deadline, times)? {
+            return Ok(());
+        }
+        for &deadline in &missing.also {
+            self.say_row(snapshot, &missing.row, deadline, times)?;
+        }
+        self.context.meter.took(names::HOLD_SECONDS, took);
+        let Some(missing) = self.missing.remove(&position) else { return Ok(()) };
+        if !self.missing.values().any(|other| other.row.digest == missing.row.digest) {
+            self.end(missing.parcel);
+        }
+        if self.missing.is_empty() {
+            self.context.alarms.clear(MISSING_ALARM);
+        }
+        self.context.meter.set(names::HOLD_MISSING, self.missing.len() as f64);
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! Follows what the log decided: fates become receipts, the directory in force and group time are told to all, and
+//! committed bodies that are missing here are fetched (R11, R13).
+//!
+//! Owns which committed bodies are waited for. Must not make a fate.
+
+mod missing;
+mod say;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::NodeError;
+use super::group::{GroupContext, Repeat};
+use super::propose::Desk;
+use super::receipts::Signer;
+use super::recent::Recent;
+use crate::core::decide::{self, Changes, Row};
+use crate::core::directory::Directory;
+use crate::core::gather::ParcelKey;
+use crate::core::id::{Digest, Fate, Position, Time};
+use crate::core::receipt::StageTimes;
+use crate::raft::Group;
+use crate::rpc::client::Dialer;
+use crate::store::StoreError;
+use crate::store::group::{Applied, Mutation, Snapshot};
+use crate::telemetry::names;
+use missing::{Fetched, Missing};
+
+/// How often what is missing is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it is noted up to where receipts were published.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// The note's name.
+const NOTE: &str = "receipts-published-before";
+/// Rows that are read at once when receipts are published again.
+const PAGE: usize = 1024;
+
+/// By D: a parcel as gathering knows it, and its expiry.
+type Parcels = BTreeMap<Digest, (ParcelKey, Time)>;
+
+/// Where it is told what the log brought.
+pub struct News {
+    /// The directory in force.
+    pub in_force: watch::Sender<Arc<Directory>>,
+    /// The newest directory that was verified: that of the log, if it is newer.
+    pub newest: watch::Sender<Arc<Directory>>,
+    /// Group time.
+    pub group_time: watch::Sender<Time>,
+    /// Parcels that were decided and need no gathering here, with their expiry.
+    pub ended: mpsc::Sender<(ParcelKey, Time)>,
+}
+
+/// Follows the log of one destination.
+pub struct Holder {
+    context: Arc<GroupContext>,
+    desk: Desk,
+    group: Group,
+    dialer: Dialer,
+    signer: Signer,
+    news: News,
+    missing: BTreeMap<Position, Missing>,
+    recent: Recent,
+    fetching: JoinSet<Fetched>,
+    /// Everything before this position that has a fate was looked at.
+    next: Position,
+    noted: Position,
+    /// Cancelled when the group has been shut down: what was applied by then is still followed.
+    closed: CancellationToken,
+}
+
+impl Holder {
+    /// Takes up what the store knows: bodies that are missing, and receipts that may not have been published before the
+    /// restart. Errors: the store's.
+    pub fn new(
+        context: Arc<GroupContext>,
+        desk: Desk,
+        group: Group,
+        dialer: Dialer,
+        signer: Signer,
+        news: News,
+        closed: CancellationToken,
+    ) -> Result<Self, NodeError> {
+        let mut holder = Self {
+            context,
+            desk,
+            group,
+            dialer,
+            signer,
+            news,
+            missing: BTreeMap::new(),
+            recent: Recent::default(),
+            fetching: JoinSet::new(),
+            next: Position::default(),
+            noted: Position::default(),
+            closed,
+        };
+        let snapshot = holder.context.store.snapshot()?;
+        for row in snapshot.missing(Position::default(), usize::MAX)? {
+            holder.miss(row, None);
+        }
+        let last = snapshot.last_position()?;
+        holder.next = after(last);
+        let note = snapshot.note(NOTE)?.and_then(|note| std::str::from_utf8(&note).ok()?.parse::<Position>().ok());
+        holder.noted = note.unwrap_or_default();
+        let mut from = before(holder.noted);
+        loop {
+            let rows = snapshot.rows_after(from, last, PAGE)?;
+            let Some(row) = rows.last() else { break };
+            from = row.position;
+            for row in rows {
+                holder.say_row(&snapshot, &row, row.deadline, StageTimes::default())?;
+            }
+        }
+        Ok(holder)
+    }
+
+    /// Follows until the group was shut down. `repeats` is what was sent again. Errors: the store's.
+    pub async fn run(
+        mut self,
+        mut applied: mpsc::UnboundedReceiver<Applied>,
+        mut repeats: mpsc::UnboundedReceiver<Repeat>,
+    ) -> Result<(), NodeError> {
+        let (clock, closed) = (self.context.seams.clock.clone(), self.closed.clone());
+        let mut note_at = clock.monotonic() + NOTE_EVERY;
+        let mut look_at = clock.monotonic();
+        loop {
+            let pause = if self.missing.is_empty() { NOTE_EVERY } else { LOOK };
+            tokio::select! {
+                biased;
+                one = applied.recv() => {
+                    let Some(one) = one else { break };
+                    let mut batch = vec![one];
+                    while let Ok(one) = applied.try_recv() {
+                        batch.push(one);
+                    }
+                    self.applied(batch)?;
+                }
+                Some(repeat) = repeats.recv() => {
+                    let snapshot = self.context.store.snapshot()?;
+                    match repeat {
+                        Repeat::Staged(items) => {
+                            items.iter().try_for_each(|one| self.say_settled(&snapshot, one, true))?;
+                        }
+                        Repeat::Ended(parcel) => self.say_again(&snapshot, &parcel)?,
+                    }
+                }
+                Some(done) = self.fetching.join_next() => if let Ok(done) = done { self.fetched(done)? },
+                () = clock.sleep(pause) => {}
+                () = closed.cancelled() => break,
+            }
+            if clock.monotonic() >= look_at {
+                look_at = clock.monotonic() + LOOK;
+                self.look()?;
+            }
+            if clock.monotonic() >= note_at {
+                note_at = clock.monotonic() + NOTE_EVERY;
+                self.note();
+            }
+        }
+        self.fetching.shutdown().await;
+        Ok(())
+    }
+
+    fn applied(&mut self, batch: Vec<Applied>) -> Result<(), NodeError> {
+        let snapshot = self.context.store.snapshot()?;
+        for Applied { index, changes, settled } in batch {
+            self.desk.applied(index, changes.as_deref());
+            self.context.meter.count(names::DECIDE_ENTRIES, 1);
+            let Some(changes) = changes else { continue };
+            self.tell(&changes);
+            let void = changes.outcomes.iter().filter(|outcome| outcome.result == decide::Applied::Void);
+            let void: BTreeSet<Digest> = void.map(|outcome| outcome.digest).collect();
+            self.context.meter.count(names::DECIDE_VOID, void.len() as u64);
+            let parcels = self.parcels(&changes);
+            for row in &changes.rows {
+                let stage = settled.iter().find(|one| one.digest == row.digest && one.item.index == row.index);
+                let parcel = parcels.get(&row.digest).copied();
+                if let Some((parcel, _)) = parcel {
+                    self.recent.note(parcel, row.transaction);
+                }
+                let fate = row.decision.fate();
+                let meter = self.context.meter.with("fate", if row.is_committed() { "committed" } else { "rejected" });
+                match fate {
+                    Fate::Rejected(reason) => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", reason.word()),
+                    _ => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", ""),
+                }
+                tracing::debug!(parcel = %row.parcel, transaction = %row.transaction, position = %row.position, %fate, "decided");
+                if let Some(stage) = stage {
+                    let took = self.context.seams.clock.now().since(stage.staged);
+                    self.context.meter.took(names::DECIDE_SECONDS, took);
+                }
+                self.next = after(row.position);
+                let times = stage.map_or(StageTimes::default(), |stage| self.times(stage, true));
+                if !self.say_row(&snapshot, row, row.deadline, times)? {
+                    self.miss(row.clone(), parcel);
+                }
+            }
+            for one in &settled {
+                self.say_settled(&snapshot, one, false)?;
+            }
+            self.end_unstaged(&snapshot, &changes, &parcels)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, changes: &Changes) {
+        for change in &changes.directories {
+            tracing::info!(destination = %self.context.destination, version = change.directory.version, "directory in force");
+            self.news.in_force.send_replace(change.directory.clone());
+            self.news.newest.send_if_modified(|newest| {
+                let newer = change.directory.version > newest.version;
+                if newer {
+                    *newest = change.directory.clone();
+                }
+                newer
+            });
+            // One copy is enough, because its operator signed it; who led knows it first.
+            if self.group.leadership().borrow().own {
+                self.signer.directory(&change.directory);
+            }
+        }
+        for why in &changes.directories_refused {
+            tracing::warn!(destination = %self.context.destination, "a directory in the log changes nothing: {why}");
+        }
+        self.news.group_time.send_if_modified(|time| {
+            let moved = *time != changes.group_time;
+            *time = changes.group_time;
+            moved
+        });
+        self.context.meter.set(names::DECIDE_GROUP_TIME, changes.group_time.0 as f64 / 1000.0);
+        self.context.meter.set(names::RAFT_APPLIED_INDEX, changes.index as f64);
+    }
+
+    /// The parcels that an entry named, as gathering knows them; those of senders that the directory lost are left out.
+    fn parcels(&self, changes: &Changes) -> Parcels {
+        let directory = self.news.in_force.borrow().clone();
+        let mut parcels = Parcels::new();
+        for outcome in &changes.outcomes {
+            if !parcels.contains_key(&outcome.digest)
+                && let Some(sender) = directory.senders.get(&outcome.sender)
+            {
+                let key = ParcelKey { sender: sender.signing.bytes(), epoch: outcome.epoch, parcel: outcome.parcel };
+                parcels.insert(outcome.digest, (key, outcome.expiry));
+            }
+        }
+        parcels
+    }
+
+    /// Tells the collector of parcels that were decided without this node, and of which nothing is missing here.
+    fn end_unstaged(&self, snapshot: &Snapshot, changes: &Changes, parcels: &Parcels) -> Result<(), StoreError> {
+        for (&digest, &parcel) in parcels {
+            let waits = self.missing.values().any(|missing| missing.row.digest == digest);
+            let decided = |row: &&Row| row.digest == digest;
+            if !waits && changes.rows.iter().any(|row| decided(&row)) && snapshot.staged(&digest)?.is_none() {
+                self.end(Some(parcel));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, parcel: Option<(ParcelKey, Time)>) {
+        if let Some(parcel) = parcel {
+            // A collector that is behind gathers the parcel once more; staging then says that it is decided.
+            let _ = self.news.ended.try_send(parcel);
+        }
+    }
+
+    /// Notes before which position all receipts were published, so that a restart says the rest again.
+    fn note(&mut self) {
+        if !self.signer.idle() {
+            return;
+        }
+        let before = self.missing.first_key_value().map_or(self.next, |(position, _)| *position);
+        if before != self.noted {
+            self.noted = before;
+            let mutation = Mutation::Note { name: NOTE.to_owned(), value: Bytes::from(before.to_string()) };
+            // A store that cannot keep it stops the node, and says why itself.
+            self.context.store.submit(vec![mutation], Box::new(drop));
+        }
+    }
+}
+
+fn after(position: Position) -> Position {
+    Position { number: position.number.saturating_add(1), ..position }
+}
+
+/// The cursor behind which `position` is the first.
+fn before(position: Position) -> Position {
+    match position.number.checked_sub(1) {
+        Some(number) => Position { number, ..position },
+        None => Position { index: position.index.saturating_sub(1), number: u32::MAX },
+    }
+}
