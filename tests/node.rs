@@ -20,6 +20,7 @@ use sealcast::seams::{Clock, SystemClock};
 use sealcast::transport::adversary::{AdversaryOptions, Mood};
 use sealcast::transport::{AnyTransport, Domain, Record, Topic, Transport};
 use shop::{LIMIT, NODES, Shop, committed, name};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_is_committed_held_and_read_back_from_every_node() {
@@ -266,5 +267,71 @@ async fn who_sends_a_refused_parcel_again_hears_again() {
     *clock.by.lock().unwrap() += REPEATED_AFTER + Duration::from_secs(1);
     shop.publish(&stripes).await;
     at_least(4 * NODES.len()).await;
+    shop.shut().await;
+}
+
+/// A page of a node: its status line and its text.
+async fn page(of: std::net::SocketAddr, path: &str) -> (String, String) {
+    let mut stream = tokio::net::TcpStream::connect(of).await.unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_how_it_does_and_what_it_measured() {
+    let mut shop = Shop::open().await;
+    shop.start("a").await;
+    shop.http = Some("127.0.0.1:0".to_owned());
+    shop.start("b").await;
+    let pages = shop.nodes[&name("b")].http_address().unwrap();
+    assert!(page(pages, "/livez").await.0.contains("200"));
+    let (status, why) = page(pages, "/readyz").await;
+    assert!(status.contains("503") && why.contains("orders"), "founding waits for the third node: {status} {why}");
+    shop.http = None;
+    shop.start("c").await;
+    shop.ready().await;
+    assert!(page(pages, "/readyz").await.0.contains("200"));
+    let payload = vec![3; 100_000];
+    let header = shop.header(&payload);
+    shop.send(&header, &payload).await;
+    committed(&shop.receipts(&header, 3).await);
+    let value = |text: &str, metric: &str| -> f64 {
+        let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains("node=\"b\""));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    let measured = async {
+        loop {
+            let text = page(pages, "/metrics").await.1;
+            let missing: Vec<_> = [
+                "sealcast_store_free_bytes",
+                "sealcast_store_bytes",
+                "sealcast_store_commits_total",
+                "sealcast_store_writes_total",
+                "sealcast_store_commit_seconds_count",
+                "sealcast_stage_bytes_total",
+                "sealcast_stage_seconds_count",
+                "sealcast_transport_partition_up",
+                "sealcast_transport_read_records_total",
+                "sealcast_transport_appended_records_total",
+                "sealcast_decide_transactions_total",
+                "sealcast_hold_index",
+                "sealcast_directory_version",
+            ]
+            .into_iter()
+            .filter(|metric| value(&text, metric) <= 0.0)
+            .collect();
+            if missing.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, measured).await.expect("all of it is measured");
     shop.shut().await;
 }

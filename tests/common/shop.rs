@@ -54,6 +54,8 @@ pub struct Shop {
     pub nodes: BTreeMap<NodeName, Node>,
     pub sender: SecretKey,
     pub dialer: Dialer,
+    /// Where nodes that are started serve their pages.
+    pub http: Option<String>,
     _directory: watch::Sender<Arc<Directory>>,
     pub parcels: u64,
 }
@@ -104,6 +106,7 @@ impl Shop {
             nodes: BTreeMap::new(),
             sender,
             dialer,
+            http: None,
             _directory: newest,
             parcels: 0,
         }
@@ -137,7 +140,7 @@ impl Shop {
     pub async fn start_on(&mut self, node: &str, transport: Arc<AnyTransport>, seams: Seams) {
         let config = NodeConfig::load(&Sources::file(&self.written.nodes[&name(node)])).unwrap();
         let mut options = NodeOptions::from_config(&config).unwrap();
-        options.http = None;
+        options.http = self.http.clone();
         let started = Node::start(options, seams, transport).await.unwrap();
         self.nodes.insert(name(node), started);
     }
