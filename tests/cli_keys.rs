@@ -96,6 +96,16 @@ fn init_takes_addresses_properties_and_formats() {
     let embedded = "init other --embedded --nodes a --destination orders --sender web";
     done(folder.path(), embedded);
     done(folder.path(), "config check other/nodes/a/node.toml other/senders/web/client.toml");
+
+    // One process has the embedded transport: what comes next is what really works, all of it.
+    let three = "init three --embedded --nodes a,b,c --destination orders --sender web --reader app --format json";
+    let made = json(&done(folder.path(), three)).remove(0);
+    let next: Vec<_> = made["next"].as_array().expect("a list").iter().map(|it| it.as_str().expect("text")).collect();
+    assert!(next.len() >= 2 && next.iter().all(|command| !command.contains("node run")), "{next:?}");
+    assert!(made["note"].as_str().expect("a note").contains("one process"), "{made}");
+    for command in next {
+        done(folder.path(), command.strip_prefix("sealcast ").expect("a command"));
+    }
 }
 
 #[test]

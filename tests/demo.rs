@@ -1,12 +1,15 @@
 //! `sealcast demo` as a person runs it: real files, three nodes, a hostile transport, and nothing left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use common::kafka::shared;
 use serde_json::Value;
 
 /// The command in an empty folder of its own, with the folder for temporary files in it.
@@ -109,6 +112,44 @@ fn a_kept_environment_stays_and_checks() {
     let output = demo(folder.path(), &arguments).output().expect("run");
     assert_eq!(output.status.code(), Some(2), "{:?}", text(&output));
     assert!(text(&output).1.contains("not empty"));
+}
+
+#[test]
+fn over_a_real_cluster_it_leaves_an_environment_that_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = payloads(folder.path()) + (1 << 20);
+    let brokers = shared();
+    let arguments =
+        ["--kafka", &brokers, "--payload", "payloads", "--size", "1MiB", "--keep", "kept", "--format", "json"];
+    let output = demo(folder.path(), &arguments).output().expect("run");
+    let (stdout, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    let verdict = &objects(&stdout, "verdict")[0];
+    assert_eq!((&verdict["equal"], &verdict["bytes"]), (&true.into(), &bytes.into()), "{verdict}");
+    assert_eq!(left_behind(folder.path()), [""; 0]);
+
+    // What it tells to type next, typed into one shell; what runs on ends with it.
+    let next = verdict["next"].as_array().expect("a list").iter().map(|command| command.as_str().expect("text"));
+    let mut script = "set -e; trap 'kill $(jobs -p)' EXIT\n".to_owned();
+    for command in next {
+        match command.split_once("sealcast send ") {
+            Some(_) => script.push_str(&format!("{} --wait complete\n", command.replace("echo hello", "echo late"))),
+            None if command.contains("sealcast watch ") => script.push_str(&format!("{command} --from -1 -e\n")),
+            None => {
+                // Other tests' nodes may have the ports of its pages.
+                let command = command.replace("sealcast node", "SEALCAST__NODE__HTTP=127.0.0.1:0 sealcast node");
+                script.push_str(&format!("{command}\n"));
+            }
+        }
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_sealcast")).parent().expect("its folder");
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &script]).current_dir(folder.path()).env("PATH", path).stdin(Stdio::null());
+    let output = shell.output().expect("bash runs");
+    let (stdout, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{script}\n{stdout}{stderr}");
+    assert!(stdout.contains("complete") && stdout.ends_with("late\n"), "{stdout}");
 }
 
 #[test]
