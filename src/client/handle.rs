@@ -17,7 +17,8 @@ use crate::store::outbox::Outcome;
 pub enum Stage {
     /// Durable in the outbox.
     Submitted,
-    /// The brokers have it: it survives any one domain and the sender (R14), or it is committed already.
+    /// The brokers have it: it survives any one domain and the sender (R14), or it is committed already. What a majority
+    /// of the nodes refuses is submitted again, in other bytes, and accepted when the brokers have those.
     Accepted,
     /// A majority of the voters signed it.
     Committed,

@@ -3,6 +3,7 @@
 //! byte, keeps its order, and gets exactly the fate that a majority signed.
 
 mod fates;
+mod renewing;
 mod world;
 
 use std::collections::BTreeSet;

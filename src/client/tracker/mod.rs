@@ -311,29 +311,50 @@ impl Tracker {
         Some((parcel.row.clone()?, rows))
     }
 
-    /// The transactions of `old` were sealed anew and travel in another parcel now. Gives what needs no publishing any more.
-    pub fn replace(&self, old: ParcelId, row: ParcelRow, transactions: Vec<TransactionRow>) -> Vec<Finished> {
+    /// The transactions of `old` were sealed anew and travel in another parcel now, which no broker has yet: what was
+    /// accepted is submitted again. Gives what needs no publishing any more; `None` when all had their fates in the meantime,
+    /// and the new parcel is given up.
+    pub fn replace(&self, old: ParcelId, row: ParcelRow, transactions: Vec<TransactionRow>) -> Option<Vec<Finished>> {
         let mut state = self.state();
-        let finished = row.destinations.iter().map(|name| (old, name.clone())).collect();
-        state.parcels.remove(&old);
-        state.change.forget_parcels.push(old);
+        let state = &mut *state;
+        let replaced = state.parcels.remove(&old).is_some();
+        state.change.forget_parcels.push(if replaced { old } else { row.parcel });
         let ids = transactions.iter().map(|row| row.id).collect();
         for new in transactions {
-            if let Some(tracked) = state.transactions.get_mut(&new.id) {
+            let Some(tracked) = state.transactions.get_mut(&new.id) else {
+                // Forgotten already, and written once more with the new parcel.
+                state.change.forget_transactions.push(new.id);
+                continue;
+            };
+            if replaced {
                 (tracked.row.parcel, tracked.row.index) = (new.parcel, new.index);
                 tracked.row.wrapped_key = new.wrapped_key;
-                for way in tracked.ways.values() {
-                    way.send_modify(|progress| progress.parcel = Some(new.parcel));
+                for at in &mut tracked.row.outcomes {
+                    if at.outcome == Outcome::Accepted {
+                        (at.outcome, at.since) = (Outcome::Submitted, self.clock.now());
+                    }
                 }
-                let row = tracked.row.clone();
-                state.change_row(row);
+                for (destination, way) in &tracked.ways {
+                    way.send_modify(|progress| {
+                        progress.parcel = Some(new.parcel);
+                        if progress.outcome == Outcome::Accepted {
+                            progress.outcome = Outcome::Submitted;
+                            progress.times.accepted = None;
+                            progress.withheld = state.withheld.get(destination).cloned().unwrap_or_default();
+                        }
+                    });
+                }
             }
+            let row = tracked.row.clone();
+            state.change_row(row);
         }
-        let parcel = TrackedParcel { row: Some(row.clone()), transactions: ids, ..TrackedParcel::default() };
-        state.parcels.insert(row.parcel, parcel);
-        drop(state);
+        let finished = row.destinations.iter().map(|name| (old, name.clone())).collect();
+        if replaced {
+            let parcel = TrackedParcel { row: Some(row.clone()), transactions: ids, ..TrackedParcel::default() };
+            state.parcels.insert(row.parcel, parcel);
+        }
         self.changed.notify_one();
-        finished
+        replaced.then_some(finished)
     }
 
     /// A publisher says that a stripe is accepted.

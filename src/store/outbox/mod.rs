@@ -9,7 +9,7 @@ mod bodies;
 mod rows;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -329,7 +329,7 @@ impl Outbox {
             ops.push(Op::put(Table::Meta, *b"directory", directory));
         }
         let mut freed = 0;
-        for parcel in &change.forget_parcels {
+        for parcel in change.forget_parcels.iter().collect::<BTreeSet<_>>() {
             if let Some(row) = self.parcel(*parcel)? {
                 freed += row.sealed_bytes;
                 ops.push(Op::delete(Table::Frames, parcel.to_bytes()));
