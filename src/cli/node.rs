@@ -78,6 +78,8 @@ fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
     logs::install(config.log.format, filter.as_deref()).map_err(|error| CliError::new(Exit::Usage, error))?;
     // It warns by itself; a node without this protection is still of use.
     let _ = hardening::core_dumps_off();
+    // Likewise.
+    let _ = hardening::open_files_most();
     let options = NodeOptions::from_config(&config)?;
     let settings = config.transport()?;
     block_on(async move {

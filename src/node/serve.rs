@@ -29,7 +29,7 @@ use crate::seams::Clock;
 use crate::telemetry::names;
 
 /// Messages that wait for a slow reader.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 /// Rows that are looked at together.
 const PAGE: usize = 256;
 /// A subscription says how far it is at least this often.

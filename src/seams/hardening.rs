@@ -1,4 +1,4 @@
-//! What a process that holds secrets asks of the system.
+//! What a daemon asks of the system: that its secrets stay its own, and as many open files as it may have.
 
 use std::io;
 
@@ -23,8 +23,30 @@ fn turn_off() -> io::Result<()> {
     Ok(())
 }
 
+/// Raises this process's own bound on open files to the highest that the system allows it: every large transaction that is
+/// half opened, and every reader, keeps a file open, and the usual bound of 1024 is soon reached.
+///
+/// Errors: the system's; the process can go on with the bound that it has. A failure is also logged as a warning.
+pub fn open_files_most() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let bound = getrlimit(Resource::Nofile);
+    let outcome = setrlimit(Resource::Nofile, Rlimit { current: bound.maximum, maximum: bound.maximum });
+    if let Err(error) = &outcome {
+        tracing::warn!(%error, most = bound.current, "the bound on open files stays; raise it with `ulimit -n`");
+    }
+    Ok(outcome?)
+}
+
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")] // others may allow less than they say
+    #[test]
+    fn the_bound_on_open_files_is_the_highest_afterwards() {
+        super::open_files_most().unwrap();
+        let bound = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        assert_eq!(bound.current, bound.maximum);
+    }
+
     #[test]
     fn core_dumps_are_off_afterwards() {
         super::core_dumps_off().unwrap();
