@@ -182,3 +182,86 @@ async fn adds_that_wait_together_all_become_durable() {
     let (_, contents) = Outbox::open(&options, &Seams::real()).unwrap();
     assert_eq!(contents.parcels.len(), 100);
 }
+
+#[tokio::test]
+async fn a_late_word_about_a_last_ticket_does_not_undo_a_later_one() {
+    let (outbox, _) = Outbox::open(&options(None, 1 << 20), &Seams::real()).unwrap();
+    for number in 1..=2 {
+        let parcel = new_parcel(&outbox, number, NewBody::Frames(frames(1, 10)), 1000);
+        outbox.add(vec![parcel]).await.unwrap();
+    }
+    let destination = "orders".parse().unwrap();
+    let committed = |number| {
+        let ticket = outbox.transaction(transaction(number)).unwrap().unwrap().ticket(&destination);
+        LastTicket { ordering_key: b"customer-42".to_vec(), ticket, committed: true }
+    };
+    // The first one became committed, and then complete, while the second one was added.
+    let (last, forget_last) = (vec![committed(1)], vec![committed(1)]);
+    outbox.change(Change { last, ..Change::default() }).await.unwrap();
+    let there = outbox.last(&destination, b"customer-42").unwrap().unwrap();
+    assert_eq!((there.ticket.transaction, there.committed), (transaction(2), false));
+    outbox.change(Change { last: vec![committed(1)], forget_last, ..Change::default() }).await.unwrap();
+    let there = outbox.last(&destination, b"customer-42").unwrap().unwrap();
+    assert_eq!((there.ticket.transaction, there.committed), (transaction(2), false));
+    outbox.change(Change { last: vec![committed(2)], ..Change::default() }).await.unwrap();
+    assert!(outbox.last(&destination, b"customer-42").unwrap().unwrap().committed, "the last one's own word counts");
+}
+
+#[tokio::test]
+async fn what_was_asked_to_be_added_is_kept_whole_though_nobody_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = frames(5, 100_000);
+    {
+        let (outbox, _) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();
+        let mut file = outbox.start_file(parcel(2)).unwrap();
+        outbox.append(&mut file, &large).unwrap();
+        let new = new_parcel(&outbox, 2, NewBody::File(file), 600_000);
+        let mut adding = Box::pin(outbox.add(vec![new]));
+        let _ = futures_util::poll!(&mut adding);
+        drop(adding);
+        // Whatever is asked for next is committed after it.
+        outbox.change(Change::default()).await.unwrap();
+        let row = outbox.parcel(parcel(2)).unwrap().unwrap();
+        assert_eq!(outbox.bytes().0, row.sealed_bytes);
+        outbox.close(&*Seams::real().clock).await;
+    }
+    let (outbox, contents) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();
+    assert!(contents.missing.is_empty() && contents.abandoned.is_empty());
+    for (index, frame) in large.iter().enumerate() {
+        assert_eq!(outbox.stripe(&contents.parcels[0], index as u32).unwrap().as_ref(), Some(frame));
+    }
+}
+
+#[tokio::test]
+async fn a_parcel_whose_file_was_taken_away_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let (outbox, _) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();
+        for number in 1..=3 {
+            let mut file = outbox.start_file(parcel(number)).unwrap();
+            outbox.append(&mut file, &frames(2, 100_000)).unwrap();
+            let new = new_parcel(&outbox, number, NewBody::File(file), 300_000);
+            outbox.add(vec![new]).await.unwrap();
+        }
+    }
+    let file = |number| folder.path().join("parcels").join(parcel(number).to_string());
+    std::fs::remove_file(file(1)).unwrap();
+    std::fs::File::options().write(true).open(file(3)).unwrap().set_len(1000).unwrap();
+    let (_, contents) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();
+    assert_eq!(contents.missing, [parcel(1), parcel(3)]);
+    assert_eq!((contents.parcels.len(), contents.last.len()), (3, 1));
+}
+
+#[tokio::test]
+async fn what_is_forgotten_twice_frees_its_room_once() {
+    let (outbox, _) = Outbox::open(&options(None, 1 << 20), &Seams::real()).unwrap();
+    for number in 1..=2 {
+        let new = new_parcel(&outbox, number, NewBody::Frames(frames(1, 1000)), 2000);
+        outbox.add(vec![new]).await.unwrap();
+    }
+    let left = outbox.parcel(parcel(2)).unwrap().unwrap().sealed_bytes;
+    let forget_parcels = vec![parcel(1), parcel(1)];
+    outbox.change(Change { forget_parcels: forget_parcels.clone(), ..Change::default() }).await.unwrap();
+    outbox.change(Change { forget_parcels, ..Change::default() }).await.unwrap();
+    assert_eq!(outbox.bytes().0, left);
+}

@@ -92,7 +92,7 @@ pub enum Submission {
         /// The transaction, without its payload.
         prepared: Box<Prepared>,
         /// Where it is given back, with its predecessors named.
-        answer: oneshot::Sender<Result<(Box<Prepared>, Held), ClientError>>,
+        answer: oneshot::Sender<(Box<Prepared>, Held)>,
     },
     /// The large transaction with these keys has ended.
     Release(Vec<(DestinationName, Vec<u8>)>),
@@ -232,13 +232,11 @@ impl Bundler {
                     again = true;
                 }
                 Submission::Hold { mut prepared, answer } => {
-                    let hold = self.name_predecessors(&mut prepared, &last).map(|()| {
-                        held.extend(keys.iter().cloned());
-                        blocked.extend(keys.iter().cloned());
-                        (prepared, Held { keys, queue: self.queue.upgrade() })
-                    });
+                    self.name_predecessors(&mut prepared, &last);
+                    held.extend(keys.iter().cloned());
+                    blocked.extend(keys.iter().cloned());
                     // Refused by a caller that has gone, the guard ends the wait at once.
-                    drop(answer.send(hold));
+                    drop(answer.send((prepared, Held { keys, queue: self.queue.upgrade() })));
                 }
                 Submission::Release(_) => {}
             }
@@ -247,7 +245,7 @@ impl Bundler {
     }
 
     /// Says whom a transaction follows at each destination (R9).
-    fn name_predecessors(&self, prepared: &mut Prepared, last: &BTreeMap<Key, Ticket>) -> Result<(), ClientError> {
+    fn name_predecessors(&self, prepared: &mut Prepared, last: &BTreeMap<Key, Ticket>) {
         if let Some(after) = &prepared.transaction.after {
             prepared.predecessors.insert(after.destination.clone(), after.clone());
         }
@@ -257,13 +255,12 @@ impl Bundler {
             }
             let ticket = match last.get(&key) {
                 Some(ticket) => Some(ticket.clone()),
-                None => self.tracker.predecessor(&key.0, &key.1, prepared.transaction.release)?,
+                None => self.tracker.predecessor(&key.0, &key.1, prepared.transaction.release),
             };
             if let Some(ticket) = ticket.filter(|ticket| ticket.transaction != prepared.id) {
                 prepared.predecessors.insert(key.0, ticket);
             }
         }
-        Ok(())
     }
 
     fn bundle(
@@ -286,14 +283,11 @@ impl Bundler {
             Some(_) => self.outbox.reserve(room),
             None => self.outbox.reserve(room + Sealer::most_bytes_of_parcel(entry.prepared.destinations.len())),
         };
-        let named = room.map_err(ClientError::from).and_then(|room| {
-            self.name_predecessors(&mut entry.prepared, last)?;
-            Ok(room)
-        });
-        let room = match named {
+        let room = match room {
             Ok(room) => room,
-            Err(error) => return entry.refuse(error),
+            Err(error) => return entry.refuse(error.into()),
         };
+        self.name_predecessors(&mut entry.prepared, last);
         for key in entry.prepared.keys() {
             let ticket = entry.prepared.ticket(&key.0);
             last.insert(key, ticket);

@@ -394,8 +394,12 @@ impl Publishing {
                     job.next += 1;
                     lock(&lane.jobs).push_back(job);
                 }
-                // It got its fate in the meantime.
-                Ok(Ok(None)) => {}
+                Ok(Ok(None)) => {
+                    // It got its fate in the meantime; else its bytes are gone, and brokers may have them all the same.
+                    if self.shared.tracker.undecided_parcel(job.parcel(), &destination).is_some() {
+                        tracing::error!(parcel = %job.parcel(), stripe = index, "the outbox has lost a parcel's bytes");
+                    }
+                }
                 Ok(Err(cause)) => {
                     tracing::error!(parcel = %job.parcel(), stripe = index, %cause, "a kept stripe cannot be sent again");
                 }

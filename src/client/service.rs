@@ -47,6 +47,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// The deadline of a transaction that names none, where its destinations allow it.
 const DEFAULT_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// Where a large transaction is given back once nobody of its keys is before it.
+type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
+
 type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
 
 struct Inner {
@@ -111,6 +114,9 @@ impl Client {
         let (outbox, mut contents) = opened.map_err(|_| ClientError::Closed)??;
         for parcel in &contents.abandoned {
             tracing::info!(%parcel, "abandoned: its sealing had not finished");
+        }
+        for parcel in &contents.missing {
+            tracing::error!(%parcel, "the outbox's file of a parcel is gone or cut: it cannot be sent again");
         }
         let kept = contents.directory.take();
         let directories =
@@ -217,7 +223,9 @@ impl Client {
             closing: closing.clone(),
         };
         tasks.spawn(renewal.run(refusals, tasks.clone()));
-        let streaming = Streaming { sealer, tracker: tracker.clone(), outbox, publishing, work: seams.work.clone() };
+        let (work, streaming_tasks) = (seams.work.clone(), tasks.clone());
+        let streaming =
+            Streaming { sealer, tracker: tracker.clone(), outbox, publishing, work, tasks: streaming_tasks };
         let search: Search = Box::new(move |time| Box::pin(follower.clone().search(time)));
         let suite = options.suite;
         let inner =
@@ -235,8 +243,8 @@ impl Client {
         self.inner.directories.current()
     }
 
-    /// Submits a transaction to one destination; when this returns it is durable in the outbox. Dropping the future before
-    /// that does not take it back. Errors: [`SubmitError`], with the transaction given back; when the window or the outbox is
+    /// Submits a transaction to one destination; when this returns it is durable in the outbox. Dropping the future once it
+    /// was polled does not take it back, whatever its size; only the end of the client can. Errors: [`SubmitError`], with the transaction given back; when the window or the outbox is
     /// full, wait with [`Client::ready`] or for fates, and submit it again.
     pub async fn submit(&self, destination: &str, transaction: Transaction) -> Result<Handle, SubmitError> {
         let name = match DestinationName::new(destination) {
@@ -274,8 +282,22 @@ impl Client {
         let (prepared, place) = checked?;
         let handles = if prepared.transaction.payload.len() > LARGE {
             let transaction = prepared.transaction.clone();
-            let payload = transaction.payload.clone();
-            let submitted = self.submit_held(prepared, place, std::io::Cursor::new(payload), Some(bytes)).await;
+            let payload = std::io::Cursor::new(transaction.payload.clone());
+            let submitted = match self.hold(prepared) {
+                Ok(held) => {
+                    // Somebody else goes on, so that it does not matter whether the caller keeps waiting.
+                    let (streaming, closing) = (self.inner.streaming.clone(), self.inner.closing.clone());
+                    let submitting = self.inner.tasks.spawn(async move {
+                        tokio::select! {
+                            biased;
+                            submitted = submit_held(&streaming, held, place, payload, Some(bytes)) => submitted,
+                            () = closing.cancelled() => Err(ClientError::Closed),
+                        }
+                    });
+                    submitting.await.unwrap_or(Err(ClientError::Closed))
+                }
+                Err(error) => Err(error),
+            };
             submitted.map_err(|error| SubmitError { error, transaction: Box::new(transaction) })?
         } else {
             let given_back = prepared.transaction.clone();
@@ -290,7 +312,8 @@ impl Client {
 
     /// Submits a transaction whose payload is read, sealed and published piece by piece and never held in memory; the
     /// payload inside `transaction` is not used. `length`, where it is known, is checked. When this returns, all of it is durable in
-    /// the outbox; dropping the future before that abandons it. Errors: [`ClientError`].
+    /// the outbox. Dropping the future before the payload has been read and sealed to its end abandons it; after that it is
+    /// submitted all the same. Errors: [`ClientError`].
     pub async fn submit_reader(
         &self,
         destination: &str,
@@ -332,25 +355,22 @@ impl Client {
         }
         let prepared = self.prepare(destinations, transaction)?;
         let submitted = match self.inner.window.take(length.unwrap_or(0)) {
-            Ok(place) => self.submit_held(prepared, place, payload, length).await,
+            Ok(place) => match self.hold(prepared) {
+                Ok(held) => submit_held(&self.inner.streaming, held, place, payload, length).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         let handles = submitted.inspect_err(|error| self.inner.tracker.given_back(error))?;
         Ok(in_order(destinations, handles))
     }
 
-    async fn submit_held(
-        &self,
-        prepared: Prepared,
-        place: WindowPlace,
-        payload: impl AsyncRead + Unpin + Send,
-        length: Option<u64>,
-    ) -> Result<Vec<Handle>, ClientError> {
+    /// Takes a large transaction's place in the order of submissions.
+    fn hold(&self, prepared: Prepared) -> Result<OnHold, ClientError> {
         let (answer, held) = oneshot::channel();
         let submission = Submission::Hold { prepared: Box::new(prepared), answer };
         self.inner.queue.send(submission).map_err(|_| ClientError::Closed)?;
-        let (prepared, held): (Box<Prepared>, Held) = held.await.map_err(|_| ClientError::Closed)??;
-        self.inner.streaming.submit(*prepared, held, place, payload, length).await
+        Ok(held)
     }
 
     /// Checks a transaction against its limits and the directory, and gives it its id and deadline.
@@ -469,6 +489,18 @@ impl Client {
             outbox.close(&*clock).await;
         }
     }
+}
+
+/// Seals, keeps and publishes a large transaction, once its keys are its own.
+async fn submit_held(
+    streaming: &Streaming,
+    held: OnHold,
+    place: WindowPlace,
+    payload: impl AsyncRead + Unpin + Send,
+    length: Option<u64>,
+) -> Result<Vec<Handle>, ClientError> {
+    let (prepared, held) = held.await.map_err(|_| ClientError::Closed)?;
+    streaming.submit(*prepared, held, place, payload, length).await
 }
 
 fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<Handle> {

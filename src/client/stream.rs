@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
 use super::bundle::{Held, Prepared};
 use super::error::ClientError;
 use super::handle::Handle;
-use super::publishing::Publishing;
+use super::publishing::{Feed, Publishing};
 use super::sealing::Sealer;
 use super::tracker::Tracker;
 use super::window::WindowPlace;
@@ -16,12 +18,15 @@ use crate::core::id::{DestinationName, ParcelId};
 use crate::core::limits;
 use crate::core::split::stripe::Stripe;
 use crate::seams::{Work, WorkLost};
-use crate::store::outbox::{NewBody, NewParcel, Outbox, OutboxError, ParcelFile, ParcelRow, Reservation, StripeFrame};
+use crate::store::outbox::{
+    NewBody, NewParcel, Outbox, OutboxError, ParcelFile, ParcelRow, Reservation, StripeFrame, TransactionRow,
+};
 
 /// How much is read before it is sealed: about two stripes.
 const READ: usize = 1024 * 1024;
 
-/// What submitting a large transaction needs.
+/// What submitting a large transaction needs. Cheap to clone.
+#[derive(Clone)]
 pub struct Streaming {
     /// Seals.
     pub sealer: Arc<Sealer>,
@@ -33,6 +38,8 @@ pub struct Streaming {
     pub publishing: Publishing,
     /// Where sealing runs.
     pub work: Arc<dyn Work>,
+    /// The client's tasks.
+    pub tasks: TaskTracker,
 }
 
 /// Undoes a parcel that was begun, unless it came to its end.
@@ -70,13 +77,28 @@ impl Kept {
     }
 }
 
+/// A parcel that is sealed whole and not yet in the outbox.
+struct Ended {
+    begun: Begun,
+    feed: Feed,
+    kept: Kept,
+    row: ParcelRow,
+    transaction: TransactionRow,
+    /// The last stripes, which no broker has seen.
+    stripes: Vec<Stripe>,
+    prepared: Arc<Prepared>,
+    place: WindowPlace,
+    held: Held,
+}
+
 /// What the outbox keeps of a stripe.
 pub fn frame(stripe: &Stripe) -> StripeFrame {
     StripeFrame { header: stripe.header_bytes.clone(), signature: stripe.signature, sealed: stripe.sealed.clone() }
 }
 
 impl Streaming {
-    /// Seals and publishes a payload while it is read; gives its handles when all of it is durable. Errors: those of
+    /// Seals and publishes a payload while it is read; gives its handles when all of it is durable. Dropped before it has
+    /// been read and sealed to its end, it is abandoned; afterwards it is submitted all the same. Errors: those of
     /// reading, sealing and the outbox; then nothing was submitted, and what brokers have of it is never whole.
     pub async fn submit(
         &self,
@@ -94,7 +116,7 @@ impl Streaming {
             Ok((row, sealer, kept))
         });
         let (row, mut sealer, mut kept) = started.await??;
-        let mut begun = Begun {
+        let begun = Begun {
             tracker: self.tracker.clone(),
             publishing: self.publishing.clone(),
             parcel: row.parcel,
@@ -140,26 +162,38 @@ impl Streaming {
         });
         let (kept, stripes, digest, transaction) = last.await??;
         let row = ParcelRow { digest, ..row };
-        for stripe in &stripes {
-            feed.stripe(kept.file.so_far(&row), stripe).await;
-        }
+        let ended = Ended { begun, feed, kept, row, transaction, stripes, prepared, place, held };
+        let (answer, answered) = oneshot::channel();
+        // From here on somebody else goes on, because the caller may stop waiting between two of its steps.
+        self.tasks.spawn(self.clone().end(ended, answer));
+        answered.await.map_err(|_| ClientError::Closed)?
+    }
+
+    /// Makes a parcel the outbox's, and only then gives the brokers what makes it whole: a parcel that was not submitted can
+    /// not be committed, and nothing is said of one before the tracker knows it.
+    async fn end(self, ended: Ended, answer: oneshot::Sender<Result<Vec<Handle>, ClientError>>) {
+        let Ended { mut begun, mut feed, kept, row, transaction, stripes, prepared, place, held } = ended;
         let Kept { file, reservation } = kept;
         let last = prepared.last();
-        let new = NewParcel {
-            row,
-            body: NewBody::File(file),
-            transactions: vec![transaction.clone()],
-            last: last.clone(),
-            reservation,
+        let transactions = vec![transaction.clone()];
+        let new = NewParcel { row, body: NewBody::File(file), transactions, last: last.clone(), reservation };
+        let row = match self.outbox.add(vec![new]).await.map(|rows| rows.into_iter().next()) {
+            Ok(Some(row)) => row,
+            other => {
+                let error = other.err().map_or(ClientError::Closed, ClientError::from);
+                // Whoever stopped waiting does not need the answer; here and below.
+                return drop(answer.send(Err(error)));
+            }
         };
-        let rows = self.outbox.add(vec![new]).await?;
-        let Some(row) = rows.into_iter().next() else { return Err(ClientError::Closed) };
         begun.ended_well = true;
         let handles = self.tracker.add(row.clone(), vec![(transaction, prepared.started, place)], &last);
-        feed.finish(&row);
+        drop(answer.send(handles.into_iter().next().ok_or(ClientError::Closed)));
         // Only now may its successors go.
         drop(held);
-        handles.into_iter().next().ok_or(ClientError::Closed)
+        for stripe in &stripes {
+            feed.stripe(row.clone(), stripe).await;
+        }
+        feed.finish(&row);
     }
 
     async fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, ClientError> {

@@ -138,7 +138,8 @@ impl Transaction {
         self
     }
 
-    /// Follows its predecessor only when that is complete: held by all voters.
+    /// Follows its predecessor only when that is complete: held by all voters. A predecessor by ordering key is remembered for
+    /// ten minutes after its commit; name one that has waited longer for its last voters by [`Transaction::after`].
     pub fn release_on_complete(mut self) -> Self {
         self.release = Release::Complete;
         self

@@ -84,6 +84,14 @@ impl Tracker {
             let ways = row.outcomes.iter().map(way).collect();
             state.transactions.insert(row.id, Tracked { row, started: None, ways, _place: place });
         }
+        for last in contents.last {
+            // One whose transaction is done with has nobody who could say that it needs not be named any more.
+            if state.transactions.contains_key(&last.ticket.transaction) {
+                state.last.insert((last.ticket.destination.clone(), last.ordering_key.clone()), last);
+            } else {
+                state.change.forget_last.push(last);
+            }
+        }
         // A crash may have come between adding a parcel that was sealed anew and forgetting the old one.
         let empty = state.parcels.iter().filter(|(_, parcel)| parcel.transactions.is_empty());
         let empty: Vec<ParcelId> = empty.map(|(id, _)| *id).collect();
@@ -91,7 +99,9 @@ impl Tracker {
             state.parcels.remove(&id);
             state.change.forget_parcels.push(id);
         }
-        Self { state: Mutex::new(state), outbox, clock, meter, changed: Notify::new() }
+        let changed = Notify::new();
+        changed.notify_one();
+        Self { state: Mutex::new(state), outbox, clock, meter, changed }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -148,24 +158,11 @@ impl Tracker {
     }
 
     /// The ticket that a transaction of this key follows at this destination (R9); none when what came last is known to be
-    /// decided, or complete where that is asked for. Errors: [`OutboxError`].
-    pub fn predecessor(
-        &self,
-        destination: &DestinationName,
-        key: &[u8],
-        release: Release,
-    ) -> Result<Option<Ticket>, OutboxError> {
-        let mut state = self.state();
-        let place = (destination.clone(), key.to_vec());
-        let last = match state.last.get(&place) {
-            Some(last) => last.clone(),
-            None => {
-                let last = self.outbox.last(destination, key)?;
-                state.last.insert(place, last.clone());
-                last
-            }
-        };
-        Ok(last.filter(|last| !last.committed || release == Release::Complete).map(|last| last.ticket))
+    /// decided, or complete where that is asked for.
+    pub fn predecessor(&self, destination: &DestinationName, key: &[u8], release: Release) -> Option<Ticket> {
+        let state = self.state();
+        let last = state.last.get(&(destination.clone(), key.to_vec()))?;
+        (!last.committed || release == Release::Complete).then(|| last.ticket.clone())
     }
 
     /// A parcel's stripes may be accepted from now on, though it is not sealed yet.
@@ -188,7 +185,7 @@ impl Tracker {
         let mut state = self.state();
         for last in last {
             let place = (last.ticket.destination.clone(), last.ordering_key.clone());
-            state.last.insert(place, Some(last.clone()));
+            state.last.insert(place, last.clone());
         }
         let mut handles = Vec::new();
         let parcel = state.parcels.entry(row.parcel).or_default();
@@ -289,6 +286,7 @@ impl Tracker {
             tracked._place = None;
         }
         let row = tracked.row.clone();
+        state.forget_last(&row, &ticket.destination);
         let finished = state.finish(&row, &ticket.destination);
         state.settle(row);
         drop(state);
@@ -470,7 +468,7 @@ impl Tracker {
             tracked._place = None;
         }
         let row = tracked.row.clone();
-        state.follow_on(&row, &receipt.ticket, outcome);
+        state.follow_on(&row, destination, outcome);
         let finished = state.finish(&row, destination);
         state.settle(row);
         drop(state);

@@ -33,8 +33,9 @@ pub(super) struct TrackedParcel {
 pub(super) struct State {
     pub(super) transactions: BTreeMap<TransactionId, Tracked>,
     pub(super) parcels: BTreeMap<ParcelId, TrackedParcel>,
-    /// `None`: looked up, and there is none.
-    pub(super) last: BTreeMap<(DestinationName, Vec<u8>), Option<LastTicket>>,
+    /// The last ticket of every ordering key that has one: all that the outbox holds, and ahead of it. Each belongs to a
+    /// transaction above, and goes with it.
+    pub(super) last: BTreeMap<(DestinationName, Vec<u8>), LastTicket>,
     /// Tickets of other processes that somebody here waits for.
     pub(super) others: BTreeMap<Ticket, watch::Sender<Progress>>,
     pub(super) withheld: BTreeMap<DestinationName, Arc<[Arc<str>]>>,
@@ -54,27 +55,27 @@ impl State {
     }
 
     /// The next transaction of its key need not name it any more, or only one that waits for *complete*.
-    pub(super) fn follow_on(&mut self, row: &TransactionRow, ticket: &Ticket, outcome: Outcome) {
-        let Some(key) = &row.ordering_key else { return };
-        let committed = matches!(outcome, Outcome::Committed(_));
-        let mine = LastTicket { ordering_key: key.clone(), ticket: ticket.clone(), committed };
-        let place = (ticket.destination.clone(), key.clone());
-        let is_last = self
-            .last
-            .get(&place)
-            .is_none_or(|last| last.as_ref().is_some_and(|last| last.ticket.transaction == ticket.transaction));
-        if !is_last {
-            return;
+    pub(super) fn follow_on(&mut self, row: &TransactionRow, destination: &DestinationName, outcome: Outcome) {
+        if !matches!(outcome, Outcome::Committed(_)) {
+            return self.forget_last(row, destination);
         }
-        if committed {
-            // Written only where it is known to be the last; else the row in the outbox stays as it is.
-            if let Some(last) = self.last.get_mut(&place) {
-                *last = Some(mine.clone());
-                self.change.last.push(mine);
-            }
-        } else {
-            self.last.remove(&place);
-            self.change.forget_last.push(mine);
+        let Some(key) = &row.ordering_key else { return };
+        if let Some(last) = self.last.get_mut(&(destination.clone(), key.clone()))
+            && last.ticket.transaction == row.id
+        {
+            last.committed = true;
+            self.change.last.push(last.clone());
+        }
+    }
+
+    /// Nobody follows it any more at this destination, if it was the last of its key.
+    pub(super) fn forget_last(&mut self, row: &TransactionRow, destination: &DestinationName) {
+        let Some(key) = &row.ordering_key else { return };
+        let place = (destination.clone(), key.clone());
+        if self.last.get(&place).is_some_and(|last| last.ticket.transaction == row.id)
+            && let Some(last) = self.last.remove(&place)
+        {
+            self.change.forget_last.push(last);
         }
     }
 
@@ -115,7 +116,9 @@ impl State {
     }
 
     pub(super) fn forget(&mut self, id: TransactionId) {
-        self.transactions.remove(&id);
+        if let Some(Tracked { row, .. }) = self.transactions.remove(&id) {
+            row.outcomes.iter().for_each(|at| self.forget_last(&row, &at.destination));
+        }
         self.changed_rows.remove(&id);
         self.change.forget_transactions.push(id);
     }

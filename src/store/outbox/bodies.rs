@@ -149,6 +149,22 @@ impl Store {
         }
     }
 
+    /// How long a parcel's file is; `None` when there is none.
+    pub fn length(&self, parcel: ParcelId) -> io::Result<Option<u64>> {
+        match self {
+            Self::Disk { disk, folder, .. } => match disk.open(&folder.join(parcel.to_string())) {
+                Ok(file) => file.length().map(Some),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+            Self::Memory(parcels) => {
+                let parcels = parcels.lock().unwrap_or_else(PoisonError::into_inner);
+                let length = |frames: &Vec<Vec<u8>>| frames.iter().map(|frame| frame.len() as u64).sum();
+                Ok(parcels.get(&parcel).map(length))
+            }
+        }
+    }
+
     pub fn remove(&self, parcel: ParcelId) -> io::Result<()> {
         match self {
             Self::Disk { disk, folder, .. } => disk.remove(&folder.join(parcel.to_string())),

@@ -9,7 +9,7 @@ mod bodies;
 mod rows;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::core::id::{DestinationName, ParcelId, TransactionId};
 use crate::core::wire::WireError;
 use crate::seams::{Clock, Seams};
 use bodies::Store;
-use writer::{Op, Table, Writer};
+use writer::{Added, Op, Table, Writer};
 
 /// A parcel whose frames take at most this many bytes lies in the database, so that one fsync serves many; a larger one is a file.
 pub const ROW_BYTES: usize = 128 * 1024;
@@ -35,7 +35,8 @@ const SPARE_BYTES: u64 = 16 * 1024 * 1024;
 
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Why the outbox did not do what was asked. Nothing of it was kept.
+/// Why the outbox did not do what was asked. Nothing of it was kept; only after [`OutboxError::Failed`] that is not certain
+/// before the outbox is opened again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OutboxError {
     /// The outbox holds as many bytes as it may: wait until something has a fate, or raise `outbox.bytes`.
@@ -116,9 +117,9 @@ impl Reservation {
     }
 
     fn keep(mut self, bytes: u64) {
-        let unused = self.bytes.saturating_sub(bytes);
-        self.held.fetch_sub(unused, Ordering::Relaxed);
-        self.bytes = 0;
+        // Exactly what is taken off again when the parcel is forgotten.
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.held.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
     }
 }
 
@@ -157,7 +158,7 @@ pub struct Change {
     pub forget_parcels: Vec<ParcelId>,
     /// Parcels whose rows change.
     pub parcels: Vec<ParcelRow>,
-    /// Last tickets to write.
+    /// Last tickets to write anew, if they still name this transaction.
     pub last: Vec<LastTicket>,
     /// Last tickets to forget, if they still name this transaction.
     pub forget_last: Vec<LastTicket>,
@@ -172,10 +173,14 @@ pub struct Contents {
     pub parcels: Vec<ParcelRow>,
     /// Transactions, ascending.
     pub transactions: Vec<TransactionRow>,
+    /// Last tickets, one for each destination and ordering key that has one.
+    pub last: Vec<LastTicket>,
     /// The newest signed directory that was adopted from a notice.
     pub directory: Option<Vec<u8>>,
     /// Parcels whose sealing had not finished: their bytes are gone, their ids are never used again (R3).
     pub abandoned: Vec<ParcelId>,
+    /// Of `parcels`, those whose file is gone or too short: somebody else removed it. They cannot be sent again.
+    pub missing: Vec<ParcelId>,
 }
 
 /// The outbox. Cheap to clone. Writes are grouped; reads block for a moment and belong on [`crate::seams::Work`].
@@ -215,11 +220,18 @@ impl Outbox {
         let known: BTreeMap<ParcelId, u64> =
             contents.parcels.iter().map(|row| (row.parcel, row.sealed_bytes)).collect();
         contents.abandoned = bodies.remove_others(&known).map_err(failed)?;
+        for row in contents.parcels.iter().filter(|row| row.bodies == Bodies::File) {
+            if bodies.length(row.parcel).map_err(failed)?.is_none_or(|length| length < row.sealed_bytes) {
+                contents.missing.push(row.parcel);
+            }
+        }
+        let held = Arc::new(AtomicU64::new(known.values().sum()));
+        let durable = options.folder.is_some();
         let outbox = Self {
-            writer: Writer::new(database.clone(), bodies.clone(), seams.work.clone(), options.folder.is_some()),
+            writer: Writer::new(database.clone(), bodies.clone(), seams.work.clone(), held.clone(), durable),
             database,
             bodies,
-            held: Arc::new(AtomicU64::new(known.values().sum())),
+            held,
             most: options.bytes,
         };
         Ok((outbox, contents))
@@ -267,13 +279,14 @@ impl Outbox {
     }
 
     /// Adds parcels with their transactions, all or none; durable when it returns. Adds of one caller keep their order.
+    /// Dropped after it was polled, it does not take them back: rows, bytes and room are kept together.
     /// Errors: [`OutboxError::DiskFull`], [`OutboxError::Failed`].
     pub async fn add(&self, parcels: Vec<NewParcel>) -> Result<Vec<ParcelRow>, OutboxError> {
         let mut ops = Vec::new();
         let mut rows = Vec::new();
-        let mut kept = Vec::new();
-        let mut files = Vec::new();
+        let mut added = Vec::new();
         for mut parcel in parcels {
+            let mut kept = None;
             parcel.row.sealed_bytes = match parcel.body {
                 NewBody::Frames(frames) => {
                     let (bytes, frame_bytes) = rows::join(&frames);
@@ -287,7 +300,7 @@ impl Outbox {
                 NewBody::File(file) => {
                     parcel.row = file.so_far(&parcel.row);
                     let length = file.length;
-                    files.push(file);
+                    kept = Some(file);
                     length
                 }
             };
@@ -298,12 +311,10 @@ impl Outbox {
             for last in &parcel.last {
                 ops.push(Op::put(Table::Last, last.key(), last.value()));
             }
-            kept.push((parcel.reservation, parcel.row.sealed_bytes));
+            added.push(Added { file: kept, reservation: parcel.reservation, bytes: parcel.row.sealed_bytes });
             rows.push(parcel.row);
         }
-        self.writer.write(ops).await?;
-        files.into_iter().for_each(ParcelFile::keep);
-        kept.into_iter().for_each(|(reservation, bytes)| reservation.keep(bytes));
+        self.writer.write(ops, added).await?;
         Ok(rows)
     }
 
@@ -320,7 +331,7 @@ impl Outbox {
             ops.push(Op::delete(Table::Transactions, id.to_bytes()));
         }
         for last in &change.last {
-            ops.push(Op::put(Table::Last, last.key(), last.value()));
+            ops.push(Op::ChangeLast { key: last.key(), transaction: last.ticket.transaction, value: last.value() });
         }
         for last in &change.forget_last {
             ops.push(Op::DeleteLast { key: last.key(), transaction: last.ticket.transaction });
@@ -328,20 +339,8 @@ impl Outbox {
         if let Some(directory) = change.directory {
             ops.push(Op::put(Table::Meta, *b"directory", directory));
         }
-        let mut freed = 0;
-        for parcel in change.forget_parcels.iter().collect::<BTreeSet<_>>() {
-            if let Some(row) = self.parcel(*parcel)? {
-                freed += row.sealed_bytes;
-                ops.push(Op::delete(Table::Frames, parcel.to_bytes()));
-                ops.push(Op::delete(Table::Parcels, parcel.to_bytes()));
-                if row.bodies == Bodies::File {
-                    ops.push(Op::RemoveFile(*parcel));
-                }
-            }
-        }
-        self.writer.write(ops).await?;
-        self.held.fetch_sub(freed, Ordering::Relaxed);
-        Ok(())
+        ops.extend(change.forget_parcels.into_iter().map(Op::ForgetParcel));
+        self.writer.write(ops, Vec::new()).await
     }
 
     /// The last ticket of an ordering key at a destination, if it still matters. Blocks for a moment.
@@ -424,6 +423,11 @@ fn read_all(database: &Database) -> Result<Contents, OutboxError> {
         let (key, value) = item.map_err(failed)?;
         let id = TransactionId::from_bytes(uuid(key.value())?).map_err(invalid)?;
         contents.transactions.push(TransactionRow::decode(id, value.value())?);
+    }
+    for item in read.open_table(Table::Last.definition()).map_err(failed)?.iter().map_err(failed)? {
+        let (key, value) = item.map_err(failed)?;
+        let (destination, ordering_key) = rows::parse_last_key(key.value())?;
+        contents.last.push(LastTicket::decode(&destination, ordering_key, value.value())?);
     }
     let meta = read.open_table(Table::Meta.definition()).map_err(failed)?;
     contents.directory = meta.get(b"directory".as_slice()).map_err(failed)?.map(|value| value.value().to_vec());

@@ -355,6 +355,15 @@ pub fn last_key(destination: &DestinationName, ordering_key: &[u8]) -> Vec<u8> {
     [destination.as_str().as_bytes(), &[0], ordering_key].concat()
 }
 
+/// The destination and the ordering key of a key that [`last_key`] made.
+pub fn parse_last_key(key: &[u8]) -> Result<(DestinationName, &[u8]), WireError> {
+    let invalid =
+        WireError::Invalid { field: "last ticket's key", expected: "a destination, a zero byte, an ordering key" };
+    let mut parts = key.splitn(2, |byte| *byte == 0);
+    let name = parts.next().and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
+    name.zip(parts.next()).ok_or(invalid)
+}
+
 /// Whether a last ticket's value names this transaction.
 pub fn names(value: &[u8], transaction: TransactionId) -> bool {
     value.starts_with(&transaction.to_bytes())

@@ -1,13 +1,15 @@
 //! One writer for the outbox's database: whoever waits while a commit runs shares the next one, and its fsync.
 //! Must not know what rows mean.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, Durability, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
-use super::bodies::Store;
-use super::{OutboxError, failed};
+use super::bodies::{ParcelFile, Store};
+use super::rows::{Bodies, ParcelRow};
+use super::{OutboxError, Reservation, failed};
 use crate::core::id::{ParcelId, TransactionId};
 use crate::seams::Work;
 
@@ -45,13 +47,31 @@ impl Table {
 pub enum Op {
     Put(Table, Vec<u8>, Vec<u8>),
     Delete(Table, Vec<u8>),
+    /// Writes a last ticket anew if it still names this transaction: a later one of its key may have come in between.
+    ChangeLast {
+        key: Vec<u8>,
+        transaction: TransactionId,
+        value: Vec<u8>,
+    },
     /// Forgets a last ticket if it still names this transaction.
     DeleteLast {
         key: Vec<u8>,
         transaction: TransactionId,
     },
-    /// Removes a parcel's file after the commit; a crash in between is mended when the outbox is opened.
-    RemoveFile(ParcelId),
+    /// Removes a parcel, if it is there: rows in the commit, its file after it; a crash in between is mended when the outbox
+    /// is opened.
+    ForgetParcel(ParcelId),
+}
+
+/// What becomes the outbox's own with the commit of the rows that name it, whether or not somebody still waits for that.
+#[derive(Debug)]
+pub struct Added {
+    /// A large parcel's file.
+    pub file: Option<ParcelFile>,
+    /// The room that was set aside.
+    pub reservation: Reservation,
+    /// The room that it takes.
+    pub bytes: u64,
 }
 
 impl Op {
@@ -66,6 +86,7 @@ impl Op {
 
 struct Job {
     ops: Vec<Op>,
+    added: Vec<Added>,
     answer: oneshot::Sender<Result<(), OutboxError>>,
 }
 
@@ -82,13 +103,21 @@ pub struct Writer {
     database: Arc<Database>,
     bodies: Arc<Store>,
     work: Arc<dyn Work>,
+    held: Arc<AtomicU64>,
     durable: bool,
     queue: Arc<Mutex<Queue>>,
 }
 
 impl Writer {
-    pub fn new(database: Arc<Database>, bodies: Arc<Store>, work: Arc<dyn Work>, durable: bool) -> Self {
-        Self { database, bodies, work, durable, queue: Arc::default() }
+    /// `held` counts the bytes of all parcels; what is forgotten is taken off it.
+    pub fn new(
+        database: Arc<Database>,
+        bodies: Arc<Store>,
+        work: Arc<dyn Work>,
+        held: Arc<AtomicU64>,
+        durable: bool,
+    ) -> Self {
+        Self { database, bodies, work, held, durable, queue: Arc::default() }
     }
 
     /// Whether no other clone is left, not even in a commit that is just ending.
@@ -96,15 +125,16 @@ impl Writer {
         Arc::strong_count(&self.queue) == 1
     }
 
-    /// Commits these steps together, durably, after all that were asked for before.
-    pub async fn write(&self, ops: Vec<Op>) -> Result<(), OutboxError> {
+    /// Commits these steps together, durably, after all that were asked for before. Once it has been polled they are
+    /// committed even if it is dropped, and `added` is kept with them; when that fails at once, nothing of it is left.
+    pub async fn write(&self, ops: Vec<Op>, added: Vec<Added>) -> Result<(), OutboxError> {
         let (answer, done) = oneshot::channel();
         let start = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(error) = &queue.failed {
                 return Err(error.clone());
             }
-            queue.jobs.push(Job { ops, answer });
+            queue.jobs.push(Job { ops, added, answer });
             !std::mem::replace(&mut queue.running, true)
         };
         if start {
@@ -130,6 +160,13 @@ impl Writer {
                 queue.failed = Some(error.clone());
             }
             for job in jobs {
+                for Added { file, reservation, bytes } in job.added {
+                    // After a failed commit nobody knows whether the row is there: what is too much goes at the next start.
+                    file.into_iter().for_each(ParcelFile::keep);
+                    if outcome.is_ok() {
+                        reservation.keep(bytes);
+                    }
+                }
                 // Whoever stopped waiting does not need the answer.
                 let _ = job.answer.send(outcome.clone());
             }
@@ -141,7 +178,7 @@ impl Writer {
         if !self.durable {
             write.set_durability(Durability::None).map_err(failed)?;
         }
-        let mut files = Vec::new();
+        let (mut files, mut freed) = (Vec::new(), 0);
         for op in jobs.iter().flat_map(|job| &job.ops) {
             match op {
                 Op::Put(table, key, value) => {
@@ -151,25 +188,54 @@ impl Writer {
                 Op::Delete(table, key) => {
                     write.open_table(table.definition()).map_err(failed)?.remove(key.as_slice()).map_err(failed)?;
                 }
+                Op::ChangeLast { key, transaction, value } => {
+                    let mut table = write.open_table(Table::Last.definition()).map_err(failed)?;
+                    if names(&table, key, *transaction)? {
+                        table.insert(key.as_slice(), value.as_slice()).map_err(failed)?;
+                    }
+                }
                 Op::DeleteLast { key, transaction } => {
                     let mut table = write.open_table(Table::Last.definition()).map_err(failed)?;
-                    let same = match table.get(key.as_slice()).map_err(failed)? {
-                        Some(value) => super::rows::names(value.value(), *transaction),
-                        None => false,
-                    };
-                    if same {
+                    if names(&table, key, *transaction)? {
                         table.remove(key.as_slice()).map_err(failed)?;
                     }
                 }
-                Op::RemoveFile(parcel) => files.push(*parcel),
+                Op::ForgetParcel(parcel) => {
+                    let key = parcel.to_bytes();
+                    let mut parcels = write.open_table(Table::Parcels.definition()).map_err(failed)?;
+                    let row = match parcels.remove(key.as_slice()).map_err(failed)? {
+                        Some(value) => ParcelRow::decode(*parcel, value.value())?,
+                        None => continue,
+                    };
+                    freed += row.sealed_bytes;
+                    if row.bodies == Bodies::File {
+                        files.push(*parcel);
+                    } else {
+                        let mut frames = write.open_table(Table::Frames.definition()).map_err(failed)?;
+                        frames.remove(key.as_slice()).map_err(failed)?;
+                    }
+                }
             }
         }
         write.commit().map_err(failed)?;
+        self.held.fetch_sub(freed, Ordering::Relaxed);
         for parcel in files {
-            self.bodies.remove(parcel).map_err(failed)?;
+            if let Err(error) = self.bodies.remove(parcel) {
+                tracing::warn!(%parcel, %error, "a decided parcel's file stays until the outbox is opened again");
+            }
         }
         Ok(())
     }
+}
+
+/// Whether the last ticket under this key is that of this transaction.
+fn names(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+    transaction: TransactionId,
+) -> Result<bool, OutboxError> {
+    let value = table.get(key).map_err(failed)?;
+    Ok(value.is_some_and(|value| super::rows::names(value.value(), transaction)))
 }
 
 /// Makes the tables, so that reading finds them.
