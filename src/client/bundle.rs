@@ -18,6 +18,7 @@ use super::window::WindowPlace;
 use crate::core::id::{DestinationName, Ticket, Time, TransactionId};
 use crate::seams::Work;
 use crate::store::outbox::{LastTicket, NewBody, NewParcel, Outbox, Reservation};
+use crate::telemetry::logs::parcel_span;
 
 /// Most transactions of a parcel that is bundled here.
 const BUNDLE: usize = 256;
@@ -94,32 +95,42 @@ pub enum Submission {
         /// Where it is given back, with its predecessors named.
         answer: oneshot::Sender<(Box<Prepared>, Held)>,
     },
-    /// The large transaction with these keys has ended.
-    Release(Vec<(DestinationName, Vec<u8>)>),
+    /// The large transaction with these claims has ended.
+    Release(Vec<Claim>),
+}
+
+/// What only one submission at a time may have that is not durable yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claim {
+    /// An ordering key at a destination, for a large one.
+    Key(DestinationName, Vec<u8>),
+    /// An id: only when the first is known can the second be told what became of it (R6).
+    Id(TransactionId),
 }
 
 impl Submission {
-    fn keys(&self) -> Vec<(DestinationName, Vec<u8>)> {
+    fn claims(&self) -> Vec<Claim> {
         match self {
-            Self::Small { prepared, .. } | Self::Hold { prepared, .. } => prepared.keys(),
+            Self::Small { prepared, .. } | Self::Hold { prepared, .. } => {
+                let keys = prepared.keys().into_iter().map(|(name, key)| Claim::Key(name, key));
+                keys.chain([Claim::Id(prepared.id)]).collect()
+            }
             Self::Release(_) => Vec::new(),
         }
     }
 }
 
-/// Ends the wait of an ordering key when a large transaction has ended, however it did.
+/// Ends the wait for an ordering key and an id when a large transaction has ended, however it did.
 pub struct Held {
-    keys: Vec<(DestinationName, Vec<u8>)>,
+    claims: Vec<Claim>,
     queue: Option<mpsc::UnboundedSender<Submission>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(queue) = self.queue.take()
-            && !self.keys.is_empty()
-        {
+        if let Some(queue) = self.queue.take() {
             // A loop that has ended holds nobody up.
-            let _ = queue.send(Submission::Release(std::mem::take(&mut self.keys)));
+            let _ = queue.send(Submission::Release(std::mem::take(&mut self.claims)));
         }
     }
 }
@@ -168,7 +179,7 @@ pub struct Bundler {
 impl Bundler {
     /// Runs until every sender of submissions is gone.
     pub async fn run(self, mut queue: mpsc::UnboundedReceiver<Submission>) {
-        let mut held: BTreeSet<Key> = BTreeSet::new();
+        let mut held: BTreeSet<Claim> = BTreeSet::new();
         let mut waiting: Vec<Submission> = Vec::new();
         let mut again = false;
         loop {
@@ -189,9 +200,9 @@ impl Bundler {
                 waiting.push(next);
             }
             waiting.retain(|submission| {
-                let Submission::Release(keys) = submission else { return true };
-                keys.iter().for_each(|key| {
-                    held.remove(key);
+                let Submission::Release(claims) = submission else { return true };
+                claims.iter().for_each(|claim| {
+                    held.remove(claim);
                 });
                 false
             });
@@ -201,12 +212,13 @@ impl Bundler {
         }
     }
 
-    /// Sorts what waits: into bundles, or back behind a key that is held. True when what is left needs no further word.
-    fn round(&self, waiting: Vec<Submission>, held: &mut BTreeSet<Key>) -> (Vec<Bundle>, Vec<Submission>, bool) {
+    /// Sorts what waits: into bundles, or back behind a claim that is held. True when what is left needs no further word.
+    fn round(&self, waiting: Vec<Submission>, held: &mut BTreeSet<Claim>) -> (Vec<Bundle>, Vec<Submission>, bool) {
         let mut bundles: BTreeMap<Vec<DestinationName>, Vec<Bundle>> = BTreeMap::new();
         let (mut left, mut again) = (Vec::new(), false);
         let mut blocked = held.clone();
         let mut last: BTreeMap<Key, Ticket> = BTreeMap::new();
+        let mut ids: BTreeSet<TransactionId> = BTreeSet::new();
         let mut bytes = 0;
         for submission in waiting {
             if bytes >= ROUND_BYTES {
@@ -214,29 +226,46 @@ impl Bundler {
                 again = true;
                 continue;
             }
-            let keys = submission.keys();
-            if keys.iter().any(|key| blocked.contains(key)) {
-                blocked.extend(keys);
+            let claims = submission.claims();
+            if claims.iter().any(|claim| blocked.contains(claim)) {
+                blocked.extend(claims);
                 left.push(submission);
+                continue;
+            }
+            // What this round holds of the same must be durable first.
+            let in_this_round = |claim: &Claim| match claim {
+                Claim::Key(name, key) => {
+                    matches!(submission, Submission::Hold { .. }) && last.contains_key(&(name.clone(), key.clone()))
+                }
+                Claim::Id(id) => ids.contains(id),
+            };
+            if claims.iter().any(in_this_round) {
+                blocked.extend(claims);
+                left.push(submission);
+                again = true;
                 continue;
             }
             match submission {
                 Submission::Small { prepared, place, answer } => {
+                    if self.tracker.knows(prepared.id) {
+                        let tag = self.sealer.tag(&prepared.transaction.payload);
+                        if let Some(known) = self.tracker.again(prepared.id, &prepared.destinations, tag) {
+                            let refused = |error| SubmitError { error, transaction: Box::new(prepared.transaction) };
+                            // Whoever stopped waiting does not need the answer.
+                            drop(answer.send(known.map_err(refused)));
+                            continue;
+                        }
+                    }
+                    ids.insert(prepared.id);
                     bytes += prepared.transaction.payload.len();
                     self.bundle(Entry { prepared: *prepared, place, answer }, &mut last, &mut bundles);
                 }
-                // What this round holds of the same key must be durable first.
-                Submission::Hold { .. } if keys.iter().any(|key| last.contains_key(key)) => {
-                    blocked.extend(keys);
-                    left.push(submission);
-                    again = true;
-                }
                 Submission::Hold { mut prepared, answer } => {
                     self.name_predecessors(&mut prepared, &last);
-                    held.extend(keys.iter().cloned());
-                    blocked.extend(keys.iter().cloned());
+                    held.extend(claims.iter().cloned());
+                    blocked.extend(claims.iter().cloned());
                     // Refused by a caller that has gone, the guard ends the wait at once.
-                    drop(answer.send((prepared, Held { keys, queue: self.queue.upgrade() })));
+                    drop(answer.send((prepared, Held { claims, queue: self.queue.upgrade() })));
                 }
                 Submission::Release(_) => {}
             }
@@ -271,12 +300,8 @@ impl Bundler {
     ) {
         let bundles = bundles.entry(entry.prepared.destinations.clone()).or_default();
         let bytes = entry.prepared.transaction.payload.len();
-        // An id that is submitted twice at once travels in two parcels: within one it would be malformed.
-        let open = bundles.last_mut().filter(|bundle| {
-            bundle.entries.len() < BUNDLE
-                && bundle.bytes + bytes <= BUNDLE_BYTES
-                && bundle.entries.iter().all(|other| other.prepared.id != entry.prepared.id)
-        });
+        let open =
+            bundles.last_mut().filter(|bundle| bundle.entries.len() < BUNDLE && bundle.bytes + bytes <= BUNDLE_BYTES);
         // Room is set aside before anybody names this transaction as its predecessor.
         let room = Sealer::most_bytes(&entry.prepared);
         let room = match &open {
@@ -302,7 +327,8 @@ impl Bundler {
         }
     }
 
-    /// Seals, keeps, answers and publishes a round. It is kept whole or not at all, because its transactions name each other.
+    /// Seals, keeps, answers and publishes a round. A bundle that cannot be sealed is refused, and with it those that follow
+    /// one of its transactions; the others are kept together or not at all.
     async fn finish(&self, bundles: Vec<Bundle>) {
         if bundles.is_empty() {
             return;
@@ -313,33 +339,36 @@ impl Bundler {
             self.work.run(move || {
                 let prepared = entries.iter().map(|entry| &entry.prepared);
                 let sealed = sealer.seal(prepared, &outbox);
-                (entries, reservation, sealed)
+                (entries, sealed.map(|sealed| (sealed, reservation)))
             })
         });
-        let mut entries_of = Vec::new();
-        let mut sealed_of = Vec::new();
-        let mut failure: Option<String> = None;
+        let mut bundles = Vec::new();
         for done in futures_util::future::join_all(jobs).await {
             // Lost work means that the process is ending: the answers end with it.
-            let Ok((entries, reservation, sealed)) = done else { return };
-            match sealed {
-                Ok(sealed) => sealed_of.push((sealed, reservation)),
-                Err(error) => failure = Some(error.to_string()),
-            }
-            entries_of.push(entries);
+            let Ok(bundle) = done else { return };
+            bundles.push(bundle);
         }
-        if let Some(cause) = failure {
-            let all = entries_of.into_iter().flatten();
-            return all.for_each(|entry| entry.refuse(ClientError::Seal { cause: cause.clone() }));
-        }
+        refuse_followers(&mut bundles);
         let mut parcels = Vec::new();
         let mut kept = Vec::new();
-        for ((sealed, reservation), entries) in sealed_of.into_iter().zip(&entries_of) {
+        let mut entries_of = Vec::new();
+        for (entries, sealed) in bundles {
+            let (sealed, reservation) = match sealed {
+                Ok(sealed) => sealed,
+                Err(error) => {
+                    entries.into_iter().for_each(|entry| entry.refuse(error.also()));
+                    continue;
+                }
+            };
             let Sealed { row, body, transactions, stripes } = sealed;
             let last: Vec<LastTicket> = entries.iter().flat_map(|entry| entry.prepared.last()).collect();
             kept.push((stripes, transactions.clone(), last.clone()));
             let body: NewBody = body;
             parcels.push(NewParcel { row, body, transactions, last, reservation });
+            entries_of.push(entries);
+        }
+        if parcels.is_empty() {
+            return;
         }
         let rows = match self.outbox.add(parcels).await {
             Ok(rows) => rows,
@@ -355,12 +384,39 @@ impl Bundler {
                 tracked.push((transaction, prepared.started, place));
                 answers.push(answer);
             }
+            let _in = parcel_span("publish", row.parcel).entered();
+            tracing::debug!(transactions = tracked.len(), stripes = row.stripes, "durable in the outbox");
             let handles = self.tracker.add(row.clone(), tracked, &last);
             self.publishing.fresh(&row, &stripes);
             for (answer, handles) in answers.into_iter().zip(handles) {
                 // Dropping a handle never cancels.
                 let _ = answer.send(Ok(handles));
             }
+        }
+    }
+}
+
+type SealedBundle = (Vec<Entry>, Result<(Sealed, Reservation), ClientError>);
+
+/// A bundle with a transaction that follows one of a failed bundle fails with it: it names what was never submitted.
+fn refuse_followers(bundles: &mut [SealedBundle]) {
+    let mut failed: BTreeMap<TransactionId, ClientError> = BTreeMap::new();
+    loop {
+        let mut news = false;
+        for (entries, sealed) in bundles.iter_mut() {
+            let follows =
+                |entry: &Entry| entry.prepared.predecessors.values().find_map(|ticket| failed.get(&ticket.transaction));
+            if let (Ok(_), Some(error)) = (&sealed, entries.iter().find_map(follows)) {
+                *sealed = Err(error.also());
+            }
+            if let Err(error) = sealed {
+                for entry in entries.iter() {
+                    news |= failed.insert(entry.prepared.id, error.also()).is_none();
+                }
+            }
+        }
+        if !news {
+            return;
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::core::receipt::{
     self, Added, Agreed, Counter, Missing, Notice, NoticeError, Refusal, Refusals, Statement, Verdict, Verified,
 };
 use crate::core::sign::PublicKey;
+use crate::telemetry::logs::transaction_span;
 use crate::telemetry::{Meter, names};
 
 /// Notices that were signed under a directory not known yet are kept up to this many bytes; the newest go first.
@@ -185,6 +186,7 @@ impl Counting {
         let Some(destination) = self.directories.destination(&statement.destination()) else { return };
         let transaction = statement.said().transaction;
         let Some(ticket) = self.tracker.wanted(&destination, transaction) else { return };
+        let _in = transaction_span("commit", self.tracker.parcel_of(transaction), transaction).entered();
         let (added, agreed) = {
             let mut state = self.state();
             let counter = state.counters.entry((destination.clone(), transaction)).or_insert_with(|| {

@@ -105,6 +105,18 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// The same for one more of those whom it concerns. What sealing never fails with becomes [`ClientError::Seal`].
+    pub(super) fn also(&self) -> Self {
+        match self {
+            Self::Outbox(error) => Self::Outbox(error.clone()),
+            Self::Randomness(error) => Self::Randomness(error.clone()),
+            Self::NoDestination { destination } => Self::NoDestination { destination: destination.clone() },
+            Self::Suite { destination, suite } => Self::Suite { destination: destination.clone(), suite: *suite },
+            Self::Seal { cause } => Self::Seal { cause: cause.clone() },
+            other => Self::Seal { cause: other.to_string() },
+        }
+    }
+
     /// Whether the same call can succeed later by itself.
     pub fn retryable(&self) -> bool {
         match self {

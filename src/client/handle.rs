@@ -36,7 +36,7 @@ pub enum Waited {
     /// It expired.
     Expired,
     /// Nobody knows yet: the time is up, and [`Client::attach`](super::Client::attach) resumes the wait later. (Or the nodes
-    /// have forgotten what became of it, R26.)
+    /// have forgotten what became of it, R26; or it is committed, and not *complete* ten minutes later.)
     Unknown,
 }
 
@@ -71,16 +71,32 @@ pub enum WaitError {
     /// The nodes have forgotten what became of it (R26): it stays unknown.
     #[error("unknown: the nodes have forgotten what became of it")]
     Forgotten,
+    /// It is committed, but ten minutes later not every voter had said that it holds it. Attach again to wait longer.
+    #[error(
+        "committed, and unknown whether complete: not every voter has said that it holds it; attach again to wait longer"
+    )]
+    Incomplete,
     /// This client failed or was closed: the transaction's fate is unknown.
     #[error("unknown: {0}")]
     Local(#[from] ClientError),
 }
 
 impl WaitError {
-    /// Whether waiting again can succeed: only after a local failure.
+    /// Whether waiting again can succeed: after a local failure, and when only *complete* is outstanding.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Local(_))
+        matches!(self, Self::Local(_) | Self::Incomplete)
     }
+}
+
+/// Why nothing more will be known here of a transaction that has not reached its last stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A majority of the nodes has forgotten what became of it.
+    Forgotten,
+    /// It is committed, and *complete* was waited for long enough.
+    Incomplete,
+    /// The client is closed.
+    Closed,
 }
 
 /// What is known of a transaction at one destination.
@@ -90,8 +106,8 @@ pub(super) struct Progress {
     /// The parcel that carries it, when this client sealed it.
     pub parcel: Option<ParcelId>,
     pub receipt: Option<Receipt>,
-    /// A majority of the nodes has forgotten what became of it.
-    pub forgotten: bool,
+    /// Nothing more will be known here.
+    pub ended: Option<Ended>,
     /// *Accepted* is withheld for want of these domains.
     pub withheld: Arc<[Arc<str>]>,
     /// When each stage was reached, in monotonic time since submit.
@@ -111,29 +127,19 @@ pub struct StageTimes {
 
 impl Progress {
     pub(super) fn new(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            parcel: None,
-            receipt: None,
-            forgotten: false,
-            withheld: Arc::new([]),
-            times: StageTimes::default(),
-        }
+        Self { outcome, parcel: None, receipt: None, ended: None, withheld: Arc::new([]), times: StageTimes::default() }
     }
 
-    fn at(&self, stage: Stage) -> Option<Waited> {
+    fn at(&self, stage: Stage) -> Option<Result<Waited, Ended>> {
         let reached = match (self.outcome, stage) {
-            (Outcome::Rejected(reason), _) => return Some(Waited::Rejected(reason)),
-            (Outcome::Expired, _) => return Some(Waited::Expired),
+            (Outcome::Rejected(reason), _) => return Some(Ok(Waited::Rejected(reason))),
+            (Outcome::Expired, _) => return Some(Ok(Waited::Expired)),
             (_, Stage::Submitted) | (Outcome::Complete(_), _) => true,
             (Outcome::Committed(_), stage) => stage < Stage::Complete,
             (Outcome::Accepted, stage) => stage == Stage::Accepted,
             (Outcome::Submitted, _) => false,
         };
-        if self.forgotten && !reached {
-            return Some(Waited::Unknown);
-        }
-        reached.then_some(Waited::Reached)
+        if reached { Some(Ok(Waited::Reached)) } else { self.ended.map(Err) }
     }
 }
 
@@ -208,9 +214,11 @@ impl Handle {
         let there = progress.wait_for(|progress| progress.at(stage).is_some()).await;
         let there = there.map_err(|_| ClientError::Closed)?;
         match there.at(stage) {
-            Some(Waited::Rejected(reason)) => Err(WaitError::Rejected(reason)),
-            Some(Waited::Expired) => Err(WaitError::Expired),
-            Some(Waited::Unknown) => Err(WaitError::Forgotten),
+            Some(Ok(Waited::Rejected(reason))) => Err(WaitError::Rejected(reason)),
+            Some(Ok(Waited::Expired)) => Err(WaitError::Expired),
+            Some(Err(Ended::Forgotten)) => Err(WaitError::Forgotten),
+            Some(Err(Ended::Incomplete)) => Err(WaitError::Incomplete),
+            Some(Err(Ended::Closed)) => Err(ClientError::Closed.into()),
             _ => Ok(there.clone()),
         }
     }
@@ -225,7 +233,11 @@ impl Handle {
         let mut progress = self.progress.clone();
         let waited = async {
             let there = progress.wait_for(|progress| progress.at(stage).is_some()).await;
-            there.map_err(|_| ClientError::Closed).map(|there| there.at(stage).unwrap_or(Waited::Unknown))
+            match there.map_err(|_| ClientError::Closed)?.at(stage) {
+                Some(Ok(waited)) => Ok(waited),
+                Some(Err(Ended::Closed)) => Err(ClientError::Closed),
+                Some(Err(Ended::Forgotten | Ended::Incomplete)) | None => Ok(Waited::Unknown),
+            }
         };
         tokio::select! {
             biased;
@@ -239,8 +251,11 @@ impl Handle {
         let mut progress = self.progress.clone();
         async move {
             progress.mark_unchanged();
-            progress.changed().await.ok()?;
-            Some(progress.borrow().outcome)
+            if progress.borrow().ended != Some(Ended::Closed) {
+                progress.changed().await.ok()?;
+            }
+            let now = progress.borrow();
+            (now.ended != Some(Ended::Closed)).then_some(now.outcome)
         }
     }
 }

@@ -475,15 +475,18 @@ impl Client {
     }
 
     /// Ends the client in an orderly way: what was submitted stays in the outbox, which is free for another client when
-    /// this returns. Handles that are not decided yet end with [`ClientError::Closed`].
+    /// this returns. Handles that are not decided yet end with [`ClientError::Closed`], those of other clones of this client too.
     pub async fn close(self) {
         let (tasks, closing) = (self.inner.tasks.clone(), self.inner.closing.clone());
         let (outbox, clock) = (self.inner.streaming.outbox.clone(), self.inner.seams.clock.clone());
+        let tracker = self.inner.tracker.clone();
         let only = Arc::strong_count(&self.inner) == 1;
         drop(self);
         closing.cancel();
         tasks.close();
         tasks.wait().await;
+        tracker.close();
+        drop(tracker);
         // Another clone of this client keeps the outbox open.
         if only {
             outbox.close(&*clock).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::bundle::{Held, Prepared};
 use super::error::ClientError;
@@ -21,6 +22,7 @@ use crate::seams::{Work, WorkLost};
 use crate::store::outbox::{
     NewBody, NewParcel, Outbox, OutboxError, ParcelFile, ParcelRow, Reservation, StripeFrame, TransactionRow,
 };
+use crate::telemetry::logs::parcel_span;
 
 /// How much is read before it is sealed: about two stripes.
 const READ: usize = 1024 * 1024;
@@ -161,11 +163,15 @@ impl Streaming {
             Ok((kept, stripes, digest, transaction))
         });
         let (kept, stripes, digest, transaction) = last.await??;
+        if let Some(again) = self.tracker.again(prepared.id, &prepared.destinations, transaction.payload_tag) {
+            return again;
+        }
         let row = ParcelRow { digest, ..row };
         let ended = Ended { begun, feed, kept, row, transaction, stripes, prepared, place, held };
         let (answer, answered) = oneshot::channel();
         // From here on somebody else goes on, because the caller may stop waiting between two of its steps.
-        self.tasks.spawn(self.clone().end(ended, answer));
+        let span = parcel_span("publish", ended.row.parcel);
+        self.tasks.spawn(self.clone().end(ended, answer).instrument(span));
         answered.await.map_err(|_| ClientError::Closed)?
     }
 
@@ -186,6 +192,7 @@ impl Streaming {
             }
         };
         begun.ended_well = true;
+        tracing::debug!(transactions = 1, stripes = row.stripes, "durable in the outbox");
         let handles = self.tracker.add(row.clone(), vec![(transaction, prepared.started, place)], &last);
         drop(answer.send(handles.into_iter().next().ok_or(ClientError::Closed)));
         // Only now may its successors go.

@@ -1,4 +1,5 @@
-//! The machine's disk with a hand on it: the outbox's database can be held up or fail in the middle of a commit.
+//! The machine's disk with a hand on it: the outbox's database can be held up or fail in the middle of a commit, and files of
+//! parcels can find no room.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ struct Hand {
     held: bool,
     waiting: usize,
     failing: bool,
+    no_room: bool,
 }
 
 /// The disk. Clones are the same disk.
@@ -41,6 +43,11 @@ impl HeldDisk {
         self.set(|hand| hand.failing = true);
     }
 
+    /// From now on no file of a parcel finds room.
+    pub fn no_room(&self) {
+        self.set(|hand| hand.no_room = true);
+    }
+
     /// Waits until a commit is held up.
     pub async fn somebody_waits(&self) {
         while self.hand.0.lock().unwrap().waiting == 0 {
@@ -51,6 +58,10 @@ impl HeldDisk {
 
 impl Disk for HeldDisk {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let in_parcels = path.parent().is_some_and(|folder| folder.ends_with("parcels"));
+        if in_parcels && self.hand.0.lock().unwrap().no_room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(self.file(path, RealDisk.create_new(path)?))
     }
 

@@ -6,6 +6,7 @@ mod disk;
 mod fates;
 mod keeping;
 mod renewing;
+mod telling;
 mod world;
 
 use std::collections::BTreeSet;

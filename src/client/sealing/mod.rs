@@ -29,6 +29,7 @@ use crate::core::split::stripe::{Splitter, Stripe};
 use crate::core::wire::label;
 use crate::seams::Seams;
 use crate::store::outbox::{self, Bodies, NewBody, Outbox, OutcomeRow, ParcelRow, TransactionRow};
+use crate::telemetry::logs::parcel_span;
 use crate::telemetry::{Meter, names};
 use crate::transport::publisher::Layout;
 
@@ -272,7 +273,8 @@ impl Sealer {
         })
     }
 
-    fn tag(&self, payload: &[u8]) -> PayloadTag {
+    /// What receipts name a payload by.
+    pub fn tag(&self, payload: &[u8]) -> PayloadTag {
         PayloadTagger::whole(&self.identity.key, payload)
     }
 
@@ -289,6 +291,8 @@ impl Sealer {
         let most = Self::most_bytes_of_parcel(first.destinations.len());
         let most = prepared.clone().map(Self::most_bytes).sum::<u64>() + most;
         let mut begun = self.begin(&first.destinations, expiry, count, Some(most))?;
+        let _in = parcel_span("seal", begun.row.parcel).entered();
+        tracing::debug!(transactions = count, "sealing");
         let mut stripes = begun.splitter.push(&begun.head).map_err(seal_error)?;
         let mut transactions = Vec::new();
         let mut out = Vec::new();
@@ -326,6 +330,8 @@ impl Sealer {
     /// payload is at hand and carried as it is. Blocks. Errors: [`ClientError`].
     pub fn start(&self, prepared: &Prepared) -> Result<(ParcelRow, StreamSealer), ClientError> {
         let mut begun = self.begin(&prepared.destinations, prepared.deadline, 1, None)?;
+        let _in = parcel_span("seal", begun.row.parcel).entered();
+        tracing::debug!(transaction = %prepared.id, "sealing as it is read");
         let transaction = &prepared.transaction;
         let plain = &transaction.payload;
         // A large payload is read through a cursor over these bytes; they are empty when it comes from elsewhere.

@@ -13,11 +13,12 @@ use tokio::sync::{Notify, watch};
 use state::{State, Tracked, TrackedParcel};
 
 use super::error::ClientError;
-use super::handle::{Handle, Progress, Receipt};
+use super::handle::{Ended, Handle, Progress, Receipt};
 use super::window::{Window, WindowPlace};
 use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
 use crate::seams::Clock;
 use crate::store::outbox::{Contents, LastTicket, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow};
+use crate::telemetry::logs::parcel_span;
 use crate::telemetry::{Meter, names};
 use crate::transport::publisher::StripeId;
 
@@ -200,6 +201,7 @@ impl Tracker {
                 let mut progress = Progress::new(at.outcome);
                 progress.parcel = Some(transaction.parcel);
                 progress.withheld = state.withheld.get(&at.destination).cloned().unwrap_or_default();
+                progress.ended = state.closed.then_some(Ended::Closed);
                 let (way, listener) = watch::channel(progress);
                 of_this.push(self.handle(transaction.ticket(&at.destination), transaction.submitted, listener));
                 ways.insert(at.destination.clone(), way);
@@ -219,6 +221,35 @@ impl Tracker {
         Handle { ticket, submitted, progress, clock: self.clock.clone() }
     }
 
+    /// Whether a transaction of this id is in the outbox.
+    pub fn knows(&self, id: TransactionId) -> bool {
+        self.state().transactions.contains_key(&id)
+    }
+
+    /// Handles for a transaction that is submitted again while it is in the outbox (R6): those of the first time; `None` when it
+    /// is not there. Errors: [`ClientError::Transaction`] when it is not the same.
+    pub fn again(
+        &self,
+        id: TransactionId,
+        destinations: &[DestinationName],
+        tag: PayloadTag,
+    ) -> Option<Result<Vec<Handle>, ClientError>> {
+        let state = self.state();
+        let tracked = state.transactions.get(&id)?;
+        let wrong = |problem: String| Some(Err(ClientError::Transaction { field: "id", problem }));
+        if tracked.row.payload_tag != tag {
+            return wrong("another payload was submitted under it: give this one an id of its own".to_owned());
+        }
+        let mut handles = Vec::new();
+        for name in destinations {
+            let Some(way) = tracked.ways.get(name) else {
+                return wrong(format!("it was submitted without {name} before: give it an id of its own there"));
+            };
+            handles.push(self.handle(tracked.row.ticket(name), tracked.row.submitted, way.subscribe()));
+        }
+        Some(Ok(handles))
+    }
+
     /// A handle for a ticket that this outbox knows.
     pub fn attach(&self, ticket: &Ticket) -> Option<Handle> {
         let state = self.state();
@@ -230,10 +261,12 @@ impl Tracker {
     /// A handle for a ticket that this outbox does not know: receipts alone tell. True when nobody waited for it before.
     pub fn attach_other(&self, ticket: &Ticket) -> (Handle, bool) {
         let mut state = self.state();
-        let mut new = false;
+        let (mut new, closed) = (false, state.closed);
         let way = state.others.entry(ticket.clone()).or_insert_with(|| {
             new = true;
-            watch::Sender::new(Progress::new(Outcome::Submitted))
+            let mut progress = Progress::new(Outcome::Submitted);
+            progress.ended = closed.then_some(Ended::Closed);
+            watch::Sender::new(progress)
         });
         let listener = way.subscribe();
         (self.handle(ticket.clone(), ticket.transaction.time(), listener), new)
@@ -273,7 +306,7 @@ impl Tracker {
     /// A majority of the nodes has forgotten what became of this ticket, and so does the outbox.
     pub fn forgotten(&self, ticket: &Ticket) -> Vec<Finished> {
         let mut state = self.state();
-        let forget = |progress: &mut Progress| progress.forgotten = true;
+        let forget = |progress: &mut Progress| progress.ended = Some(Ended::Forgotten);
         if let Some(way) = state.others.remove(ticket) {
             way.send_modify(forget);
         }
@@ -297,6 +330,11 @@ impl Tracker {
     /// The payload tag that receipts must name it by; `None` for tickets of other processes.
     pub fn payload_tag(&self, transaction: TransactionId) -> Option<PayloadTag> {
         self.state().transactions.get(&transaction).map(|tracked| tracked.row.payload_tag)
+    }
+
+    /// The parcel that a transaction travels in, or did; `None` for tickets of other processes.
+    pub fn parcel_of(&self, transaction: TransactionId) -> Option<ParcelId> {
+        self.state().transactions.get(&transaction).map(|tracked| tracked.row.parcel)
     }
 
     /// An undecided parcel with its transactions, ascending by their place in it.
@@ -371,6 +409,7 @@ impl Tracker {
         }
         let now = self.clock.monotonic();
         let wall = self.clock.now();
+        let _in = parcel_span("publish", id).entered();
         for id in parcel.transactions.clone() {
             let Some(tracked) = state.transactions.get_mut(&id) else { continue };
             let Some(at) = tracked.row.outcomes.iter_mut().find(|at| at.destination == *destination) else { continue };
@@ -379,6 +418,7 @@ impl Tracker {
             }
             (at.outcome, at.since) = (Outcome::Accepted, wall);
             let took = tracked.started.map(|started| now.saturating_sub(started));
+            tracing::debug!(transaction = %id, %destination, "the brokers have it");
             self.reached("accepted", took);
             if let Some(way) = tracked.ways.get(destination) {
                 way.send_modify(|progress| {
@@ -423,15 +463,14 @@ impl Tracker {
         let mut state = self.state();
         let outcome = outcome_of(receipt, complete);
         let destination = &receipt.ticket.destination;
-        let Some(tracked) = state.transactions.get_mut(&receipt.ticket.transaction) else {
-            if let Some(way) = state.others.get(&receipt.ticket) {
-                way.send_modify(|progress| {
-                    progress.outcome = outcome;
-                    progress.receipt = Some(receipt.clone());
-                });
-            }
-            return Vec::new();
-        };
+        // Somebody may have attached before it was submitted here.
+        if let Some(way) = state.others.get(&receipt.ticket) {
+            way.send_modify(|progress| {
+                progress.outcome = outcome;
+                progress.receipt = Some(receipt.clone());
+            });
+        }
+        let Some(tracked) = state.transactions.get_mut(&receipt.ticket.transaction) else { return Vec::new() };
         let Some(at) = tracked.row.outcomes.iter_mut().find(|at| at.destination == *destination) else {
             return Vec::new();
         };
@@ -487,7 +526,12 @@ impl Tracker {
         let ids: Vec<TransactionId> =
             state.transactions.iter().filter(|(_, tracked)| old(tracked)).map(|(id, _)| *id).collect();
         let ids: Vec<TransactionId> = ids.into_iter().filter(|id| !state.travels(*id)).collect();
-        ids.iter().for_each(|id| state.forget(*id));
+        for id in &ids {
+            if let Some(tracked) = state.transactions.get(id) {
+                end(tracked.ways.values(), Ended::Incomplete);
+            }
+            state.forget(*id);
+        }
         state.others.retain(|_, way| way.receiver_count() > 0);
         if !ids.is_empty() {
             self.changed.notify_one();
@@ -495,6 +539,14 @@ impl Tracker {
         let (bytes, _) = self.outbox.bytes();
         self.meter.set(names::CLIENT_OUTBOX_TRANSACTIONS, state.transactions.len() as f64);
         self.meter.set(names::CLIENT_OUTBOX_BYTES, bytes as f64);
+    }
+
+    /// The client is closed: nothing more will be known here.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        end(state.transactions.values().flat_map(|tracked| tracked.ways.values()), Ended::Closed);
+        end(state.others.values(), Ended::Closed);
     }
 
     /// A newer directory is to be remembered.
@@ -518,6 +570,10 @@ impl Tracker {
         };
         self.outbox.change(change).await
     }
+}
+
+fn end<'a>(ways: impl Iterator<Item = &'a watch::Sender<Progress>>, why: Ended) {
+    ways.for_each(|way| way.send_modify(|progress| progress.ended = progress.ended.or(Some(why))));
 }
 
 fn receipt_stage(outcome: Outcome) -> &'static str {

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) withheld: BTreeMap<DestinationName, Arc<[Arc<str>]>>,
     pub(super) changed_rows: BTreeMap<TransactionId, TransactionRow>,
     pub(super) change: Change,
+    /// The client is closed.
+    pub(super) closed: bool,
 }
 
 impl State {
