@@ -116,12 +116,14 @@ impl ClientConfig {
     /// Reads, merges and checks settings; files that they name are not opened yet. Errors: [`ConfigError::Read`],
     /// [`ConfigError::Shape`], [`ConfigError::Setting`].
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut config: Self = sources.read()?;
+        let mut config: Self = sources.read(&["node", "limits"])?;
         config.path = sources.path().to_path_buf();
         config.environment.check(sources)?;
-        // Overrides of the process's environment are for all its programs, a reader among them, whose file has no transport.
+        // Overrides of the process's environment are for all its programs, a reader among them, whose file has no
+        // transport and no outbox.
         if config.sender.is_none() {
             config.transport.take_if(|given| given.brokers.is_empty() && given.path.is_none());
+            config.outbox.take_if(|given| given.path.is_none() && !given.memory);
         }
         if let Some(transport) = &mut config.transport {
             transport.check(sources)?;

@@ -98,7 +98,7 @@ impl NodeConfig {
     /// Reads, merges and checks settings; files that they name are not opened yet. Errors: [`ConfigError::Read`],
     /// [`ConfigError::Shape`], [`ConfigError::Setting`].
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut config: Self = sources.read()?;
+        let mut config: Self = sources.read(&["sender", "reader", "outbox", "window"])?;
         config.path = sources.path().to_path_buf();
         config.environment.check(sources)?;
         config.transport.check(sources)?;

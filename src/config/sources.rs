@@ -60,17 +60,23 @@ impl Sources {
         }
     }
 
-    /// Reads and merges. Errors: [`ConfigError::Read`], [`ConfigError::Shape`].
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+    /// Reads and merges. Overrides of the sections in `others`, which the other kind of program has, are passed over: one
+    /// environment may serve both. Errors: [`ConfigError::Read`], [`ConfigError::Shape`].
+    pub(super) fn read<T: DeserializeOwned>(&self, others: &[&str]) -> Result<T, ConfigError> {
         let text = std::fs::read_to_string(&self.path)
             .map_err(|cause| ConfigError::Read { path: self.path.clone(), cause })?;
         let shape =
             |error: config::ConfigError| ConfigError::Shape { path: self.path.clone(), message: error.to_string() };
+        let of_others = |name: &str| {
+            let section = name.get(PREFIX.len() + 2..).and_then(|rest| rest.split("__").next()).unwrap_or_default();
+            others.iter().any(|other| section.eq_ignore_ascii_case(other))
+        };
+        let own = self.environment.iter().filter(|(name, _)| !of_others(name));
         let variables = config::Environment::with_prefix(PREFIX)
             .prefix_separator("__")
             .separator("__")
             .ignore_empty(true)
-            .source(Some(self.environment.clone().into_iter().collect()));
+            .source(Some(own.map(|(name, value)| (name.clone(), value.clone())).collect()));
         let mut builder = config::Config::builder()
             .add_source(config::File::from_str(&text, config::FileFormat::Toml))
             .add_source(variables);

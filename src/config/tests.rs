@@ -100,6 +100,40 @@ fn the_same_seed_writes_the_same_bytes_and_nothing_is_overwritten() {
 }
 
 #[test]
+fn overrides_for_other_programs_are_passed_over_and_wrong_ones_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let written = written(&folder.path().join("new"));
+    let with = |path: &std::path::Path, variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Sources::file(path).with_environment(variables)
+    };
+    let all = [
+        ("SEALCAST__NODE__HTTP", "0.0.0.0:1"),
+        ("SEALCAST__LIMITS__GATHER_BYTES", "2000000"),
+        ("SEALCAST__OUTBOX__BYTES", "20000000"),
+        ("SEALCAST__TRANSPORT__BROKERS", "x:1"),
+    ];
+    let node = NodeConfig::load(&with(node_config(&written), &all)).expect("a node's");
+    assert_eq!(
+        (node.node.http.as_deref(), node.transport.brokers.as_slice()),
+        (Some("0.0.0.0:1"), ["x:1".to_owned()].as_slice())
+    );
+    let sender = written.senders.values().next().expect("a sender");
+    let client = ClientConfig::load(&with(sender, &all)).expect("a sender's");
+    assert_eq!(client.outbox.expect("an outbox").bytes, 20_000_000);
+    // A reader's file has no transport; what names no cluster does not give it one.
+    let reader = written.readers.values().next().expect("a reader");
+    let client = ClientConfig::load(&with(reader, &all)).expect("a reader's");
+    assert_eq!(client.transport.expect("from the environment").brokers, ["x:1"]);
+    let property = [("SEALCAST__TRANSPORT__PROPERTIES__CLIENT_ID", "x")];
+    assert!(ClientConfig::load(&with(reader, &property)).expect("a reader's").transport.is_none());
+    for wrong in [("SEALCAST__NDOE__HTTP", "x:1"), ("SEALCAST__NODE__HTPT", "x:1")] {
+        assert!(NodeConfig::load(&with(node_config(&written), &[wrong])).is_err(), "{wrong:?}");
+    }
+    assert!(ClientConfig::load(&with(sender, &[("SEALCAST__WINDWO__BYTES", "1")])).is_err());
+}
+
+#[test]
 fn environment_beats_file_and_flags_beat_both() {
     let folder = tempfile::tempdir().expect("a folder");
     let written = written(&folder.path().join("new"));
