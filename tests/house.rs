@@ -123,6 +123,24 @@ fn each_great_crate_is_known_in_one_place() {
 }
 
 #[test]
+fn only_the_seams_ask_for_time_and_randomness() {
+    let asks = ["tokio::time", "Instant::now", "SystemTime", "getrandom::", "OsRng", "thread_rng"];
+    // What a person waits for at a terminal is never simulated.
+    let may = |file: &Path| ["src/seams", "src/cli"].iter().any(|folder| file.starts_with(root().join(folder)));
+    let mut strays = Vec::new();
+    for file in sources("src").into_iter().filter(|file| !may(file)) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (line, ask) in text.lines().enumerate().flat_map(|(at, line)| asks.map(|ask| ((at + 1, line), ask))) {
+            let code = line.1.split("//").next().unwrap_or_default();
+            if code.contains(ask) {
+                strays.push(format!("{}:{}: {ask}: use the seams", file.display(), line.0));
+            }
+        }
+    }
+    assert!(strays.is_empty(), "{}", strays.join("\n"));
+}
+
+#[test]
 fn no_file_is_longer_than_one_concern() {
     let long: Vec<String> = ["src", "tests", "benches", "examples"]
         .iter()
