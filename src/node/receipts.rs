@@ -29,6 +29,9 @@ const COPIES: usize = 2;
 /// After a round in which no partition took a notice; doubles up to the last.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_LAST: Duration = Duration::from_secs(1);
+/// The directory in force goes with receipts at most this often, for clients that were not there when it came in force:
+/// without it they can verify none of them.
+const DIRECTORY_EVERY: Duration = Duration::from_secs(10);
 /// When the node stops, what is not published after this is left to the next start.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -93,8 +96,16 @@ impl Publisher {
         let clock = self.context.seams.clock.clone();
         let hurry = CancellationToken::new();
         let mut publishing = JoinSet::new();
+        // When the directory in force is due with receipts; and whether some were said since it was last.
+        let (mut due, mut owed) = (clock.monotonic(), false);
         loop {
             let room = publishing.len() < IN_FLIGHT;
+            if owed && clock.monotonic() >= due {
+                (due, owed) = (clock.monotonic() + DIRECTORY_EVERY, false);
+                let record = Notice::directory(self.context.in_force.borrow().bytes());
+                let (outlet, hurry) = (self.outlet.clone(), hurry.clone());
+                publishing.spawn(async move { outlet.publish(record, &hurry).await });
+            }
             tokio::select! {
                 biased;
                 first = self.statements.recv(), if room => {
@@ -106,12 +117,14 @@ impl Publisher {
                         batch.push(one);
                     }
                     self.publish_batch(&mut publishing, &batch, &hurry);
+                    owed = true;
                 }
                 Some(record) = self.records.recv(), if room => {
                     let (outlet, hurry) = (self.outlet.clone(), hurry.clone());
                     publishing.spawn(async move { outlet.publish(record, &hurry).await });
                 }
                 Some(_) = publishing.join_next() => {}
+                () = clock.sleep(due.saturating_sub(clock.monotonic())), if owed => {}
             }
         }
         while let Ok(record) = self.records.try_recv() {
