@@ -77,6 +77,7 @@ async fn what_was_added_is_there_again_byte_for_byte() {
         let one = new_parcel(&outbox, 1, NewBody::Frames(small.clone()), 4000);
         let two = new_parcel(&outbox, 2, NewBody::File(file), 600_000);
         outbox.add(vec![one, two]).await.unwrap();
+        outbox.close(&*Seams::real().clock).await;
     }
     let (outbox, contents) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();
     assert_eq!(contents.parcels.len(), 2);
@@ -178,6 +179,7 @@ async fn adds_that_wait_together_all_become_durable() {
         for add in adds.collect::<Vec<_>>() {
             add.await.unwrap().unwrap();
         }
+        outbox.close(&*Seams::real().clock).await;
     }
     let (_, contents) = Outbox::open(&options, &Seams::real()).unwrap();
     assert_eq!(contents.parcels.len(), 100);
@@ -243,6 +245,7 @@ async fn a_parcel_whose_file_was_taken_away_is_named() {
             let new = new_parcel(&outbox, number, NewBody::File(file), 300_000);
             outbox.add(vec![new]).await.unwrap();
         }
+        outbox.close(&*Seams::real().clock).await;
     }
     let file = |number| folder.path().join("parcels").join(parcel(number).to_string());
     std::fs::remove_file(file(1)).unwrap();

@@ -244,8 +244,9 @@ impl Client {
     }
 
     /// Submits a transaction to one destination; when this returns it is durable in the outbox. Dropping the future once it
-    /// was polled does not take it back, whatever its size; only the end of the client can. Errors: [`SubmitError`], with the transaction given back; when the window or the outbox is
-    /// full, wait with [`Client::ready`] or for fates, and submit it again.
+    /// was polled does not take it back, whatever its size; only the end of the client can. Errors: [`SubmitError`], with
+    /// the transaction given back; when the window or the outbox is full, wait with [`Client::ready`] or for fates, and
+    /// submit it again.
     pub async fn submit(&self, destination: &str, transaction: Transaction) -> Result<Handle, SubmitError> {
         let name = match DestinationName::new(destination) {
             Ok(name) => name,
@@ -311,9 +312,9 @@ impl Client {
     }
 
     /// Submits a transaction whose payload is read, sealed and published piece by piece and never held in memory; the
-    /// payload inside `transaction` is not used. `length`, where it is known, is checked. When this returns, all of it is durable in
-    /// the outbox. Dropping the future before the payload has been read and sealed to its end abandons it; after that it is
-    /// submitted all the same. Errors: [`ClientError`].
+    /// payload inside `transaction` is not used. `length`, where it is known, is checked. When this returns, all of it is
+    /// durable in the outbox. Dropping the future before the payload has been read and sealed to its end abandons it; after
+    /// that it is submitted all the same. Errors: [`ClientError`].
     pub async fn submit_reader(
         &self,
         destination: &str,
