@@ -62,7 +62,7 @@ impl Get {
             match &self.output {
                 Some(path) => to_file(feed, path).await?,
                 None => {
-                    copy(feed, &mut std::io::stdout().lock()).await?;
+                    copy(feed, &mut std::io::stdout().lock(), CliError::from).await?;
                 }
             }
             Ok(Exit::Done)
@@ -100,8 +100,8 @@ async fn whole(
     prefix: &str,
     destination: Option<&DestinationName>,
 ) -> Result<TransactionId, CliError> {
-    let (node, answer) = reader.status(prefix, destination).await?;
-    let found: BTreeSet<_> = answer.statuses.iter().filter_map(transaction_of).collect();
+    let answer = reader.status(prefix, destination).await?;
+    let found: BTreeSet<_> = answer.found.iter().filter_map(|(_, status)| transaction_of(status)).collect();
     let mut ids = found.iter();
     match (ids.next(), ids.next(), answer.unavailable.first()) {
         (Some(only), None, _) if !answer.more => Ok(*only),
@@ -115,11 +115,9 @@ async fn whole(
         }
         (None, _, Some(name)) => Err(CliError::with(
             Exit::Unavailable,
-            format!("{node} cannot say yet for destination {name}: its log is not replayed; try again"),
+            format!("nobody can say yet for destination {name}: {}; try again", answer.said.join("; ")),
         )),
-        (None, _, None) => {
-            Err(CliError::failed(format!("not found: node {node} knows no id that begins with {prefix}")))
-        }
+        (None, _, None) => Err(CliError::failed(format!("not found: no node knows an id that begins with {prefix}"))),
     }
 }
 
@@ -133,19 +131,24 @@ async fn to_file(feed: Feed, path: &std::path::Path) -> Result<(), CliError> {
         return Err(CliError::failed(format!("{path}: there is no folder {folder}: make it first")));
     }
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    copy(feed, file.as_file_mut()).await?;
+    copy(feed, file.as_file_mut(), failed).await?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
-async fn copy(mut feed: Feed, to: &mut impl Write) -> Result<(), CliError> {
+/// What cannot be written is an error of `failed`'s kind.
+async fn copy(
+    mut feed: Feed,
+    to: &mut impl Write,
+    failed: impl Fn(std::io::Error) -> CliError,
+) -> Result<(), CliError> {
     let mut bar = None;
     while let Some(event) = feed.next().await? {
         match event {
             Event::Begin(committed) => bar = Some(progress::bytes("receiving", Some(committed.payload_bytes))),
             Event::Data(data) => {
-                to.write_all(&data)?;
+                to.write_all(&data).map_err(&failed)?;
                 if let Some(bar) = &bar {
                     bar.inc(data.len() as u64);
                 }
@@ -154,7 +157,7 @@ async fn copy(mut feed: Feed, to: &mut impl Write) -> Result<(), CliError> {
             Event::Progress(_) => {}
         }
     }
-    to.flush()?;
+    to.flush().map_err(&failed)?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::session::{Asked, Named, block_on, check_destination};
 use super::{CliError, Context, Exit, Row};
-use crate::client::reader::Reader;
-use crate::core::id::{DestinationName, Fate, NodeName, Position, TransactionId};
+use crate::client::reader::{Reader, Statuses};
+use crate::core::id::{DestinationName, Fate, Position, TransactionId};
 use crate::rpc::{convert, proto};
 
 /// Says what became of a transaction: by its id, the id's first characters (8 or more), or its ticket
@@ -70,10 +70,10 @@ impl Status {
         let seams = context.seams.clone();
         block_on(async {
             let reader = self.asked.reader(&seams)?;
-            let (node, answer) = self.ask(&reader).await?;
+            let answer = self.ask(&reader).await?;
             let mut rows = Vec::new();
-            let mut exit = if answer.statuses.is_empty() { Exit::Unknown } else { Exit::Done };
-            for status in &answer.statuses {
+            let mut exit = if answer.found.is_empty() { Exit::Unknown } else { Exit::Done };
+            for (node, status) in &answer.found {
                 let fate = convert::fate_of(status).map_err(|error| CliError::failed(error.to_string()))?;
                 match fate {
                     Some(Fate::Committed) => {}
@@ -84,16 +84,17 @@ impl Status {
                 rows.push(shown(status, fate, node.to_string()));
             }
             if rows.is_empty() {
+                let asked: Vec<_> = answer.asked.iter().map(ToString::to_string).collect();
                 context.output.complain(&CliError::with(
                     Exit::Unknown,
-                    format!("node {node} knows no such transaction: it may not have arrived yet"),
+                    format!("no such transaction is known (asked {}): it may not have arrived yet", asked.join(", ")),
                 ));
             } else {
                 context.output.rows(&rows)?;
             }
             for name in &answer.unavailable {
-                let note = format!("{node} cannot say yet for destination {name}: its log is not replayed; try again");
-                context.output.note(&note);
+                let said = if answer.said.is_empty() { String::new() } else { format!(": {}", answer.said.join("; ")) };
+                context.output.note(&format!("nobody can say yet for destination {name}{said}; try again"));
             }
             if answer.more {
                 context.output.note("more than 100 transactions match; give more of the id");
@@ -102,7 +103,7 @@ impl Status {
         })
     }
 
-    async fn ask(&self, reader: &Reader) -> Result<(NodeName, proto::StatusResponse), CliError> {
+    async fn ask(&self, reader: &Reader) -> Result<Statuses, CliError> {
         if let Some(destination) = &self.destination {
             check_destination(reader, destination)?;
         }

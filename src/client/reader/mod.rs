@@ -1,7 +1,11 @@
 //! Reading what is committed: by id, by ordering key, as a feed from a cursor; and how transactions and nodes stand.
 //!
-//! Owns the choice of a node and the shape of what it gives. Must not judge fates: a node's answer is believed because
-//! the directory names its TLS key.
+//! Owns the shape of what a node gives; [`ask`] owns the choice of a node. Must not judge fates: a node's answer is believed
+//! because the directory names its TLS key.
+
+mod ask;
+
+pub use ask::Statuses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +16,11 @@ use tonic::{Code, Status, Streaming};
 
 use crate::config::{ClientConfig, ConfigError};
 use crate::core::directory::Directory;
-use crate::core::id::{DestinationName, Digest, NodeName, ParcelId, Position, SenderName, Ticket, Time, TransactionId};
-use crate::core::sign::SecretKey;
-use crate::rpc::client::{DialError, Dialer, explain, retryable};
+use crate::core::id::{
+    DestinationName, Digest, Fate, NodeName, ParcelId, Position, SenderName, Ticket, Time, TransactionId,
+};
+use crate::core::sign::{PublicKey, SecretKey};
+use crate::rpc::client::{Dialer, explain, retryable};
 use crate::rpc::convert::{self, ConvertError};
 use crate::rpc::proto;
 use crate::rpc::tls::{Credentials, TlsError};
@@ -44,6 +50,18 @@ pub enum ReadError {
     NotFound {
         /// How far the node looked.
         at: Position,
+    },
+    /// The nodes know it, and it has no fate yet. Try again.
+    #[error("it has no fate yet (looked up to position {at})")]
+    Undecided {
+        /// How far the node looked.
+        at: Position,
+    },
+    /// It has another fate than committed: there is nothing to read, now or later.
+    #[error("it was {fate}: there is nothing to read")]
+    NotCommitted {
+        /// Its fate.
+        fate: Fate,
     },
     /// It was committed, and its key and bytes were erased since.
     #[error("purged: its key and bytes were erased")]
@@ -79,7 +97,7 @@ impl ReadError {
     /// Whether the same read can succeed later by itself.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } => true,
+            Self::Unavailable { .. } | Self::Undecided { .. } => true,
             Self::Config(error) => error.retryable(),
             _ => false,
         }
@@ -107,8 +125,9 @@ impl Freshness {
         }
     }
 
+    /// A node waits this long for freshness, and once more for its bytes.
     fn patience(self) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(5)) + ANSWER_WITHIN
+        self.timeout.unwrap_or(Duration::from_secs(5)).saturating_mul(2) + ANSWER_WITHIN
     }
 }
 
@@ -171,7 +190,28 @@ pub enum Event {
 pub struct Feed {
     node: NodeName,
     stream: Streaming<proto::ReadResponse>,
+    /// What came first: by it the node was chosen.
+    first: Option<proto::ReadResponse>,
     left: Option<u64>,
+}
+
+/// A node's stream, with its first message; `None` when it ended without one.
+type Begun = (Option<proto::ReadResponse>, Streaming<proto::ReadResponse>);
+
+/// How nodes are called.
+type Channelled = proto::reader_client::ReaderClient<tonic::transport::Channel>;
+
+async fn begin(response: tonic::Response<Streaming<proto::ReadResponse>>) -> Result<Begun, Status> {
+    let mut stream = response.into_inner();
+    Ok((stream.message().await?, stream))
+}
+
+/// Why a stream gives nothing, if its first message says so.
+fn gives_nothing(node: &NodeName, (first, _): &Begun) -> Option<ReadError> {
+    match first.as_ref()?.part.as_ref()? {
+        proto::read_response::Part::Miss(miss) => Some(missed(node, miss)),
+        _ => None,
+    }
 }
 
 impl Feed {
@@ -183,7 +223,11 @@ impl Feed {
     /// What comes next; `None` at the end. Errors: [`ReadError`]; begin a new feed after the last whole transaction then.
     pub async fn next(&mut self) -> Result<Option<Event>, ReadError> {
         let answer = |cause: String| ReadError::Answer { node: self.node.clone(), cause };
-        let message = match self.stream.message().await {
+        let message = match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.stream.message().await,
+        };
+        let message = match message {
             Ok(Some(message)) => message,
             Ok(None) if self.left.is_none() => return Ok(None),
             Ok(None) => return Err(answer("the stream ended within a transaction".to_owned())),
@@ -200,6 +244,9 @@ impl Feed {
                 self.left = Some(left - data.len() as u64);
                 Event::Data(data)
             }
+            (proto::read_response::Part::End(_), Some(left)) if left > 0 => {
+                return Err(answer(format!("{left} bytes of the payload are missing at its end")));
+            }
             (proto::read_response::Part::End(_), Some(_)) => {
                 self.left = None;
                 Event::End
@@ -207,7 +254,7 @@ impl Feed {
             (proto::read_response::Part::Progress(progress), None) => {
                 Event::Progress(progress.held.map(Into::into).unwrap_or_default())
             }
-            (proto::read_response::Part::Miss(miss), None) => return Err(missed(&miss)),
+            (proto::read_response::Part::Miss(miss), None) => return Err(missed(&self.node, &miss)),
             _ => return Err(answer("a message out of order".to_owned())),
         }))
     }
@@ -249,12 +296,19 @@ fn committed(start: proto::ItemStart) -> Result<Committed, ConvertError> {
     })
 }
 
-fn missed(miss: &proto::ReadMiss) -> ReadError {
+fn missed(node: &NodeName, miss: &proto::ReadMiss) -> ReadError {
+    let at = miss.at.map(Into::into).unwrap_or_default();
     match convert::answer(miss.answer) {
-        proto::Answer::NotFound => ReadError::NotFound { at: miss.at.map(Into::into).unwrap_or_default() },
+        proto::Answer::NotFound => match miss.status.as_ref().map(convert::fate_of) {
+            // Committed, and behind what this node holds.
+            Some(Ok(None | Some(Fate::Committed))) => ReadError::Undecided { at },
+            Some(Ok(Some(fate))) => ReadError::NotCommitted { fate },
+            Some(Err(error)) => ReadError::Answer { node: node.clone(), cause: error.to_string() },
+            None => ReadError::NotFound { at },
+        },
         proto::Answer::Purged => ReadError::Purged,
         proto::Answer::NotPermitted => ReadError::NotPermitted,
-        _ => ReadError::Unavailable { said: miss.text.clone() },
+        _ => ReadError::Unavailable { said: format!("{node}: {}", miss.text) },
     }
 }
 
@@ -276,6 +330,8 @@ pub struct Reader {
     directory: watch::Receiver<Arc<Directory>>,
     /// Kept so that the directory stays watched; a later directory is taken by making a new reader.
     _source: Arc<watch::Sender<Arc<Directory>>>,
+    /// This reader's, by which the directory says what it may read.
+    key: PublicKey,
     only: Option<NodeName>,
 }
 
@@ -284,7 +340,7 @@ impl Reader {
     pub fn new(key: &SecretKey, directory: Arc<Directory>, seams: &Seams, meter: Meter) -> Result<Self, ReadError> {
         let (source, directory) = watch::channel(directory);
         let dialer = Dialer::new(seams, Credentials::new(key)?, directory.clone(), meter);
-        Ok(Self { dialer, directory, _source: Arc::new(source), only: None })
+        Ok(Self { dialer, directory, _source: Arc::new(source), key: key.public(), only: None })
     }
 
     /// The reader of a `client.toml`. Errors: [`ReadError::Config`], [`ReadError::NoReader`], [`ReadError::Tls`].
@@ -308,50 +364,7 @@ impl Reader {
         self.directory.borrow().clone()
     }
 
-    /// The nodes to ask, in turn.
-    fn nodes(&self, destination: Option<&DestinationName>) -> Vec<NodeName> {
-        let directory = self.directory();
-        match (&self.only, destination.and_then(|name| directory.destinations.get(name))) {
-            (Some(only), _) => vec![only.clone()],
-            (None, Some(entry)) => entry.nodes.clone(),
-            (None, None) => directory.nodes.keys().cloned().collect(),
-        }
-    }
-
-    /// Asks nodes in turn until one answers; what none of them could is *unavailable*.
-    async fn ask<T, F>(&self, nodes: Vec<NodeName>, patience: Duration, call: F) -> Result<(NodeName, T), ReadError>
-    where
-        F: AsyncFn(proto::reader_client::ReaderClient<tonic::transport::Channel>) -> Result<T, Status>,
-    {
-        let mut said = Vec::new();
-        let mut denied = false;
-        for node in nodes {
-            let client = match self.dialer.reader(&node) {
-                Ok(client) => client,
-                Err(error @ (DialError::Unreachable { .. } | DialError::BackingOff { .. })) => {
-                    said.push(error.to_string());
-                    continue;
-                }
-                Err(error) => return Err(ReadError::Refused { node, said: error.to_string() }),
-            };
-            match self.dialer.within(patience, call(client)).await {
-                Ok(answer) => return Ok((node, answer)),
-                Err(status) => match refused(&node, &status) {
-                    ReadError::Unavailable { said: more } => said.push(more),
-                    // Another node may serve what this one does not.
-                    ReadError::NotPermitted => denied = true,
-                    error => return Err(error),
-                },
-            }
-        }
-        match (denied, said.is_empty()) {
-            (true, true) => Err(ReadError::NotPermitted),
-            (_, true) => Err(ReadError::NoNode("for this destination".to_owned())),
-            _ => Err(ReadError::Unavailable { said: said.join("; ") }),
-        }
-    }
-
-    /// One transaction. The feed gives it whole, then ends; a miss is its first error. Errors: [`ReadError`].
+    /// One transaction. The feed gives it whole, then ends. Nodes are asked in turn until one has it. Errors: [`ReadError`].
     pub async fn get(
         &self,
         transaction: TransactionId,
@@ -364,12 +377,9 @@ impl Reader {
             freshness: Some(freshness.message()),
             ..Default::default()
         };
-        let (node, stream) = self
-            .ask(self.nodes(destination), freshness.patience(), async |mut client| {
-                Ok(client.get(request.clone()).await?.into_inner())
-            })
-            .await?;
-        Ok(Feed { node, stream, left: None })
+        let call = async |mut client: Channelled| begin(client.get(request.clone()).await?).await;
+        let (node, (first, stream)) = self.ask(destination, freshness.patience(), call, gives_nothing).await?;
+        Ok(Feed { node, stream, first, left: None })
     }
 
     /// The latest transaction of an ordering key, or with `history` all of them in order. Errors: [`ReadError`].
@@ -387,12 +397,9 @@ impl Reader {
             freshness: Some(freshness.message()),
             ..Default::default()
         };
-        let (node, stream) = self
-            .ask(self.nodes(Some(destination)), freshness.patience(), async |mut client| {
-                Ok(client.get_by_key(request.clone()).await?.into_inner())
-            })
-            .await?;
-        Ok(Feed { node, stream, left: None })
+        let call = async |mut client: Channelled| begin(client.get_by_key(request.clone()).await?).await;
+        let (node, (first, stream)) = self.ask(Some(destination), freshness.patience(), call, gives_nothing).await?;
+        Ok(Feed { node, stream, first, left: None })
     }
 
     /// The committed feed of a destination; with `follow` it waits for more at its end. Errors: [`ReadError`].
@@ -410,49 +417,8 @@ impl Reader {
             follow,
             ..Default::default()
         };
-        let (node, stream) = self
-            .ask(self.nodes(Some(destination)), ANSWER_WITHIN, async |mut client| {
-                Ok(client.subscribe(request.clone()).await?.into_inner())
-            })
-            .await?;
-        Ok(Feed { node, stream, left: None })
-    }
-
-    /// What became of transactions whose id begins with `prefix` (8 characters or more). Errors: [`ReadError`].
-    pub async fn status(
-        &self,
-        prefix: &str,
-        destination: Option<&DestinationName>,
-    ) -> Result<(NodeName, proto::StatusResponse), ReadError> {
-        let request = proto::StatusRequest {
-            of: Some(proto::status_request::Of::Prefix(prefix.to_owned())),
-            destination: destination.map(ToString::to_string),
-            ..Default::default()
-        };
-        self.ask(self.nodes(destination), ANSWER_WITHIN, async |mut client| {
-            Ok(client.status(request.clone()).await?.into_inner())
-        })
-        .await
-    }
-
-    /// What became of a ticket: *expired* too, though no node saw the transaction. Errors: [`ReadError`].
-    pub async fn status_of(&self, ticket: &Ticket) -> Result<(NodeName, proto::StatusResponse), ReadError> {
-        let request = proto::StatusRequest {
-            of: Some(proto::status_request::Of::Ticket(ticket.into())),
-            destination: Some(ticket.destination.to_string()),
-            ..Default::default()
-        };
-        self.ask(self.nodes(Some(&ticket.destination)), ANSWER_WITHIN, async |mut client| {
-            Ok(client.status(request.clone()).await?.into_inner())
-        })
-        .await
-    }
-
-    /// How one node does. Errors: [`ReadError`].
-    pub async fn node_status(&self, node: &NodeName) -> Result<proto::NodeStatusResponse, ReadError> {
-        let asked = self.ask(vec![node.clone()], ANSWER_WITHIN, async |mut client| {
-            Ok(client.node_status(proto::NodeStatusRequest {}).await?.into_inner())
-        });
-        asked.await.map(|(_, answer)| answer)
+        let call = async |mut client: Channelled| begin(client.subscribe(request.clone()).await?).await;
+        let (node, (first, stream)) = self.ask(Some(destination), ANSWER_WITHIN, call, gives_nothing).await?;
+        Ok(Feed { node, stream, first, left: None })
     }
 }
