@@ -15,7 +15,7 @@ use crate::core::id::{DestinationName, ParcelId};
 use crate::core::split::stripe::Stripe;
 use crate::seams::{Clock, Work};
 use crate::store::outbox::{Outbox, ParcelRow};
-use crate::telemetry::{Meter, names};
+use crate::telemetry::{Meter, logs, names};
 use crate::transport::publisher::{Publisher, PublisherEvent, StripeId, StripeRecords};
 use crate::transport::{Full, Record};
 
@@ -218,6 +218,8 @@ impl Publishing {
             self.pace(row.parcel, destination);
             let lane = self.lane(destination);
             let mut left = 0..row.stripes;
+            logs::parcel_span("publish", row.parcel)
+                .in_scope(|| tracing::debug!(%destination, stripes = row.stripes, "handed to the publisher"));
             for stripe in stripes {
                 if let Err(Full(_)) = lane.publisher.try_publish(records(stripe)) {
                     break;
@@ -246,6 +248,8 @@ impl Publishing {
     }
 
     fn push(&self, destination: &DestinationName, row: ParcelRow, stripes: Range<u32>, why: Why) {
+        logs::parcel_span("publish", row.parcel)
+            .in_scope(|| tracing::debug!(%destination, ?why, ?stripes, "sent from the outbox"));
         let job = Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why };
         self.push_job(destination, job);
     }
@@ -475,7 +479,9 @@ impl Feed {
 
     /// Its sealing has ended well: it is undecided from now on.
     pub fn finish(self, row: &ParcelRow) {
+        let span = logs::parcel_span("publish", row.parcel);
         for (destination, _) in &self.lanes {
+            span.in_scope(|| tracing::debug!(%destination, stripes = row.stripes, "handed to the publisher"));
             self.publishing.pace(row.parcel, destination);
         }
         self.so_far.send_modify(|so_far| so_far.row = row.clone());

@@ -20,7 +20,7 @@ use crate::core::split::header::Core;
 use crate::store::StoreError;
 use crate::store::bodies::{BodyWriter, FinishedBody};
 use crate::store::group::{ItemStanding, NewBody, NewParcel, Settled};
-use crate::telemetry::names;
+use crate::telemetry::{logs, names};
 
 /// Parcels that are opened at the same time, of all destinations of a node: each gives work to a core, and may take some
 /// mebibytes while it does.
@@ -166,7 +166,8 @@ impl Stage {
         tokio::spawn(async move {
             // The semaphore is never closed, and without its permit the step would run all the same.
             let _permit = at_once.acquire().await;
-            let step = match work.run(move || opening.step(&delivery)).await {
+            let span = logs::parcel_span("stage", key.parcel);
+            let step = match work.run(move || span.in_scope(|| opening.step(&delivery))).await {
                 Ok(step) => step,
                 Err(lost) => Step::Failed(Fault::Deferred(DeferReason::Local, lost.to_string())),
             };

@@ -18,7 +18,7 @@ use super::window::{Window, WindowPlace};
 use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
 use crate::seams::Clock;
 use crate::store::outbox::{Contents, LastTicket, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow};
-use crate::telemetry::logs::parcel_span;
+use crate::telemetry::logs::{parcel_span, transaction_span};
 use crate::telemetry::{Meter, names};
 use crate::transport::publisher::StripeId;
 
@@ -195,6 +195,8 @@ impl Tracker {
         for (transaction, started, place) in transactions {
             self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", "submitted");
             self.meter.count(names::CLIENT_PAYLOAD_BYTES, transaction.payload_bytes);
+            transaction_span("submit", Some(row.parcel), transaction.id)
+                .in_scope(|| tracing::debug!(bytes = transaction.payload_bytes, "submitted"));
             let mut ways = BTreeMap::new();
             let mut of_this = Vec::new();
             for at in &transaction.outcomes {

@@ -22,7 +22,7 @@ use crate::core::gather::{
 use crate::core::id::{SenderName, Time};
 use crate::core::receipt::{Missing as MissingNotice, NoticeRecord, Refusal};
 use crate::store::group::{DeferredRow, Mutation};
-use crate::telemetry::names;
+use crate::telemetry::{logs, names};
 use crate::transport::{Topic, Transport};
 
 /// Batches of records that wait for the collector; each is about a mebibyte at most.
@@ -347,7 +347,11 @@ impl Collector {
         for action in actions {
             match action {
                 Action::Recover(job) => self.complete.push_back(job),
-                Action::Deliver(delivery) => self.stage.deliver(delivery),
+                Action::Deliver(delivery) => {
+                    let _span = logs::parcel_span("collect", delivery.parcel.parcel).entered();
+                    tracing::debug!(stripe = delivery.header.stripe, "a stripe is whole");
+                    self.stage.deliver(delivery);
+                }
                 Action::Refuse(refused) => self.refuse(&refused),
                 Action::Abandon { parcel, because } => {
                     let outcome = because.map_or("expired", |reason| reason.word());
@@ -447,6 +451,8 @@ impl Collector {
             StageEvent::Progress => Vec::new(),
             StageEvent::Staged { key, expiry, staged } => {
                 self.context.meter.count(names::STAGE_PARCELS, 1);
+                logs::parcel_span("stage", key.parcel)
+                    .in_scope(|| tracing::debug!(digest = %staged.digest, "staged: durable here"));
                 // The reporter may be behind; the store knows the parcel, and the next full report names it.
                 let _ = self.staged.send(staged).await;
                 self.reassembler.end(&key, expiry, now)

@@ -29,7 +29,7 @@ use crate::raft::Group;
 use crate::rpc::client::Dialer;
 use crate::store::StoreError;
 use crate::store::group::{Applied, Mutation, Snapshot};
-use crate::telemetry::names;
+use crate::telemetry::{logs, names};
 use missing::{Fetched, Missing};
 
 /// How often what is missing is looked at.
@@ -190,7 +190,8 @@ impl Holder {
                     Fate::Rejected(reason) => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", reason.word()),
                     _ => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", ""),
                 }
-                tracing::debug!(parcel = %row.parcel, transaction = %row.transaction, position = %row.position, %fate, "decided");
+                logs::transaction_span("commit", Some(row.parcel), row.transaction)
+                    .in_scope(|| tracing::debug!(position = %row.position, %fate, "decided"));
                 if let Some(stage) = stage {
                     let took = self.context.seams.clock.now().since(stage.staged);
                     self.context.meter.took(names::DECIDE_SECONDS, took);

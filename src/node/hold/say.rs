@@ -10,6 +10,7 @@ use crate::core::receipt::{Decided, StageTimes, Statement, Verdict};
 use crate::node::answer::verdict;
 use crate::store::StoreError;
 use crate::store::group::{ItemStanding, Settled, Snapshot};
+use crate::telemetry::logs;
 
 impl Holder {
     /// Says a row's fate about the ticket with this deadline, unless it is committed and its body is not here. Whether it
@@ -24,6 +25,8 @@ impl Holder {
         if row.is_committed() && !snapshot.has_body(&row.digest, row.index)? {
             return Ok(false);
         }
+        let _span = logs::transaction_span("receipt", Some(row.parcel), row.transaction).entered();
+        tracing::debug!(position = %row.position, "its fate is said");
         self.signer.say(Statement {
             sender: row.sender.clone(),
             transaction: row.transaction,
