@@ -1,5 +1,7 @@
 //! `sealcast send`: submits files, standard input or its lines, and waits for the stage that was asked for.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::time::Instant;
 
 use super::session::{Configured, block_on};
 use super::{CliError, Context, Exit, Row, progress};
@@ -18,6 +21,9 @@ use crate::store::outbox::Outcome;
 
 /// Payloads up to this length are read whole, so that several of them can share a parcel.
 const WHOLE_BYTES: u64 = 512 * 1024;
+
+/// How often it is looked whether lines still find room.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Longest time for the outbox to write down what became known.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -72,7 +78,8 @@ pub(super) struct Send {
     #[arg(short = 'z', long)]
     compress: bool,
 
-    /// Pad payloads (at most 12 % more), so that sizes say little
+    /// Pad payloads (at most 12 % more), so that sizes say little: of files up to 512 KiB and of --lines; longer files and
+    /// standard input are sealed as they are read, before their length is known
     #[arg(long)]
     pad: bool,
 
@@ -84,7 +91,8 @@ pub(super) struct Send {
     #[arg(long, value_enum, default_value_t = Wait::Committed)]
     wait: Wait,
 
-    /// Longest wait for that, for example 30s
+    /// Longest wait for that, for all together, once everything is submitted; before that, for room when too much is
+    /// undecided. For example 30s
     #[arg(long, default_value_t = Span(Duration::from_secs(60)), value_name = "TIME")]
     timeout: Span,
 }
@@ -165,6 +173,45 @@ impl Row for Sent {
     }
 }
 
+/// When a submission last went on: what is waited for from then on has an end.
+struct Patience {
+    moved: Cell<Instant>,
+    limit: Duration,
+}
+
+impl Patience {
+    /// It goes on.
+    fn renew(&self) {
+        self.moved.set(Instant::now());
+    }
+
+    fn is_over(&self) -> bool {
+        self.moved.get().elapsed() >= self.limit
+    }
+
+    /// Awaits what frees room. Errors: unavailable, when that takes too long.
+    async fn room<T>(&self, client: &Client, freed: impl Future<Output = T>) -> Result<T, CliError> {
+        let outcome = tokio::time::timeout(self.limit, freed).await.map_err(|_| self.no_room(client))?;
+        self.renew();
+        Ok(outcome)
+    }
+
+    fn no_room(&self, client: &Client) -> CliError {
+        let (undecided, _) = client.undecided();
+        CliError::with(
+            Exit::Unavailable,
+            format!(
+                "no room for more within {}: the outbox keeps {undecided} transactions without a fate; what follows was not \
+                 submitted",
+                Span(self.limit)
+            ),
+        )
+    }
+}
+
+/// Where submissions go to be waited for and printed.
+type Give = tokio::sync::mpsc::Sender<Submitted>;
+
 struct Submitted {
     handle: Handle,
     bytes: u64,
@@ -184,11 +231,14 @@ impl Send {
         block_on(async {
             let client = Client::with_config(&config, seams).await?;
             let (give, mut take) = tokio::sync::mpsc::channel(1024);
+            let (until, deadline) = tokio::sync::watch::channel(None);
+            let patience = Patience { moved: Cell::new(Instant::now()), limit: self.timeout.0 };
             let outcome = {
-                let submitting = self.submit_all(&client, &give);
-                let mut printing = Box::pin(self.print_all(context, &mut take));
+                let submitting = self.submit_all(context, &client, &give, &patience);
+                let mut printing = Box::pin(self.print_all(context, &mut take, deadline));
                 tokio::select! {
                     submitted = submitting => {
+                        until.send_replace(Some(patience.moved.get() + patience.limit));
                         drop(give);
                         // What was submitted before an error is waited for and printed all the same.
                         let printed = printing.await;
@@ -232,28 +282,36 @@ impl Send {
         if self.pad { transaction.pad() } else { transaction }
     }
 
-    async fn submit_all(&self, client: &Client, give: &tokio::sync::mpsc::Sender<Submitted>) -> Result<(), CliError> {
+    async fn submit_all(
+        &self,
+        context: &Context,
+        client: &Client,
+        give: &Give,
+        patience: &Patience,
+    ) -> Result<(), CliError> {
         let input = PathBuf::from("-");
         let files = if self.files.is_empty() { std::slice::from_ref(&input) } else { &self.files };
         for file in files {
             let standard = file == Path::new("-");
             if standard && std::io::stdin().is_terminal() {
-                eprintln!("sealcast: reading standard input until its end (Ctrl-D)");
+                context.output.note("reading standard input until its end (Ctrl-D)");
             }
             if self.lines {
-                self.submit_lines(client, file, give).await?;
-            } else if standard {
-                let submitted = self.submit_stream(client, tokio::io::stdin(), None, "-").await?;
-                pass(give, submitted).await;
+                self.submit_lines(client, file, give, patience).await?;
             } else {
-                let submitted = self.submit_file(client, file).await?;
-                pass(give, submitted).await;
+                let submitted = if standard {
+                    self.submit_stream(client, tokio::io::stdin(), None, "-", patience).await?
+                } else {
+                    self.submit_file(client, file, patience).await?
+                };
+                patience.renew();
+                patience.room(client, pass(give, submitted)).await?;
             }
         }
         Ok(())
     }
 
-    async fn submit_file(&self, client: &Client, file: &Path) -> Result<Vec<Submitted>, CliError> {
+    async fn submit_file(&self, client: &Client, file: &Path, patience: &Patience) -> Result<Vec<Submitted>, CliError> {
         let failed = |error| CliError::file(file, &error);
         let source = file.display().to_string();
         let mut opened = tokio::fs::File::open(file).await.map_err(failed)?;
@@ -267,17 +325,23 @@ impl Send {
             Some(length) if length <= WHOLE_BYTES => {
                 let mut payload = Vec::new();
                 opened.read_to_end(&mut payload).await.map_err(failed)?;
-                self.submit_whole(client, payload.into(), &source).await
+                self.submit_whole(client, payload.into(), &source, patience).await
             }
-            length => self.submit_stream(client, opened, length, &source).await,
+            length => self.submit_stream(client, opened, length, &source, patience).await,
         }
     }
 
-    async fn submit_whole(&self, client: &Client, payload: Bytes, source: &str) -> Result<Vec<Submitted>, CliError> {
+    async fn submit_whole(
+        &self,
+        client: &Client,
+        payload: Bytes,
+        source: &str,
+        patience: &Patience,
+    ) -> Result<Vec<Submitted>, CliError> {
         let bytes = payload.len() as u64;
         let mut transaction = self.transaction(payload);
         let handles = loop {
-            client.ready(bytes).await;
+            patience.room(client, client.ready(bytes)).await?;
             match client.submit_to(&self.destinations.0, transaction).await {
                 Ok(handles) => break handles,
                 Err(refused) if matches!(refused.error, ClientError::WindowFull { .. }) => {
@@ -296,11 +360,20 @@ impl Send {
         payload: impl tokio::io::AsyncRead + Unpin + std::marker::Send,
         length: Option<u64>,
         source: &str,
+        patience: &Patience,
     ) -> Result<Vec<Submitted>, CliError> {
         let bar = progress::bytes(source, length);
-        let transaction = self.transaction(Bytes::new());
-        let payload = bar.wrap_async_read(payload);
-        let handles = client.submit_reader_to(&self.destinations.0, transaction, payload, length).await?;
+        let mut payload = bar.wrap_async_read(payload);
+        let handles = loop {
+            patience.room(client, client.ready(length.unwrap_or_default())).await?;
+            let transaction = self.transaction(Bytes::new());
+            match client.submit_reader_to(&self.destinations.0, transaction, &mut payload, length).await {
+                Ok(handles) => break handles,
+                // Nothing was read yet: its place is taken first.
+                Err(ClientError::WindowFull { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
         let bytes = bar.position();
         bar.finish_and_clear();
         let submitted = |handle| Submitted { handle, bytes, source: source.to_owned() };
@@ -311,7 +384,8 @@ impl Send {
         &self,
         client: &Client,
         file: &Path,
-        give: &tokio::sync::mpsc::Sender<Submitted>,
+        give: &Give,
+        patience: &Patience,
     ) -> Result<(), CliError> {
         let source = file.display().to_string();
         let failed = |error| CliError::file(file, &error);
@@ -320,10 +394,16 @@ impl Send {
         } else {
             Box::new(tokio::fs::File::open(file).await.map_err(failed)?)
         };
-        let unreadable = std::cell::Cell::new(None);
+        let unreadable = Cell::new(None);
+        // Whoever writes the lines may take any time.
+        let reading = Cell::new(false);
         let lines = stream::unfold(BufReader::new(input), async |mut input| {
             let mut line = Vec::new();
-            match input.read_until(b'\n', &mut line).await {
+            reading.set(true);
+            let read = input.read_until(b'\n', &mut line).await;
+            reading.set(false);
+            patience.renew();
+            match read {
                 Ok(0) => None,
                 Ok(_) => {
                     if line.last() == Some(&b'\n') {
@@ -341,10 +421,19 @@ impl Send {
         let lengths = std::cell::RefCell::new(std::collections::VecDeque::new());
         let lines = lines.inspect(|line| lengths.borrow_mut().push_back(line.payload().len() as u64));
         let mut submitted = std::pin::pin!(client.submit_all(&self.destinations.0, lines));
-        while let Some(handles) = submitted.next().await {
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = submitted.next() => next,
+                () = tokio::time::sleep(LOOK.min(patience.limit)) => match reading.get() || !patience.is_over() {
+                    true => continue,
+                    false => return Err(patience.no_room(client)),
+                },
+            };
+            let Some(handles) = next else { break };
             let bytes = lengths.borrow_mut().pop_front().unwrap_or_default();
             let one = |handle| Submitted { handle, bytes, source: source.clone() };
-            pass(give, handles?.into_iter().map(one).collect()).await;
+            patience.room(client, pass(give, handles?.into_iter().map(one).collect())).await?;
         }
         unreadable.take().map_or(Ok(()), |error| Err(failed(error)))
     }
@@ -354,14 +443,21 @@ impl Send {
         &self,
         context: &Context,
         take: &mut tokio::sync::mpsc::Receiver<Submitted>,
+        mut deadline: tokio::sync::watch::Receiver<Option<Instant>>,
     ) -> Result<Exit, CliError> {
         let mut worst = Exit::Done;
         let mut rows = Vec::new();
-        let until = tokio::time::Instant::now() + self.timeout.0;
         while let Some(submitted) = take.recv().await {
-            // The time counts for each transaction from its submission, or from the start for the first ones.
-            let left = until.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(1));
-            let waited = submitted.handle.wait(self.wait.into(), left.max(self.timeout.0 / 4)).await?;
+            let over = async {
+                // While transactions are still submitted there is no end yet; what ends without setting one has no more.
+                let until = deadline.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+                tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await;
+            };
+            let waited = tokio::select! {
+                biased;
+                waited = submitted.handle.wait(self.wait.into(), Duration::MAX) => waited?,
+                () = over => Waited::Unknown,
+            };
             let (state, exit) = match waited {
                 Waited::Reached => (reached(self.wait), Exit::Done),
                 Waited::Rejected(reason) => (format!("rejected({})", reason.word()), Exit::Rejected),
@@ -388,7 +484,7 @@ impl Send {
     }
 }
 
-async fn pass(give: &tokio::sync::mpsc::Sender<Submitted>, submitted: Vec<Submitted>) {
+async fn pass(give: &Give, submitted: Vec<Submitted>) {
     for one in submitted {
         // The printer ends before the submissions only when stdout is closed; then nobody wants to know.
         let _ = give.send(one).await;

@@ -140,6 +140,8 @@ impl From<ReadError> for CliError {
         match error {
             ReadError::Config(error) => error.into(),
             ReadError::NoReader | ReadError::NoNode(_) => Self::new(Exit::Usage, error),
+            ReadError::NotCommitted { .. } => Self::new(Exit::Rejected, error),
+            ReadError::Undecided { .. } => Self::new(Exit::Unknown, error),
             error if error.retryable() => Self::new(Exit::Unavailable, error),
             error => Self::new(Exit::Failed, error),
         }
@@ -151,6 +153,7 @@ impl From<ClientError> for CliError {
         match error {
             ClientError::Config(error) => error.into(),
             ClientError::Directory(error) => error.into(),
+            ClientError::Transport(error) => error.into(),
             ClientError::Setting { .. }
             | ClientError::Transaction { .. }
             | ClientError::Id(_)

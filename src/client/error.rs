@@ -3,6 +3,7 @@
 use crate::core::directory::DirectoryError;
 use crate::core::id::{DestinationName, IdError, Suite};
 use crate::store::outbox::OutboxError;
+use crate::transport::TransportError;
 
 use super::transaction::Transaction;
 
@@ -92,13 +93,8 @@ pub enum ClientError {
         problem: String,
     },
     /// The transport cannot be opened.
-    #[error("the transport cannot be opened: {cause}")]
-    Transport {
-        /// What it said.
-        cause: String,
-        /// Whether it can be opened later.
-        retryable: bool,
-    },
+    #[error("the transport cannot be opened: {0}")]
+    Transport(#[from] TransportError),
     /// The client is closed.
     #[error("the client is closed")]
     Closed,
@@ -122,7 +118,7 @@ impl ClientError {
         match self {
             Self::WindowFull { .. } | Self::Randomness(_) => true,
             Self::Outbox(error) => error.retryable(),
-            Self::Transport { retryable, .. } => *retryable,
+            Self::Transport(error) => error.retryable(),
             _ => false,
         }
     }

@@ -99,8 +99,7 @@ impl Client {
             .transport()?
             .ok_or_else(|| ClientError::Setting { setting: "[transport]", problem: "a sender needs it".to_owned() })?;
         let options = Options::from_config(config, seams.clone())?;
-        let transport = AnyTransport::open(&settings.into(), &seams)
-            .map_err(|error| ClientError::Transport { cause: error.to_string(), retryable: error.retryable() })?;
+        let transport = AnyTransport::open(&settings.into(), &seams)?;
         Self::start(Arc::new(transport), options).await
     }
 

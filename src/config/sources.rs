@@ -65,6 +65,14 @@ impl Sources {
     pub(super) fn read<T: DeserializeOwned>(&self, others: &[&str]) -> Result<T, ConfigError> {
         let text = std::fs::read_to_string(&self.path)
             .map_err(|cause| ConfigError::Read { path: self.path.clone(), cause })?;
+        // Whoever parses first says what is wrong: by place alone, because the line may hold a secret.
+        toml::from_str::<toml::Table>(&text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|one| *one != '\n').count() + 1;
+            let message = format!("line {line}, column {column}: {}", error.message());
+            ConfigError::Shape { path: self.path.clone(), message }
+        })?;
         let shape =
             |error: config::ConfigError| ConfigError::Shape { path: self.path.clone(), message: error.to_string() };
         let of_others = |name: &str| {

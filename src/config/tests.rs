@@ -165,6 +165,20 @@ fn environment_beats_file_and_flags_beat_both() {
 }
 
 #[test]
+fn a_syntax_error_names_its_place_and_shows_nothing_of_the_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrongs =
+        ["\"sasl.password\" = \"hunter2\" x", "password = hunter2", "password = \"hunter2", "hunter2", "= 'hunter2'"];
+    for (at, wrong) in wrongs.into_iter().enumerate() {
+        let written = written(&folder.path().join(at.to_string()));
+        change(node_config(&written), "[log]\n", &format!("[log]\n{wrong}\n"));
+        let text = NodeConfig::load(&Sources::file(node_config(&written))).expect_err(wrong).to_string();
+        assert!(text.contains("node.toml") && text.contains("line ") && text.contains("column "), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn wrong_settings_are_refused_by_file_key_and_mend() {
     let folder = tempfile::tempdir().expect("a folder");
     let cases = [
