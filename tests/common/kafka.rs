@@ -64,6 +64,8 @@ impl Cluster {
         let (own, controllers) = ports.split_at(3);
         let mut id = [0; 16];
         getrandom::fill(&mut id).expect("randomness");
+        // Written down it must not begin with a hyphen: that would be an option of the next command.
+        id[0] &= 0x7f;
         let id = data_encoding::BASE64URL_NOPAD.encode(&id);
         fs::write(folder.join("log4j2.properties"), LOG).expect("the logging configuration is written");
         let voters: Vec<_> =
