@@ -17,10 +17,10 @@ use proptest::prelude::*;
 use sealcast::core::decide::{
     Claim, Commit, Entry, Manifest, ManifestItem, Op, Predecessor, Report, Row, Standing, Tally, View, Wait,
 };
-use sealcast::core::directory::Directory;
+use sealcast::core::directory::{Directory, Draft};
 use sealcast::core::id::{
-    DestinationName, IdempotencyTag, Incarnation, KeyTag, OnPredecessor, PayloadTag, Position, Release, SenderName,
-    Time, TransactionId, VerifyingKeyBytes,
+    DestinationName, EnvironmentId, IdempotencyTag, Incarnation, KeyTag, OnPredecessor, PayloadTag, Position, Release,
+    SenderName, Time, TransactionId, VerifyingKeyBytes,
 };
 use sealcast::core::limits;
 use segments::{draft, sign};
@@ -232,7 +232,7 @@ fn r8_an_offered_directory_is_proposed_until_it_is_in_force() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let mut next = draft();
     next.version = 2;
-    let next = sign(&next);
+    let next = Arc::new(sign(&next));
     tally.offer_directory(&next, directory_op(&next).operator);
     all_report(&mut tally, 1, 1, NOTHING, &[manifest(1, vec![item(1)])]);
     let (number, entry) = propose(&mut tally, &model, 0).unwrap();
@@ -241,14 +241,112 @@ fn r8_an_offered_directory_is_proposed_until_it_is_in_force() {
     let entries = drain(&mut tally, &mut model, 0);
     assert_eq!(entries.len(), 1);
     assert_eq!(model.directories.last().unwrap().version, 2);
-    // One that the log refuses is not proposed for ever.
+}
+
+/// The next version of the tests' directory, changed.
+fn successor(version: u64, change: impl FnOnce(&mut Draft)) -> Arc<Directory> {
+    let mut draft = draft();
+    draft.version = version;
+    change(&mut draft);
+    Arc::new(sign(&draft))
+}
+
+#[test]
+fn r8_what_the_log_would_refuse_or_a_group_could_not_go_on_under_is_never_written() {
+    let (mut tally, mut model) = (Tally::new(), Model::founded());
+    all_report(&mut tally, 1, 1, NOTHING, &[manifest(1, vec![item(1)])]);
+    assert_eq!(drain(&mut tally, &mut model, 0).len(), 1);
+    // Another operator than the log pins.
     let stranger = segments::secret(99);
     let mut theirs = draft();
-    theirs.version = 3;
+    theirs.version = 2;
     let bytes = theirs.sign(&stranger).unwrap();
-    let theirs = Directory::verify(&bytes, &stranger.public(), 0).unwrap();
-    tally.offer_directory(&theirs, stranger.public().bytes());
+    let theirs = Arc::new(Directory::verify(&bytes, &stranger.public(), 0).unwrap());
+    // Without the group's destination; with other voters; of another environment.
+    let dropped = successor(3, |draft| {
+        draft.destinations.clear();
+        draft.senders.clear();
+    });
+    let fewer = successor(4, |draft| {
+        draft.destinations.get_mut(&model.destination).unwrap().nodes = vec![node("a"), node("b")];
+    });
+    let mut moved = Draft::new(EnvironmentId([9; 16]), "other".parse().unwrap(), Time(4_102_444_800_000));
+    moved.version = 5;
+    let moved = Arc::new(sign(&moved));
+    let own = segments::secret(1).public().bytes();
+    let offer = |tally: &mut Tally| {
+        tally.offer_directory(&theirs, stranger.public().bytes());
+        for directory in [&dropped, &fewer, &moved] {
+            tally.offer_directory(directory, own);
+        }
+    };
+    // However often they are offered.
+    for now in 0..50 {
+        offer(&mut tally);
+        all_report(&mut tally, now + 2, 1, NOTHING, &[]);
+        assert_eq!(drain(&mut tally, &mut model, 0), [], "nothing is written");
+    }
+    let why: BTreeMap<u64, String> = tally.refused().map(|(version, why)| (version, why.to_owned())).collect();
+    let says = [(2, "the log pins"), (3, "destination orders"), (4, "removes c"), (5, "environment")];
+    for (version, what) in says {
+        assert!(why[&version].contains(what), "{version}: {}", why[&version]);
+    }
+    // The next one that fits is proposed, and what it overtakes is forgotten.
+    let fits = successor(6, |draft| draft.grace = seconds(7));
+    offer(&mut tally);
+    tally.offer_directory(&fits, own);
     assert_eq!(drain(&mut tally, &mut model, 0).len(), 1);
+    assert_eq!(model.directories.last().unwrap().version, 6);
+    assert_eq!(drain(&mut tally, &mut model, 0), []);
+    assert_eq!(tally.refused().count(), 0);
+}
+
+#[test]
+fn r8_a_corrected_directory_of_a_refused_ones_version_is_proposed() {
+    let (mut tally, mut model) = (Tally::new(), Model::founded());
+    let own = segments::secret(1).public().bytes();
+    all_report(&mut tally, 1, 0, NOTHING, &[]);
+    let fewer = successor(2, |draft| {
+        draft.destinations.get_mut(&model.destination).unwrap().nodes = vec![node("a")];
+    });
+    tally.offer_directory(&fewer, own);
+    assert!(drain(&mut tally, &mut model, 0).iter().all(|entry| entry.ops.is_empty()));
+    tally.offer_directory(&successor(2, |draft| draft.grace = seconds(7)), own);
+    drain(&mut tally, &mut model, 0);
+    assert_eq!(model.directories.last().unwrap().version, 2);
+}
+
+#[test]
+fn r8_a_group_whose_directory_lost_its_destination_takes_the_corrected_one() {
+    let (mut tally, mut model) = (Tally::new(), Model::founded());
+    let parcels = [manifest(1, vec![item(1)])];
+    let dropped = successor(2, |draft| {
+        draft.destinations.clear();
+        draft.senders.clear();
+    });
+    model.run(&Entry { time: START, ops: vec![Op::Directory(directory_op(&dropped))] });
+    all_report(&mut tally, 1, 1, NOTHING, &parcels);
+    assert_eq!(drain(&mut tally, &mut model, 0), [], "nothing can be decided under it");
+    let corrected = successor(3, |_| {});
+    tally.offer_directory(&corrected, directory_op(&corrected).operator);
+    let entries = drain(&mut tally, &mut model, 0);
+    assert_eq!(model.directories.last().unwrap().version, 3);
+    assert_eq!(entries.iter().map(|entry| entry.ops.len()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(model.rows.len(), 1, "and what waited is decided");
+}
+
+#[test]
+fn time_that_cannot_move_is_not_looked_at_without_end() {
+    let (mut tally, mut model) = (Tally::new(), Model::founded());
+    // No quorum's clocks: time is due, and there is nothing to write.
+    tally.report(report("a", 1, 1, NOTHING, &[manifest(1, vec![item(1)])]));
+    let now = seconds(5);
+    assert!(tally.due() <= now);
+    assert_eq!(propose(&mut tally, &model, 5), None);
+    assert!(tally.due() >= now + Duration::from_millis(100), "{:?}", tally.due());
+    // A report that moves it is not made to wait.
+    tally.report(report("b", 1, 1, NOTHING, &[]));
+    assert_eq!(drain(&mut tally, &mut model, 5).len(), 1);
 }
 
 #[test]

@@ -171,9 +171,13 @@ impl Peer for PeerService {
         let in_force = served.context.in_force.borrow().clone();
         let directory = Directory::verify(&request.get_ref().directory, &self.operator, 1)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let newer = directory.check_successor_of(&in_force);
-        let taken = match newer {
-            Ok(()) => served.desk.offer(&directory),
+        let directory = Arc::new(directory);
+        let taken = match directory.check_successor_of(&in_force) {
+            // The desk takes also what the group could not go on under: it says so with an alarm and never proposes it.
+            Ok(()) => {
+                let keeps = directory.check_keeps(&in_force, &served.context.destination).is_ok();
+                served.desk.offer(&directory) && keeps
+            }
             Err(_) => directory.bytes() == in_force.bytes(),
         };
         Ok(Response::new(proto::OfferDirectoryResponse {

@@ -26,6 +26,9 @@ const IN_FLIGHT: usize = 2;
 const AFTER_FIRST: Duration = Duration::from_millis(10);
 const AFTER_LAST: Duration = Duration::from_millis(320);
 
+/// The alarm of a directory that was offered and cannot be put in force.
+const REFUSED_ALARM: &str = "directory-refused";
+
 /// The number of the first entry of a log; the tally's own start with 1.
 const FOUNDING: u64 = 0;
 
@@ -103,7 +106,7 @@ impl Desk {
     }
 
     /// Offers a directory that was verified. Whether this node leads and took it.
-    pub fn offer(&self, directory: &Directory) -> bool {
+    pub fn offer(&self, directory: &Arc<Directory>) -> bool {
         let operator = self.0.operator.bytes();
         let taken = self.with(|open| open.tally.offer_directory(directory, operator)).is_some();
         if taken {
@@ -155,6 +158,7 @@ impl Desk {
                         self.write(&group, proposal, term, ended.clone());
                     }
                 }
+                self.tell_refused();
                 self.with(|open| (open.in_flight < IN_FLIGHT).then(|| open.tally.due())).flatten()
             } else {
                 None
@@ -189,6 +193,8 @@ impl Desk {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(term) = term else {
             *open = None;
+            // Whoever leads now judges it again.
+            self.0.context.alarms.clear(REFUSED_ALARM);
             return;
         };
         if open.as_ref().is_none_or(|open| open.term != term) {
@@ -212,6 +218,20 @@ impl Desk {
         }
     }
 
+    /// Raises an alarm while a directory was offered that is not proposed.
+    fn tell_refused(&self) {
+        let why = self.with(|open| {
+            let last = open.tally.refused().last();
+            last.map(|(version, why)| {
+                format!("version {version} of the directory is not put in force here: {why}; sign a corrected one")
+            })
+        });
+        match why.flatten() {
+            Some(text) => self.0.context.alarms.raise(REFUSED_ALARM, text),
+            None => self.0.context.alarms.clear(REFUSED_ALARM),
+        }
+    }
+
     /// The next entry, if there is one to write and room for it.
     fn next(&self) -> Result<Option<(Proposal, u64)>, NodeError> {
         let now = self.0.context.seams.clock.monotonic();
@@ -223,13 +243,12 @@ impl Desk {
             // applied, or it notes that a transaction waits for another whose fate it has already passed on.
             let snapshot = self.0.context.store.snapshot()?;
             let proposal = match snapshot.directory() {
-                Some(_) => open.tally.propose(&snapshot, now)?,
-                None if open.founding => None,
-                None => {
+                None if !open.founding => {
                     open.founding = true;
                     let directory = self.0.newest.borrow().clone();
                     Some(Proposal { number: FOUNDING, entry: Entry::founding(self.op(&directory)) })
                 }
+                _ => open.tally.propose(&snapshot, now)?,
             };
             if proposal.is_some() {
                 open.in_flight += 1;

@@ -395,6 +395,35 @@ impl Directory {
         Ok(())
     }
 
+    /// Whether a group that serves `destination` under `before` can go on under this: it must still list the destination, and
+    /// the same voters, because consensus cannot take others in yet (R12). Where `before` does not list it there is nothing to
+    /// keep. Errors: [`DirectoryError::Invalid`], with what to do.
+    pub fn check_keeps(&self, before: &Self, destination: &DestinationName) -> Result<(), DirectoryError> {
+        let field = || format!("destination {destination}");
+        let invalid = |field, problem| Err(DirectoryError::Invalid { field, problem });
+        let Some(old) = before.destinations.get(destination) else { return Ok(()) };
+        let Some(new) = self.destinations.get(destination) else {
+            let problem = "nodes serve it and the directory does not list it any more: list it; to retire a destination, list \
+                           no sender for it";
+            return invalid(field(), problem.to_owned());
+        };
+        let others = |these: &DestinationEntry, those: &DestinationEntry| -> Vec<String> {
+            these.nodes.iter().filter(|node| !those.has_node(node)).map(ToString::to_string).collect()
+        };
+        let (added, removed) = (others(new, old), others(old, new));
+        if added.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
+        let list = |what: &str, names: &[String]| match names {
+            [] => String::new(),
+            names => format!(" {what} {},", names.join(", ")),
+        };
+        let changes = format!("{}{}", list("adds", &added), list("removes", &removed));
+        let problem =
+            format!("it{changes} and this version cannot change the voters of a running group: name the same nodes");
+        invalid(field() + ": nodes", problem)
+    }
+
     /// The sender with this signing key.
     pub fn sender_by_key(&self, key: &VerifyingKeyBytes) -> Option<&SenderEntry> {
         self.senders.get(self.by_sender_key.get(key)?)

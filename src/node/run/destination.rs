@@ -1,5 +1,6 @@
 //! Starting one destination: its store, its group and its parts, connected.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,21 +50,87 @@ pub(super) struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// Starts one destination.
-    pub async fn destination(&mut self, name: &DestinationName, ring: &Arc<KeyRing>) -> Result<Served, NodeError> {
+    /// Starts all destinations. None begins before every store was opened and agrees with the configuration: what begins
+    /// hands the directory on. After an error those in `served` run; everything else was ended.
+    pub async fn all(&mut self, served: &mut BTreeMap<DestinationName, Arc<Served>>) -> Result<(), NodeError> {
+        let mut stores = BTreeMap::new();
+        let outcome = self.begin(served, &mut stores).await;
+        for (_, (store, group)) in stores.into_iter().filter(|(name, _)| !served.contains_key(name)) {
+            abandon(self.seams, group.as_ref(), &store).await;
+        }
+        outcome
+    }
+
+    async fn begin(
+        &mut self,
+        served: &mut BTreeMap<DestinationName, Arc<Served>>,
+        stores: &mut BTreeMap<DestinationName, (GroupStore, Option<Group>)>,
+    ) -> Result<(), NodeError> {
+        let options = self.options;
+        for (name, ring) in &options.rings {
+            self.check(name, ring)?;
+            let failed = |cause| NodeError::Store { destination: name.clone(), cause };
+            let folder = options.data.join(name.as_str());
+            let (store_options, seams) = (StoreOptions { folder, destination: name.clone() }, self.seams.clone());
+            let store = self.seams.work.run(move || GroupStore::open(&store_options, &seams)).await?.map_err(failed)?;
+            stores.insert(name.clone(), (store.clone(), None));
+            self.agrees(name, &store)?;
+        }
+        for (name, ring) in &options.rings {
+            let Some((store, group)) = stores.get_mut(name) else { continue };
+            let one = self.destination(name, ring, store, group).await?;
+            served.insert(name.clone(), Arc::new(one));
+        }
+        Ok(())
+    }
+
+    /// Whether the directory has this node serve the destination. Errors: [`NodeError::Destination`].
+    fn check(&self, name: &DestinationName, ring: &KeyRing) -> Result<(), NodeError> {
+        let wrong = |problem: String| NodeError::Destination { destination: name.clone(), problem };
+        let entry = self.options.directory.destinations.get(name);
+        let entry = entry.ok_or_else(|| wrong("the directory has no such one".to_owned()))?;
+        if !entry.has_node(&self.options.name) {
+            return Err(wrong(format!("the directory does not list node {} for it", self.options.name)));
+        }
+        ring.check_covers(entry).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Whether operator and directory are such as the group's log can go on with. Errors: [`NodeError::Destination`], and
+    /// the store's.
+    fn agrees(&self, name: &DestinationName, store: &GroupStore) -> Result<(), NodeError> {
+        let wrong = |problem: String| NodeError::Destination { destination: name.clone(), problem };
+        let snapshot = store.snapshot().map_err(|cause| NodeError::Store { destination: name.clone(), cause })?;
+        let operator = self.options.operator.bytes();
+        if let Some(pinned) = View::operator(&snapshot).filter(|pinned| *pinned != operator) {
+            return Err(wrong(format!(
+                "the configuration names {operator} as operator, the group's log pins {pinned} for good: give the \
+                 configuration that key, and sign directories with it"
+            )));
+        }
+        let directory = &self.options.directory;
+        if let Some(in_force) = View::directory(&snapshot).filter(|in_force| directory.version > in_force.version) {
+            let follows = directory.check_successor_of(in_force);
+            follows.and_then(|()| directory.check_keeps(in_force, name)).map_err(|error| {
+                wrong(format!("the directory cannot follow version {} in force: {error}", in_force.version))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Starts one destination over its store; `opened` gets its group as soon as that runs.
+    async fn destination(
+        &mut self,
+        name: &DestinationName,
+        ring: &Arc<KeyRing>,
+        store: &GroupStore,
+        opened: &mut Option<Group>,
+    ) -> Result<Served, NodeError> {
         let options = self.options;
         let directory = options.directory.clone();
         let wrong = |problem: String| NodeError::Destination { destination: name.clone(), problem };
         let entry =
             directory.destinations.get(name).ok_or_else(|| wrong("the directory has no such one".to_owned()))?;
-        if !entry.has_node(&options.name) {
-            return Err(wrong(format!("the directory does not list node {} for it", options.name)));
-        }
-        ring.check_covers(entry).map_err(|error| wrong(error.to_string()))?;
         let failed = |cause| NodeError::Store { destination: name.clone(), cause };
-        let store_options = StoreOptions { folder: options.data.join(name.as_str()), destination: name.clone() };
-        let seams = self.seams.clone();
-        let store = self.seams.work.run(move || GroupStore::open(&store_options, &seams)).await?.map_err(failed)?;
         let (in_force, group_time) = {
             let snapshot = store.snapshot().map_err(failed)?;
             (View::directory(&snapshot).cloned(), View::group_time(&snapshot))
@@ -83,7 +150,7 @@ impl Starting<'_> {
         let (repeats, repeated) = mpsc::unbounded_channel();
         let (queries, asked) = mpsc::channel(QUERIES);
         let meter = self.meter.destination(name);
-        pulse::measure_commits(&store, &meter);
+        pulse::measure_commits(store, &meter);
         let context = Arc::new(GroupContext {
             node: options.name.clone(),
             destination: name.clone(),
@@ -97,7 +164,7 @@ impl Starting<'_> {
             in_force: in_force_seen,
             group_time: group_time_seen,
             lag: watch::Sender::new(Lag::default()),
-            alarms: Alarms::kept_in(&store, self.seams.clock.clone(), meter.clone()).map_err(failed)?,
+            alarms: Alarms::kept_in(store, self.seams.clock.clone(), meter.clone()).map_err(failed)?,
             meter: meter.clone(),
             notices: notices.clone(),
             queries,
@@ -109,8 +176,9 @@ impl Starting<'_> {
         let consensus = |cause| NodeError::Consensus { destination: name.clone(), cause };
         let group_options = GroupOptions::new(options.name.clone(), entry.tag, entry.nodes.clone());
         let peers = Arc::new(RpcPeers::new(self.dialer.clone()));
-        let opened = Group::open(group_options, store.clone(), peers, self.seams.clone()).await;
-        let (group, applied) = opened.map_err(consensus)?;
+        let started = Group::open(group_options, store.clone(), peers, self.seams.clone()).await;
+        let (group, applied) = started.map_err(consensus)?;
+        *opened = Some(group.clone());
 
         let (signer, publisher) = Publisher::new(context.clone(), notices.channel(), notices_out);
         let desk = Desk::new(context.clone(), self.newest.subscribe(), options.operator.clone());
@@ -150,6 +218,17 @@ impl Starting<'_> {
     ) {
         let destination = destination.clone();
         self.running.spawn(async move { (destination, part, work.await) });
+    }
+}
+
+/// Ends what was begun of a destination that cannot be started.
+pub(super) async fn abandon(seams: &Seams, group: Option<&Group>, store: &GroupStore) {
+    if let Some(group) = group {
+        group.shutdown().await;
+    }
+    let store = store.clone();
+    if seams.work.run(move || store.close()).await.is_err() {
+        tracing::warn!("a store was not closed: the runtime ends");
     }
 }
 

@@ -37,7 +37,7 @@ use crate::seams::Seams;
 use crate::telemetry::health::Readiness;
 use crate::telemetry::{Meter, health, recorder};
 use crate::transport::AnyTransport;
-use destination::Starting;
+use destination::{Starting, abandon};
 use watching::watch_over;
 
 /// Longest time for what is on its way when the node drains.
@@ -111,8 +111,15 @@ impl Node {
             publishing: &mut publishing,
         };
         let mut served = BTreeMap::new();
-        for (name, ring) in &options.rings {
-            served.insert(name.clone(), Arc::new(starting.destination(name, ring).await?));
+        if let Err(error) = starting.all(&mut served).await {
+            collecting.cancel();
+            closed.cancel();
+            for served in served.into_values() {
+                abandon(&seams, Some(&served.group), &served.context.store).await;
+            }
+            running.shutdown().await;
+            publishing.shutdown().await;
+            return Err(error);
         }
         let served: AllServed = Arc::new(served);
 
@@ -226,6 +233,10 @@ impl Node {
         }
         let directory = Directory::verify(&bytes, &self.operator, 1).map_err(|error| refused(error.to_string()))?;
         directory.check_successor_of(&before).map_err(|error| refused(error.to_string()))?;
+        for (name, served) in self.served.iter() {
+            let in_force = served.context.in_force.borrow().clone();
+            directory.check_keeps(&in_force, name).map_err(|error| refused(error.to_string()))?;
+        }
         tracing::info!(version = directory.version, "a newer directory was read");
         self.newest.send_replace(Arc::new(directory));
         Ok(true)

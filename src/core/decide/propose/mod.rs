@@ -94,6 +94,34 @@ struct Reporter {
     current: BTreeSet<ParcelKey>,
 }
 
+/// A directory to be put in force.
+#[derive(Debug)]
+struct Offered {
+    directory: Arc<Directory>,
+    operator: VerifyingKeyBytes,
+    /// The proposal that carries it.
+    carried: Option<u64>,
+}
+
+impl Offered {
+    fn op(&self) -> DirectoryOp {
+        DirectoryOp { operator: self.operator, bytes: self.directory.bytes().clone() }
+    }
+
+    /// Whether the log can take it: apply would refuse it, or the group could not go on under it.
+    fn check<V: View>(&self, view: &V, in_force: &Directory) -> Result<(), String> {
+        if let Some(pinned) = view.operator()
+            && pinned != self.operator
+        {
+            return Err(format!("it names {} as operator, the log pins {pinned}", self.operator));
+        }
+        let follows = self.directory.check_successor_of(in_force);
+        follows
+            .and_then(|()| self.directory.check_keeps(in_force, view.destination()))
+            .map_err(|error| error.to_string())
+    }
+}
+
 /// The leader's tally for one group and one term.
 ///
 /// The loop around it: hand in every report ([`Tally::report`]); whenever something was reported or applied, and at
@@ -106,8 +134,10 @@ pub struct Tally {
     pace: Pace,
     proposals: u64,
     in_flight: BTreeMap<u64, Vec<ItemKey>>,
-    /// Directories to be put in force, by version, and the proposal that carries one.
-    directories: BTreeMap<u64, (DirectoryOp, Option<u64>)>,
+    /// Directories to be put in force, by version.
+    directories: BTreeMap<u64, Offered>,
+    /// Directories that were offered and are not proposed, by version, and why.
+    refused: BTreeMap<u64, (DirectoryOp, String)>,
     /// The version that `queue`'s quorums were counted under.
     directory_version: u64,
 }
@@ -172,11 +202,21 @@ impl Tally {
         wanted
     }
 
-    /// A directory to be put in force: it is proposed until one of its version or a later one is (R8), or the log refuses
-    /// it. The caller has verified it with the operator's key that the op names.
-    pub fn offer_directory(&mut self, directory: &Directory, operator: VerifyingKeyBytes) {
-        let op = DirectoryOp { operator, bytes: directory.bytes().clone() };
-        self.directories.entry(directory.version).or_insert((op, None));
+    /// A directory to be put in force: it is proposed until one of its version or a later one is (R8), unless the log would
+    /// refuse it or the group could not go on under it: see [`Tally::refused`]. The caller has verified it with the
+    /// operator's key that it names.
+    pub fn offer_directory(&mut self, directory: &Arc<Directory>, operator: VerifyingKeyBytes) {
+        let same = |op: &DirectoryOp| op.operator == operator && op.bytes == *directory.bytes();
+        if self.refused.get(&directory.version).is_some_and(|(op, _)| same(op)) {
+            return;
+        }
+        let offered = || Offered { directory: Arc::clone(directory), operator, carried: None };
+        self.directories.entry(directory.version).or_insert_with(offered);
+    }
+
+    /// Directories newer than the one in force that were offered and are not proposed, by version, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.refused.iter().map(|(version, (_, why))| (*version, why.as_str()))
     }
 
     /// Whether anything reported has no fate yet.
@@ -186,7 +226,7 @@ impl Tally {
 
     /// When to call [`Tally::propose`] although nothing was reported or applied, by the leader's monotonic clock.
     pub fn due(&self) -> Duration {
-        self.pace.due(self.undecided())
+        self.pace.due(self.undecided()).max(self.pace.rest())
     }
 
     /// The next entry, if there is something to propose: transactions that are ready, a directory, or time alone when that
@@ -196,13 +236,31 @@ impl Tally {
     /// The entry has at most [`limits::ENTRY_BYTES`]; when more is ready, call again. Errors: those of the view's look-ups;
     /// nothing is lost then, call again.
     pub fn propose<V: View>(&mut self, view: &V, now: Duration) -> Result<Option<Proposal>, V::Error> {
-        let Some(directory) = view.directory().cloned() else { return Ok(None) };
-        let Some(destination) = directory.destinations.get(view.destination()) else { return Ok(None) };
+        let Some(directory) = view.directory().cloned() else {
+            self.pace.looked(now);
+            return Ok(None);
+        };
         if self.directory_version != directory.version {
             self.directory_version = directory.version;
             self.queue.touched = self.queue.parcels.keys().copied().collect();
             self.directories.retain(|version, _| *version > directory.version);
+            self.refused.retain(|version, _| *version > directory.version);
         }
+        let number = self.proposals + 1;
+        let mut ops: Vec<Op> = Vec::new();
+        let mut room = limits::ENTRY_BYTES.saturating_sub(64);
+        if let Some(op) = self.next_directory(view, &directory, number) {
+            room = room.saturating_sub(op.bytes.len() + 64);
+            ops.push(Op::Directory(op));
+        }
+        let Some(destination) = directory.destinations.get(view.destination()) else {
+            // Nothing can be decided under this directory, and nobody's clocks count: the next one is the only way on.
+            if ops.is_empty() {
+                self.pace.looked(now);
+                return Ok(None);
+            }
+            return Ok(Some(self.made(number, now, Entry { time: view.group_time(), ops }, Vec::new())));
+        };
         let voters = || destination.nodes.iter().filter_map(|node| self.reporters.get(node));
         let clocks = voters().map(|reporter| reporter.clock).collect();
         let time = self.pace.time(now, view.group_time(), clocks, destination.quorum());
@@ -222,32 +280,49 @@ impl Tally {
             }
         }
 
-        let mut ops: Vec<Op> = Vec::new();
-        let mut room = limits::ENTRY_BYTES.saturating_sub(64);
-        let number = self.proposals + 1;
-        // One at a time: the next is proposed when this one is in force.
-        if self.directories.values().all(|(_, carried)| carried.is_none())
-            && let Some((op, carried)) = self.directories.values_mut().next()
-        {
-            room = room.saturating_sub(op.bytes.len() + 64);
-            ops.push(Op::Directory(op.clone()));
-            *carried = Some(number);
-        }
         let mut items = Vec::new();
         self.choose(destination, room, &mut ops, &mut items);
-        if ops.is_empty() && (now < self.due() || time <= view.group_time()) {
+        if ops.is_empty() && (now < self.pace.due(self.undecided()) || time <= view.group_time()) {
+            self.pace.looked(now);
             return Ok(None);
         }
+        Ok(Some(self.made(number, now, Entry { time, ops }, items)))
+    }
+
+    fn made(&mut self, number: u64, now: Duration, entry: Entry, items: Vec<ItemKey>) -> Proposal {
         self.proposals = number;
         self.in_flight.insert(number, items);
-        self.pace.made(now, time);
-        Ok(Some(Proposal { number, entry: Entry { time, ops } }))
+        self.pace.made(now, entry.time);
+        Proposal { number, entry }
+    }
+
+    /// The directory to put in force, carried by proposal `number` from here on. One at a time: the next is judged and
+    /// proposed when this one is in force.
+    fn next_directory<V: View>(&mut self, view: &V, in_force: &Directory, number: u64) -> Option<DirectoryOp> {
+        if self.directories.values().any(|offered| offered.carried.is_some()) {
+            return None;
+        }
+        while let Some(mut first) = self.directories.first_entry() {
+            match first.get().check(view, in_force) {
+                Ok(()) => {
+                    first.get_mut().carried = Some(number);
+                    return Some(first.get().op());
+                }
+                Err(why) => {
+                    let (version, offered) = first.remove_entry();
+                    self.refused.insert(version, (offered.op(), why));
+                }
+            }
+        }
+        None
     }
 
     /// Takes what an entry did, whoever proposed it; in the order of the log.
     pub fn applied(&mut self, changes: &Changes) {
-        if !changes.directories_refused.is_empty() {
-            self.directories.retain(|_, (_, carried)| carried.is_none());
+        if let Some(why) = changes.directories_refused.first() {
+            for (version, offered) in self.directories.extract_if(.., |_, offered| offered.carried.is_some()) {
+                self.refused.insert(version, (offered.op(), why.clone()));
+            }
         }
         for row in &changes.rows {
             let transaction = (row.sender.clone(), row.transaction);
@@ -286,8 +361,8 @@ impl Tally {
                 self.queue.set(&item, State::Fresh);
             }
         }
-        for (_, carried) in self.directories.values_mut().filter(|(_, carried)| *carried == Some(number)) {
-            *carried = None;
+        for offered in self.directories.values_mut().filter(|offered| offered.carried == Some(number)) {
+            offered.carried = None;
         }
     }
 

@@ -12,12 +12,17 @@ const FIRST_STEP: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_secs(1);
 /// And this often when nothing is.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long to rest after looking in vain: time that is due and cannot move, for want of a quorum's clocks, is not looked at
+/// without end.
+const REST: Duration = Duration::from_millis(100);
 
 /// The leader's last entry.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
     /// When it was made, by the leader's monotonic clock, and its time; `None` in a new term.
     last: Option<(Duration, Time)>,
+    /// When there was nothing to propose, since the last entry.
+    looked: Option<Duration>,
 }
 
 impl Pace {
@@ -41,9 +46,20 @@ impl Pace {
         self.last.map_or(Duration::ZERO, |(at, _)| at.saturating_add(if undecided { BUSY } else { IDLE }))
     }
 
+    /// When to look again after looking in vain, by the leader's monotonic clock.
+    pub(super) fn rest(&self) -> Duration {
+        self.looked.map_or(Duration::ZERO, |at| at.saturating_add(REST))
+    }
+
+    /// The leader looked and had nothing to propose.
+    pub(super) fn looked(&mut self, now: Duration) {
+        self.looked = Some(now);
+    }
+
     /// The leader made an entry.
     pub(super) fn made(&mut self, now: Duration, time: Time) {
         self.last = Some((now, time));
+        self.looked = None;
     }
 }
 
