@@ -270,6 +270,46 @@ async fn a_full_disk_refuses_what_is_new_and_finishes_what_it_took() {
 }
 
 #[tokio::test]
+async fn no_offset_passes_a_note_that_a_full_disk_refused() {
+    let disk = CrashDisk::new();
+    let store = founded(&disk).await;
+    let at = Address { partition: 3, offset: 41 };
+    let row = DeferredRow { since: NOW, reason: DeferReason::Stalled };
+    let refusal = || Mutation::Refuse { digest: Digest([7; 32]), notice: Bytes::from_static(b"signed") };
+    let mark = Mark { offset: 42, previous: Some((41, Identity::of(b"key", b"value"))) };
+    let advance = || store.write(vec![Mutation::SetOffset { partition: 3, mark }]);
+    let full = |result| assert!(matches!(result, Err(StoreError::DiskFull { .. })), "{result:?}");
+    disk.set_free(1000);
+    advance().await.unwrap();
+    full(store.write(vec![Mutation::Defer { at, row }]).await);
+    full(store.write(vec![refusal()]).await);
+    full(advance().await);
+    // Free space alone notes nothing.
+    disk.set_free(u64::MAX);
+    full(advance().await);
+    store.write(vec![Mutation::Defer { at, row }]).await.unwrap();
+    full(advance().await);
+    store.write(vec![refusal()]).await.unwrap();
+    advance().await.unwrap();
+    // What is done with meanwhile needs no note.
+    disk.set_free(1000);
+    full(store.write(vec![Mutation::Defer { at, row }]).await);
+    store.write(vec![Mutation::Undefer(at), Mutation::SetOffset { partition: 3, mark }]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_folders_of_a_new_store_survive_a_power_cut() {
+    let disk = CrashDisk::new();
+    let store = open(&disk);
+    let incarnation = store.incarnation();
+    assert_eq!(open(&disk.crash()).incarnation(), incarnation, "the database is there, in a folder that is there");
+    let new = parcel(&store, 1, &[LARGE], None);
+    let digest = new.manifest.digest;
+    store.stage(new).await.unwrap();
+    open(&disk.crash()).snapshot().unwrap().scrub(&digest, 0).unwrap();
+}
+
+#[tokio::test]
 async fn a_damaged_log_refuses_to_start() {
     let disk = CrashDisk::new();
     let store = open(&disk);

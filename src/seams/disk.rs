@@ -17,8 +17,27 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file; one that is not there is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Creates a folder and its parents, for their owner alone; one that is there is no error.
-    fn create_folder(&self, path: &Path) -> io::Result<()>;
+    /// Creates one folder, for its owner alone: whether it is new. Its parent must be there. Durable only after
+    /// [`Disk::sync_folder`] of the parent.
+    fn make_folder(&self, path: &Path) -> io::Result<bool>;
+    /// Creates a folder and its parents, for their owner alone; one that is there is no error. What is new is durable: a
+    /// synced file in a folder whose own entry was lost would be lost with it.
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        let parent = match path.parent() {
+            // A name alone lies in the working folder.
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => path,
+        };
+        let new = match self.make_folder(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && parent != path => {
+                self.create_folder(parent)?;
+                self.make_folder(path)?
+            }
+            other => other?,
+        };
+        if new { self.sync_folder(parent) } else { Ok(()) }
+    }
     /// Makes the folder's entries durable.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// The files of a folder, sorted by name; none when there is no folder.
@@ -68,8 +87,12 @@ impl Disk for RealDisk {
         }
     }
 
-    fn create_folder(&self, path: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fn make_folder(&self, path: &Path) -> io::Result<bool> {
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => Ok(true),
+            Err(_) if path.is_dir() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {

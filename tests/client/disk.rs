@@ -77,8 +77,8 @@ impl Disk for HeldDisk {
         RealDisk.remove(path)
     }
 
-    fn create_folder(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_folder(path)
+    fn make_folder(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.make_folder(path)
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {

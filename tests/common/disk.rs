@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test file uses its part
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,13 @@ type Shared = Arc<Mutex<Content>>;
 struct State {
     now: BTreeMap<PathBuf, Shared>,
     durable: BTreeMap<PathBuf, Shared>,
+    folders: BTreeSet<PathBuf>,
+    durable_folders: BTreeSet<PathBuf>,
+}
+
+/// Whether a path's folders are all among these; the root always is.
+fn reachable(path: &Path, folders: &BTreeSet<PathBuf>) -> bool {
+    path.ancestors().skip(1).all(|folder| folder.parent().is_none() || folders.contains(folder))
 }
 
 /// The disk. Clones are the same disk.
@@ -46,18 +53,26 @@ impl CrashDisk {
     /// The disk as it is after a power cut at this moment: only what was synced. The old one goes on, as a process would
     /// that does not know yet.
     pub fn crash(&self) -> Self {
-        Self::from(&self.state.lock().unwrap().durable, |content| &content.durable)
+        let state = self.state.lock().unwrap();
+        Self::from(&state.durable, &state.durable_folders, |content| &content.durable)
     }
 
     /// The disk as it is after the process was killed at this moment: the system still writes all that it was given.
     pub fn killed(&self) -> Self {
-        Self::from(&self.state.lock().unwrap().now, |content| &content.now)
+        let state = self.state.lock().unwrap();
+        Self::from(&state.now, &state.folders, |content| &content.now)
     }
 
-    fn from(files: &BTreeMap<PathBuf, Shared>, left: impl Fn(&Content) -> &Vec<u8>) -> Self {
+    fn from(
+        files: &BTreeMap<PathBuf, Shared>,
+        folders: &BTreeSet<PathBuf>,
+        left: impl Fn(&Content) -> &Vec<u8>,
+    ) -> Self {
         let after = Self::new();
         let mut next = after.state.lock().unwrap();
-        for (path, content) in files {
+        next.folders = folders.iter().filter(|folder| reachable(folder, folders)).cloned().collect();
+        next.durable_folders = next.folders.clone();
+        for (path, content) in files.iter().filter(|(path, _)| reachable(path, folders)) {
             let bytes = left(&content.lock().unwrap()).clone();
             let content = Arc::new(Mutex::new(Content { now: bytes.clone(), durable: bytes, locked: false }));
             next.now.insert(path.clone(), content.clone());
@@ -111,6 +126,9 @@ impl Disk for CrashDisk {
         if state.now.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if !reachable(path, &state.folders) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let content = Shared::default();
         state.now.insert(path.to_owned(), content.clone());
         Ok(self.file(content))
@@ -134,8 +152,15 @@ impl Disk for CrashDisk {
         Ok(())
     }
 
-    fn create_folder(&self, _: &Path) -> io::Result<()> {
-        Ok(())
+    fn make_folder(&self, path: &Path) -> io::Result<bool> {
+        let mut state = self.state.lock().unwrap();
+        if path.parent().is_none() {
+            return Ok(false);
+        }
+        if !reachable(path, &state.folders) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(state.folders.insert(path.to_owned()))
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -152,6 +177,8 @@ impl Disk for CrashDisk {
             .map(|(path, content)| (path.clone(), content.clone()))
             .collect();
         state.durable.extend(entries);
+        let folders: Vec<_> = state.folders.iter().filter(|path| path.parent() == Some(folder)).cloned().collect();
+        state.durable_folders.extend(folders);
         Ok(())
     }
 

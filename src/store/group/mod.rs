@@ -33,7 +33,7 @@ use crate::seams::{Seams, WorkLost};
 use rows::Place;
 use state::{Head, Parsed, get_fixed, get_meta, name, put_meta};
 use tables::Tables;
-use writer::{Job, OnCommit, Writer};
+use writer::{Job, OnCommit, Owing, Writer};
 
 /// Page cache of one group's database. Everything big is a file, so a small cache serves.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -128,6 +128,7 @@ impl GroupStore {
             progress: progress_sender,
             fatal: fatal_sender,
             obsolete: Vec::new(),
+            owing: Owing::default(),
             clock: seams.clock.clone(),
             on_commit: on_commit.clone(),
         };
@@ -209,8 +210,8 @@ impl GroupStore {
 
     /// Makes mutations in their order and at once, and answers when they are as durable as they promise.
     ///
-    /// Errors: [`StoreError::DiskFull`] when they take something new in and the disk is nearly full (nothing changed);
-    /// [`StoreError::Stopped`].
+    /// Errors: [`StoreError::DiskFull`] when they take something new in and the disk is nearly full, or advance an offset
+    /// while notes and refusals that were refused so are still to be written (nothing changed); [`StoreError::Stopped`].
     pub async fn write(&self, mutations: Vec<Mutation>) -> Result<(), StoreError> {
         let (done, answer) = answer();
         self.submit(mutations, done);

@@ -5,6 +5,7 @@
 //! becomes durable with the next durable commit, never before the log that it follows from, because both go through this
 //! queue in order. After the first error it stops for good.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ pub enum Mutation {
     /// Forgets a staged parcel's undecided transactions. Durable.
     Withdraw(Digest),
     /// Advances a collection offset. Not durable by itself: behind is safe, and it never becomes durable before what was
-    /// staged ahead of it.
+    /// staged ahead of it. Refused while something that a full disk refused to note is owed: it would pass that (R16).
     SetOffset {
         /// Which partition.
         partition: i32,
@@ -125,6 +126,23 @@ impl Mutation {
     /// Whether it takes in something new, which a disk that is nearly full refuses.
     fn admits(&self) -> bool {
         matches!(self, Self::KeepBody { .. } | Self::Defer { .. } | Self::Refuse { .. })
+    }
+}
+
+/// What stands for records that an offset passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Owed {
+    Note(Address),
+    Refusal(Digest),
+}
+
+impl Owed {
+    fn by(mutation: &Mutation) -> Option<Self> {
+        match mutation {
+            Mutation::Defer { at, .. } | Mutation::Undefer(at) => Some(Self::Note(*at)),
+            Mutation::Refuse { digest, .. } => Some(Self::Refusal(*digest)),
+            _ => None,
+        }
     }
 }
 
@@ -187,6 +205,10 @@ enum Answer {
     Apply(Vec<Applied>, Done<Vec<Applied>>),
 }
 
+/// What a full disk refused to note and nobody has noted since: until then no offset moves.
+#[derive(Debug, Default)]
+pub(super) struct Owing(BTreeSet<Owed>);
+
 /// The writer's own state.
 pub(super) struct Writer {
     pub database: Arc<Database>,
@@ -197,6 +219,7 @@ pub(super) struct Writer {
     pub progress: watch::Sender<Progress>,
     pub fatal: watch::Sender<Option<Arc<str>>>,
     pub obsolete: Obsolete,
+    pub owing: Owing,
     pub clock: Arc<dyn Clock>,
     pub on_commit: Arc<OnceLock<OnCommit>>,
 }
@@ -212,7 +235,8 @@ impl Writer {
             {
                 batch.push(job);
             }
-            if let Err(error) = self.commit(self.admit(batch)) {
+            let batch = self.admit(batch);
+            if let Err(error) = self.commit(batch) {
                 let cause: Arc<str> = error.to_string().into();
                 tracing::error!(%cause, "the store stops: the node must be restarted");
                 self.fatal.send_replace(Some(cause.clone()));
@@ -225,21 +249,41 @@ impl Writer {
         told.0 = None;
     }
 
-    /// Sends back what a nearly full disk must not take in.
-    fn admit(&self, batch: Vec<Job>) -> Vec<Job> {
-        if !batch.iter().any(Job::admits) {
+    /// Sends back what a nearly full disk must not take in, and offsets that would pass what was sent back.
+    fn admit(&mut self, batch: Vec<Job>) -> Vec<Job> {
+        if self.owing.0.is_empty() && !batch.iter().any(Job::admits) {
             return batch;
         }
         // A file system that cannot say is no reason to refuse: the write itself will tell.
         let free = self.bodies.free().unwrap_or(u64::MAX);
-        if free >= RESERVED_BYTES {
+        let full = free < RESERVED_BYTES;
+        if self.owing.0.is_empty() && !full {
             return batch;
         }
-        let (refused, taken): (Vec<_>, Vec<_>) = batch.into_iter().partition(Job::admits);
-        for job in refused {
-            job.fail(StoreError::DiskFull { free, needed: RESERVED_BYTES });
+        let mut taken = Vec::with_capacity(batch.len());
+        for job in batch {
+            if self.refuses(&job, full) {
+                job.fail(StoreError::DiskFull { free, needed: RESERVED_BYTES });
+            } else {
+                taken.push(job);
+            }
         }
         taken
+    }
+
+    fn refuses(&mut self, job: &Job, full: bool) -> bool {
+        let refused = full && job.admits();
+        let Job::Write(mutations, _) = job else { return refused };
+        for mutation in mutations {
+            match Owed::by(mutation) {
+                Some(owed) if refused && mutation.admits() => self.owing.0.insert(owed),
+                // Noted now, or done with meanwhile.
+                Some(owed) => self.owing.0.remove(&owed),
+                None => false,
+            };
+        }
+        let passes = mutations.iter().any(|mutation| matches!(mutation, Mutation::SetOffset { .. }));
+        refused || (passes && !self.owing.0.is_empty())
     }
 
     fn commit(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {

@@ -75,7 +75,6 @@ impl Store {
     pub fn disk(disk: Arc<dyn Disk>, root: &Path) -> io::Result<Arc<Self>> {
         let folder = root.join("parcels");
         disk.create_folder(&folder)?;
-        disk.sync_folder(root)?;
         Ok(Arc::new(Self::Disk { disk, root: root.to_owned(), folder }))
     }
 
