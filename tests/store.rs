@@ -6,6 +6,7 @@ mod disk;
 #[path = "common/ledger.rs"]
 mod ledger;
 
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -267,6 +268,45 @@ async fn a_full_disk_refuses_what_is_new_and_finishes_what_it_took() {
     apply(&store, 2, commit(&manifest, NOW)).await;
     disk.set_free(u64::MAX);
     store.stage(parcel(&store, 2, &[10], None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn large_bodies_leave_the_reserve_alone() {
+    let disk = CrashDisk::new();
+    let store = founded(&disk).await;
+    let before = disk.files();
+    let full = |error: StoreError| assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+    // It was written while there was room, and is refused: the file goes with it.
+    let new = parcel(&store, 1, &[LARGE], None);
+    disk.set_free(1000);
+    full(store.stage(new).await.unwrap_err());
+    assert_eq!(disk.files(), before);
+    // No file is begun, and one that was begun is not finished.
+    full(store.body_writer().push(&body(1, LARGE)).unwrap_err());
+    disk.set_free(u64::MAX);
+    let mut writer = store.body_writer();
+    writer.push(&body(1, LARGE)).unwrap();
+    disk.set_free(1000);
+    let ends = (0..64).find_map(|_| writer.push(&body(1, LARGE)).err());
+    full(ends.expect("it does not go on for ever"));
+    drop(writer);
+    assert_eq!(disk.files(), before);
+    disk.set_free(u64::MAX);
+    store.stage(parcel(&store, 1, &[LARGE], None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_gets_no_file_is_lost_alone() {
+    let disk = CrashDisk::new();
+    let store = founded(&disk).await;
+    disk.refuse_bodies(Some(ErrorKind::StorageFull));
+    let error = store.body_writer().push(&body(1, LARGE)).unwrap_err();
+    assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+    disk.refuse_bodies(Some(ErrorKind::PermissionDenied));
+    let error = store.body_writer().push(&body(1, LARGE)).unwrap_err();
+    assert!(matches!(error, StoreError::Unwritten { .. }) && error.retryable(), "{error}");
+    disk.refuse_bodies(None);
+    store.stage(parcel(&store, 1, &[LARGE], None)).await.unwrap();
 }
 
 #[tokio::test]

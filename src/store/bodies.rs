@@ -2,6 +2,7 @@
 //!
 //! Owns one folder. Must not know which transactions the bodies belong to, nor open what is sealed in them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,6 +16,14 @@ use crate::core::wire::label;
 use crate::seams::{Disk, DiskFile};
 
 const TEMPORARY: &str = "tmp";
+
+/// Bytes that must stay free before anything new is taken in, so that what was taken can be finished: the log, fates,
+/// offsets.
+pub const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// After so many bytes of a body the free space is looked at again. What all bodies that are written at once may take
+/// between two looks is a small part of the reserve.
+const LOOK_EVERY: u64 = 2 * 1024 * 1024;
 
 /// The folder of a group's large bodies. Cheap to clone. All calls block.
 #[derive(Clone)]
@@ -96,8 +105,8 @@ impl Bodies {
         for (index, body) in bodies {
             if let Some((temporary, number)) = &body.temporary {
                 let path = self.path(digest, *index, *number);
-                self.disk.rename(temporary, &path).map_err(StoreError::failed("naming a body"))?;
-                body.named = Some(*number);
+                self.disk.rename(temporary, &path).map_err(|error| self.unwritten("naming a body", &error))?;
+                body.named = Some((path, *number));
                 body.temporary = None;
                 renamed = true;
             }
@@ -132,6 +141,24 @@ impl Bodies {
         Ok(())
     }
 
+    /// What a body's file could not be made or written for. The disk holds nothing that depends on it: only this body is
+    /// lost, and can come again.
+    fn unwritten(&self, doing: &'static str, error: &io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                StoreError::DiskFull { free: self.free().unwrap_or(0), needed: RESERVED_BYTES }
+            }
+            _ => StoreError::Unwritten { doing, cause: error.to_string() },
+        }
+    }
+
+    /// Errors: [`StoreError::DiskFull`] below the reserve.
+    fn look(&self) -> Result<(), StoreError> {
+        // A file system that cannot say is no reason to refuse: the write itself will tell.
+        let free = self.free().unwrap_or(u64::MAX);
+        if free < RESERVED_BYTES { Err(StoreError::DiskFull { free, needed: RESERVED_BYTES }) } else { Ok(()) }
+    }
+
     /// Bytes still free where the bodies lie.
     pub fn free(&self) -> Result<u64, StoreError> {
         self.disk.free(&self.folder).map_err(StoreError::failed("asking for free space"))
@@ -154,7 +181,8 @@ pub struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// The next bytes. Errors: the disk's; the body is lost then.
+    /// The next bytes. Errors: [`StoreError::DiskFull`] once less than [`RESERVED_BYTES`] are free, and
+    /// [`StoreError::Unwritten`]; the body is lost then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.hasher.update(bytes);
         let small = self.file.is_none() && self.small.len() + bytes.len() <= limits::SMALL_BODY_BYTES;
@@ -166,14 +194,20 @@ impl BodyWriter {
         if self.file.is_none() {
             let number = self.bodies.next.fetch_add(1, Ordering::Relaxed);
             let path = self.bodies.folder.join(format!("{number}.{TEMPORARY}"));
-            let file = self.bodies.disk.create_new(&path).map_err(StoreError::failed("creating a body"))?;
+            self.bodies.look()?;
+            let unwritten = |error| self.bodies.unwritten("creating a body", &error);
+            let file = self.bodies.disk.create_new(&path).map_err(unwritten)?;
             let (_, _, file) = self.file.insert((path, number, file));
-            file.write_at(&self.small, 0).map_err(StoreError::failed("writing a body"))?;
+            file.write_at(&self.small, 0).map_err(|error| self.bodies.unwritten("writing a body", &error))?;
             self.small = Vec::new();
             self.room = Room::default();
         }
         if let Some((_, _, file)) = &self.file {
-            file.write_at(bytes, self.length).map_err(StoreError::failed("writing a body"))?;
+            let after = self.length + bytes.len() as u64;
+            if self.length / LOOK_EVERY != after / LOOK_EVERY {
+                self.bodies.look()?;
+            }
+            file.write_at(bytes, self.length).map_err(|error| self.bodies.unwritten("writing a body", &error))?;
         }
         self.length += bytes.len() as u64;
         Ok(())
@@ -216,7 +250,7 @@ impl Drop for BodyWriter {
     }
 }
 
-/// A whole body, durable if it is a file. Dropped before it has its name, it leaves nothing.
+/// A whole body, durable if it is a file. Dropped before a row names it, it leaves nothing.
 pub struct FinishedBody {
     disk: Arc<dyn Disk>,
     /// Its length in bytes.
@@ -227,7 +261,7 @@ pub struct FinishedBody {
     /// Of the bytes in memory, for as long as they wait for their row.
     _room: Room,
     temporary: Option<(PathBuf, u64)>,
-    named: Option<u64>,
+    named: Option<(PathBuf, u64)>,
 }
 
 impl FinishedBody {
@@ -236,15 +270,15 @@ impl FinishedBody {
         self.inline.as_ref()
     }
 
-    /// The number of its file, once it has its name.
-    pub(crate) fn number(&self) -> Option<u64> {
-        self.named
+    /// The number of its file, once it has its name, for the row that names it from now on.
+    pub(crate) fn hand_over(&mut self) -> Option<u64> {
+        self.named.take().map(|(_, number)| number)
     }
 }
 
 impl Drop for FinishedBody {
     fn drop(&mut self) {
-        if let Some((path, _)) = self.temporary.take() {
+        for (path, _) in self.temporary.take().into_iter().chain(self.named.take()) {
             // As above.
             let _ = self.disk.remove(&path);
         }

@@ -27,6 +27,14 @@ pub enum StoreError {
         /// What the system said.
         cause: String,
     },
+    /// A large body's file could not be made or written; the body is lost and can come again. The store goes on.
+    #[error("{doing}: {cause}: see to the folder of bodies, its permissions and the limits of the process")]
+    Unwritten {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        cause: String,
+    },
     /// Too little space is left to take anything new in: free some; what the node has already taken goes on.
     #[error("the disk is full: {free} bytes are free, {needed} are needed; free some space")]
     DiskFull {
@@ -56,7 +64,7 @@ impl StoreError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Open(error) => error.retryable(),
-            Self::DiskFull { .. } => true,
+            Self::DiskFull { .. } | Self::Unwritten { .. } => true,
             _ => false,
         }
     }

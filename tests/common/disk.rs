@@ -40,6 +40,8 @@ pub struct CrashDisk {
     pub syncs: Arc<AtomicU64>,
     free: Arc<AtomicU64>,
     failing: Arc<AtomicU64>,
+    /// Why bodies get no file.
+    no_bodies: Arc<Mutex<Option<io::ErrorKind>>>,
 }
 
 impl CrashDisk {
@@ -92,6 +94,11 @@ impl CrashDisk {
         self.failing.store(1, Ordering::SeqCst);
     }
 
+    /// Lets no file be made for a body from now on, or again.
+    pub fn refuse_bodies(&self, kind: Option<io::ErrorKind>) {
+        *self.no_bodies.lock().unwrap() = kind;
+    }
+
     /// Flips one bit of a file, as a bad sector would.
     pub fn flip(&self, path: &Path, at: usize) {
         let state = self.state.lock().unwrap();
@@ -122,6 +129,11 @@ impl CrashDisk {
 
 impl Disk for CrashDisk {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        if path.parent().is_some_and(|folder| folder.ends_with("bodies"))
+            && let Some(kind) = *self.no_bodies.lock().unwrap()
+        {
+            return Err(kind.into());
+        }
         let mut state = self.state.lock().unwrap();
         if state.now.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -22,9 +22,10 @@ use tokio::sync::{oneshot, watch};
 pub use rows::{AlarmRow, Counts, DeferredRow, SeenRow, StagedRow};
 pub use snapshot::{Body, Snapshot};
 pub use staging::{ItemStanding, NewBody, NewParcel, Settled};
-pub use writer::{ApplyEntry, Done, Mutation, RESERVED_BYTES};
+pub use writer::{ApplyEntry, Done, Mutation};
 
 use super::StoreError;
+pub use super::bodies::RESERVED_BYTES;
 use super::bodies::{Bodies, BodyWriter};
 use super::database;
 use crate::core::decide::Changes;
@@ -225,7 +226,7 @@ impl GroupStore {
 
     /// Stages a parcel durably: its rows and bodies, or nothing. Says how each of its items stands.
     ///
-    /// Errors: as for [`GroupStore::write`], and the disk's when a body cannot get its name.
+    /// Errors: as for [`GroupStore::write`]; [`StoreError::Unwritten`] when a body cannot get its name, and what syncing says.
     pub async fn stage(&self, parcel: NewParcel) -> Result<Vec<(u32, ItemStanding)>, StoreError> {
         let bodies = self.0.bodies.clone();
         let place = move |mut parcel: NewParcel| {

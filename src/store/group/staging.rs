@@ -136,10 +136,9 @@ impl<'a, 't> Staging<'a, 't> {
                 left += 1;
             }
             if let Some(body) = body {
+                // One that is not kept takes its file with it.
                 if keep {
                     self.keep(&manifest.digest, body)?;
-                } else if let Some(number) = body.body.number() {
-                    self.obsolete.push((manifest.digest, body.index, number));
                 }
             }
             if let ItemStanding::Decided(row) = &standing {
@@ -170,19 +169,14 @@ impl<'a, 't> Staging<'a, 't> {
                 self.found(&row)?;
                 Ok(true)
             }
-            _ => {
-                if let Some(number) = body.body.number() {
-                    self.obsolete.push((*digest, body.index, number));
-                }
-                Ok(false)
-            }
+            _ => Ok(false),
         }
     }
 
-    fn keep(&mut self, digest: &Digest, new: NewBody) -> Result<(), StoreError> {
+    fn keep(&mut self, digest: &Digest, mut new: NewBody) -> Result<(), StoreError> {
         self.drop_body(digest, new.index)?;
-        let place = match (new.body.inline(), new.body.number()) {
-            (Some(bytes), _) => Place::Inline(bytes.clone()),
+        let place = match (new.body.inline().cloned(), new.body.hand_over()) {
+            (Some(bytes), _) => Place::Inline(bytes),
             (None, Some(number)) => Place::File(number),
             (None, None) => {
                 return Err(StoreError::Failed { doing: "staging a body", cause: "it has no name yet".to_owned() });

@@ -23,14 +23,10 @@ use crate::core::gather::{Address, Mark};
 use crate::core::id::{Digest, NodeName, SenderName, TransactionId};
 use crate::seams::Clock;
 use crate::store::StoreError;
-use crate::store::bodies::Bodies;
+use crate::store::bodies::{Bodies, RESERVED_BYTES};
 
 /// Most jobs of one commit: bounds how long the first of them waits.
 const JOBS_PER_COMMIT: usize = 512;
-
-/// Bytes that must stay free before anything new is taken in, so that what was taken can be finished: the log, fates,
-/// offsets.
-pub const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// One change of the store.
 #[derive(Debug)]
