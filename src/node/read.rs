@@ -2,11 +2,12 @@
 //!
 //! Owns the messages of one transaction. Must not decide who may read.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
 use super::group::GroupContext;
@@ -16,6 +17,7 @@ use crate::core::id::Ticket;
 use crate::core::seal::custody::StorageKey;
 use crate::core::seal::transaction::PrivateHeader;
 use crate::core::seal::{BodyEvent, BodyOpener};
+use crate::rpc::access::PeerIdentity;
 use crate::rpc::proto;
 use crate::rpc::proto::read_response::Part;
 use crate::store::group::Body;
@@ -29,18 +31,30 @@ const PART_BYTES: usize = 256 * 1024;
 const STALL: Duration = Duration::from_secs(60);
 /// Transactions that are opened at once by all readers of a node; the others wait.
 const OPENINGS: usize = 64;
+/// And by one of them: one that takes its messages slowly holds up itself.
+const OPENINGS_OF_ONE: usize = 8;
 
 /// Where messages of a read go.
 pub type Give = mpsc::Sender<Result<proto::ReadResponse, Status>>;
 
 /// Opens for all readers of a node. Cheap to clone.
 #[derive(Clone)]
-pub struct Openings(Arc<Semaphore>);
+pub struct Openings {
+    all: Arc<Semaphore>,
+    /// By reader; grows with the directory's.
+    of_one: Arc<Mutex<BTreeMap<PeerIdentity, Arc<Semaphore>>>>,
+}
 
 impl Default for Openings {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(OPENINGS)))
+        Self { all: Arc::new(Semaphore::new(OPENINGS)), of_one: Arc::default() }
     }
+}
+
+/// A reader's turn to have a transaction opened, until it is dropped.
+struct Turn {
+    _of_one: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// What of a transaction is wanted.
@@ -58,23 +72,31 @@ pub fn message(part: Part) -> proto::ReadResponse {
 }
 
 impl Openings {
-    /// Opens a held transaction and gives its messages: start, data, end. Errors: when the reader is gone or stalls, and
+    /// Waits for a reader's turn: first among its own, so that what it makes wait takes nothing from others.
+    async fn turn(&self, who: &PeerIdentity) -> Result<Turn, AcquireError> {
+        let own = {
+            let mut of_one = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
+            of_one.entry(who.clone()).or_insert_with(|| Arc::new(Semaphore::new(OPENINGS_OF_ONE))).clone()
+        };
+        Ok(Turn { _of_one: own.acquire_owned().await?, _of_all: self.all.clone().acquire_owned().await? })
+    }
+
+    /// Opens a held transaction for a reader and gives its messages: start, data, end. Errors: when the reader is gone or stalls, and
     /// what is wrong here with the body; the stream is to end with it.
     pub async fn open(
         &self,
+        who: &PeerIdentity,
         context: &Arc<GroupContext>,
-        row: Row,
-        body: Body,
+        (row, body): (Row, Body),
         wanted: Wanted,
         give: &Give,
         method: &'static str,
     ) -> Result<(), Status> {
-        let closed = |_| Status::unavailable("this node is stopping");
-        let permit = self.0.clone().acquire_owned().await.map_err(closed)?;
+        let turn = self.turn(who).await.map_err(|_| Status::unavailable("this node is stopping"))?;
         let (job_context, give) = (context.clone(), give.clone());
         let runtime = tokio::runtime::Handle::current();
         let outcome = context.seams.work.run(move || {
-            let _permit = permit;
+            let _turn = turn;
             let clock = job_context.seams.clock.clone();
             let send = |part: Part| {
                 // A job of its own thread may wait; a reader that is slow holds up nobody else.
@@ -193,5 +215,27 @@ fn start(context: &GroupContext, row: &Row, header: &PrivateHeader, wanted: Want
         payload_tag: Bytes::copy_from_slice(&row.payload_tag.0),
         offset: wanted.offset,
         group: Bytes::copy_from_slice(&context.tag.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_takes_its_time_holds_up_itself_alone() {
+        let reader = |number: usize| PeerIdentity::Reader(format!("reader-{number}").parse().expect("a name"));
+        let openings = Openings::default();
+        let mut turns = Vec::new();
+        for _ in 0..OPENINGS_OF_ONE {
+            turns.push(openings.turn(&reader(0)).now_or_never().expect("it is free").expect("open"));
+        }
+        assert!(openings.turn(&reader(0)).now_or_never().is_none(), "its own are all in use");
+        let other = openings.turn(&reader(1)).now_or_never();
+        assert!(other.is_some_and(|turn| turn.is_ok()), "and those of others are not");
+        turns.pop();
+        assert!(openings.turn(&reader(0)).now_or_never().is_some());
     }
 }

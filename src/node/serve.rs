@@ -92,9 +92,10 @@ impl ReaderService {
         }
     }
 
-    /// Gives one committed row, which is held.
+    /// Gives a reader one committed row, which is held.
     async fn give(
         &self,
+        who: &PeerIdentity,
         served: &Served,
         row: Row,
         wanted: Wanted,
@@ -108,7 +109,7 @@ impl ReaderService {
                 row.transaction
             )));
         };
-        self.0.openings.open(&served.context, row, body, wanted, give, method).await
+        self.0.openings.open(who, &served.context, (row, body), wanted, give, method).await
     }
 
     async fn subscription(
@@ -137,7 +138,7 @@ impl ReaderService {
                 for row in rows {
                     self.may_still(&who, destination)?;
                     if row.is_committed() {
-                        self.give(&served, row, wanted, give, "Subscribe").await?;
+                        self.give(&who, &served, row, wanted, give, "Subscribe").await?;
                     }
                 }
                 after = last;
@@ -271,7 +272,7 @@ impl ReaderService {
         }
         self.may_still(who, &served.context.destination)?;
         let wanted = Wanted { metadata_only: request.metadata_only, offset: request.offset };
-        self.give(&served, row, wanted, give, "Get").await
+        self.give(who, &served, row, wanted, give, "Get").await
     }
 
     async fn by_key(
@@ -307,7 +308,7 @@ impl ReaderService {
                 after = row.position;
                 given = true;
                 self.may_still(who, &served.context.destination)?;
-                self.give(served, row, wanted, give, "GetByKey").await?;
+                self.give(who, served, row, wanted, give, "GetByKey").await?;
             }
             if !request.history || count < PAGE {
                 break;
