@@ -6,7 +6,10 @@
 mod shop;
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use sealcast::core::id::{Position, Rejection, Suite, Time};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::rpc::proto::{self, read_response::Part};
-use sealcast::seams::{Clock, SystemClock};
+use sealcast::seams::{Clock, Disk, DiskFile, RealDisk, Seams, SystemClock};
 use sealcast::transport::adversary::{AdversaryOptions, Mood};
 use sealcast::transport::{AnyTransport, Domain, Record, Topic, Transport};
 use shop::{LIMIT, NODES, Shop, committed, name};
@@ -185,7 +188,7 @@ async fn a_body_that_never_reached_a_node_is_fetched_from_the_others() {
     shop.shut().await;
 }
 
-/// The machine's clocks, with a wall clock that can be put forward.
+/// The machine's clocks; time can be made to pass, and the wall clock be put back at once.
 struct Ahead {
     clock: SystemClock,
     by: Mutex<Duration>,
@@ -193,11 +196,12 @@ struct Ahead {
 
 impl Clock for Ahead {
     fn now(&self) -> Time {
-        self.clock.now().after(*self.by.lock().unwrap())
+        let back = if self.by.lock().unwrap().is_zero() { 0 } else { 60_000 };
+        Time(self.clock.now().0 - back)
     }
 
     fn monotonic(&self) -> Duration {
-        self.clock.monotonic()
+        self.clock.monotonic() + *self.by.lock().unwrap()
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -333,5 +337,74 @@ async fn a_node_tells_how_it_does_and_what_it_measured() {
         }
     };
     tokio::time::timeout(LIMIT, measured).await.expect("all of it is measured");
+    shop.shut().await;
+}
+
+/// The machine's disk, with so many bytes free as it is told.
+struct Filled(AtomicU64);
+
+impl Disk for Filled {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.create_new(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.make_folder(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_folder(path)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        RealDisk.list(folder)
+    }
+
+    fn free(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_was_full_goes_on_by_itself_once_it_has_room() {
+    let mut shop = Shop::open().await;
+    let disk = Arc::new(Filled(AtomicU64::new(u64::MAX)));
+    shop.start("a").await;
+    shop.start("b").await;
+    shop.start_on("c", shop.transport.clone(), Seams { disk: disk.clone(), ..shop.seams.clone() }).await;
+    shop.ready().await;
+    let alarmed = async |shop: &Shop, wanted: bool| {
+        let waiting = async {
+            loop {
+                let alarms = shop.status("c", "orders").await.alarms;
+                if alarms.iter().any(|alarm| alarm.name == "notes-not-kept") == wanted {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, waiting).await.expect("the alarm follows the disk");
+    };
+    disk.0.store(1000, Ordering::SeqCst);
+    let header = shop.header(b"no room for it on c");
+    shop.send(&header, b"no room for it on c").await;
+    committed(&shop.receipts(&header, 2).await);
+    alarmed(&shop, true).await;
+    disk.0.store(u64::MAX, Ordering::SeqCst);
+    alarmed(&shop, false).await;
+    committed(&shop.receipts(&header, 3).await);
+    shop.agree().await;
     shop.shut().await;
 }

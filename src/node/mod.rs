@@ -8,6 +8,39 @@
 //! - [`peer`] answers other nodes, [`serve`] answers readers; [`status`] and [`alarms`] say how the node does.
 //! - [`group`] is what all of these share for one destination; [`run`] starts and ends a node.
 //!
+//! Who tells whom, for one destination (`run` makes these channels and tasks):
+//!
+//! ```text
+//! segments topic -> readers -> collect <-> stage     what arrives
+//!                     |          |  ^        |
+//!                  answer     report |     store     what is here
+//!                     |          |   |
+//!                     |        desk -+-> raft        what is decided
+//!                     |              |     |
+//!                     |              '-- hold <-> fetch
+//!                     '-> receipts <-------'
+//!                            '-> notices topic
+//! ```
+//!
+//! | from | to | what | when it finds no room |
+//! |---|---|---|---|
+//! | readers | collect | records as the gate saw them | they wait, and so does the partition |
+//! | readers | answer | queries of senders | dropped: they ask again |
+//! | collect | stage | stripes in order; stage answers with what came of the parcel | collect takes nothing more in |
+//! | collect | report | parcels that are durable here | collect waits; every second all of them are read from the store |
+//! | report | desk | what is staged, clock, held prefix; over gRPC when another node leads | said again within a second |
+//! | desk | raft | entries, while this node leads | proposed again |
+//! | raft | hold | what applying an entry did | |
+//! | hold | collect | parcels that need no gathering any more | hold waits |
+//! | hold | desk | what was decided | |
+//! | collect, stage | hold | what was sent again though it has its fate | |
+//! | hold, answer | receipts | statements to sign and publish | |
+//! | collect | receipts | refusals and *missing* notices | dropped: said again when asked |
+//! | hold | all | the directory in force, group time (watched) | |
+//! | store | all | progress: applied, held prefix (watched) | |
+//!
+//! The store's rows are what all agree on: a part that is behind, or was told nothing, finds it there.
+//!
 //! Must not make a fate (that is `core::decide`), nor know redb, openraft or Kafka.
 
 pub mod alarms;

@@ -58,7 +58,9 @@ enum Fault {
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::DiskFull { .. } => Self::Deferred(DeferReason::Local, error.to_string()),
+            StoreError::DiskFull { .. } | StoreError::Unwritten { .. } => {
+                Self::Deferred(DeferReason::Local, error.to_string())
+            }
             error => Self::Fatal(error),
         }
     }
@@ -127,14 +129,15 @@ impl Stage {
         self.waiting_bytes
     }
 
-    /// Takes the next stripe of a parcel; stripes of one parcel come in their order.
-    pub fn deliver(&mut self, delivery: Delivery) {
+    /// Takes the next stripe of a parcel; stripes of one parcel come in their order. `first`: when its first segment came, by
+    /// the wall clock, if that is known.
+    pub fn deliver(&mut self, delivery: Delivery, first: Option<Time>) {
         let key = delivery.parcel;
         self.waiting_bytes += delivery.sealed.len();
         if !self.lanes.contains_key(&key) {
             self.generation += 1;
             // What was sealed before this start may have come to an earlier one.
-            let first = delivery.since.filter(|_| delivery.header.core.parcel.time() >= self.started);
+            let first = first.filter(|_| delivery.header.core.parcel.time() >= self.started);
             let opening = Box::new(Opening::new(&self.context, self.storage.clone(), &delivery.header.core, first));
             let lane = Lane { generation: self.generation, opening: Some(opening), waiting: VecDeque::new() };
             self.lanes.insert(key, lane);

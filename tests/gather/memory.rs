@@ -74,3 +74,26 @@ fn deferred_addresses_are_bounded_and_the_newest_go() {
     assert_eq!(node.reassembler.overflowed() as usize, node.passed.len());
     assert_eq!(node.notes.len(), 5);
 }
+
+#[test]
+fn parcels_that_are_opened_in_part_are_counted_and_bounded() {
+    let caps = Caps { sender_bytes: 640_000, total_bytes: 1_280_000, deferred: 10_000 };
+    let mut node = Node::new(caps);
+    // First stripes only: each of them keeps something open outside the reassembler.
+    for number in 0..200 {
+        let (_, _, stripes) = parcel(number, 48 * 2);
+        node.send_stripe(&stripes[0]);
+        assert!(node.reassembler.held_bytes() <= caps.sender_bytes + caps.sender_bytes / 64);
+    }
+    assert!(node.assembling.len() <= 64, "{} half-opened", node.assembling.len());
+    // They come out all the same.
+    for number in 0..200 {
+        let (_, _, stripes) = parcel(number, 48 * 2);
+        node.send_stripe(&stripes[1]);
+    }
+    for _ in 0..1000 {
+        node.wait(Duration::from_secs(1));
+    }
+    assert_eq!(node.staged.len(), 200);
+    node.assert_clean();
+}

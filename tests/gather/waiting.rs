@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sealcast::core::directory::KeyState;
-use sealcast::core::gather::{Caps, Cursor, DeferReason, REPEATED_AFTER, STALLED_AFTER};
+use sealcast::core::gather::{Address, Caps, Cursor, DeferReason, LET_GO_AFTER, Mark, REPEATED_AFTER, STALLED_AFTER};
 use sealcast::core::id::{Suite, Time};
 
 use crate::gathering::*;
@@ -156,5 +156,119 @@ fn the_first_segments_time_of_a_parcel_that_was_put_off_is_not_known() {
     assert_eq!(node.reassembler.open_parcels(), 0);
     node.send_stripe(&stripes[0]);
     assert_eq!(node.since[&key_of(&core)], None);
+    node.assert_clean();
+}
+
+#[test]
+fn after_the_directorys_grace_nothing_new_is_admitted_until_another_is_in_force() {
+    let mut ending = draft();
+    ending.valid_until = Time(NOW.0 + 1000);
+    ending.grace = Duration::from_millis(500);
+    let ending = Arc::new(sign(&ending));
+    let mut node = Node::new(Caps::default());
+    node.gate.set_directory(ending.clone());
+    let actions = node.reassembler.set_directory(ending, node.now);
+    node.act(actions);
+    let (begun, _, begun_stripes) = parcel(1, 48 * 2);
+    node.send_stripe(&begun_stripes[0]);
+    node.set_group_time(Time(NOW.0 + 1500));
+    let (last, _, stripes) = parcel(2, 48);
+    node.send_stripe(&stripes[0]);
+    assert!(node.staged.contains_key(&key_of(&last)), "the grace runs");
+    node.set_group_time(Time(NOW.0 + 1501));
+    let (new, _, stripes) = parcel(3, 48);
+    node.send_stripe(&stripes[0]);
+    assert_eq!(node.reassembler.deferred_by_reason(), [(DeferReason::DirectoryEnded, 5)].into());
+    node.send_stripe(&begun_stripes[1]);
+    assert!(node.staged.contains_key(&key_of(&begun)), "what was begun is finished");
+    let directory = Arc::new(directory());
+    node.gate.set_directory(directory.clone());
+    let actions = node.reassembler.set_directory(directory, node.now);
+    node.act(actions);
+    assert!(node.staged.contains_key(&key_of(&new)));
+    node.assert_clean();
+}
+
+#[test]
+fn old_addresses_of_a_partition_made_anew_pass_nothing_that_lies_there_now() {
+    let mut node = Node::new(Caps::default());
+    let (core, sealed, stripes) = parcel(1, 48 * 3);
+    node.send_stripe(&stripes[0]);
+    node.send(&stripes[2].segments[0].record);
+    // Another one is noted, in the same partition.
+    let (other, _, other_stripes) = parcel(2, 48);
+    node.send(&other_stripes[0].segments[0].record);
+    node.wait(STALLED_AFTER);
+    assert_eq!(node.notes.len(), 7);
+    node.send(&stripes[2].segments[1].record);
+    // The topic is made anew: other records have the old offsets.
+    node.log[0].clear();
+    node.cursors[0].restart(0);
+    let actions = node.reassembler.partition_restarted(0, node.now);
+    node.act(actions);
+    assert!(node.notes.is_empty(), "{:?}", node.notes);
+    let (third, third_sealed, third_stripes) = parcel(3, 48 * 2);
+    node.send_stripe(&third_stripes[0]);
+    node.passed.clear();
+    for stripe in &stripes[1..] {
+        for segment in &stripe.segments {
+            node.append(1, &segment.record);
+            node.collect(1);
+        }
+    }
+    assert_eq!(node.staged[&key_of(&core)].1, sealed, "what was handed out stays so");
+    assert!(node.passed.iter().all(|at| at.partition == 1), "{:?}", node.passed);
+    assert_eq!(node.cursors[0].mark(), Mark::default());
+    // A crash now loses nothing of the third; and it goes on.
+    node.send_stripe(&third_stripes[1]);
+    assert_eq!(node.staged[&key_of(&third)].1, third_sealed);
+    node.send_stripe(&other_stripes[0]);
+    assert!(node.staged.contains_key(&key_of(&other)));
+    node.assert_clean();
+}
+
+#[test]
+fn a_stripe_that_is_half_there_when_its_partition_is_made_anew_is_gathered_from_what_is_read_then() {
+    let mut node = Node::new(Caps::default());
+    let (core, sealed, stripes) = parcel(1, 48);
+    node.send(&stripes[0].segments[0].record);
+    node.send(&stripes[0].segments[1].record);
+    node.log[0].clear();
+    node.cursors[0].restart(0);
+    let actions = node.reassembler.partition_restarted(0, node.now);
+    node.act(actions);
+    assert_eq!((node.reassembler.held_bytes(), node.reassembler.open_parcels()), (0, 0));
+    node.send_stripe(&stripes[0]);
+    assert_eq!(node.staged[&key_of(&core)].1, sealed);
+    assert!(node.passed.contains(&Address { partition: 0, offset: 4 }));
+    node.assert_clean();
+}
+
+#[test]
+fn a_parcel_that_is_opened_in_part_and_stands_still_is_let_go_of_and_gathered_again() {
+    let mut node = Node::new(Caps::default());
+    let (core, sealed, stripes) = parcel(1, 48 * 3);
+    let key = key_of(&core);
+    node.send_stripe(&stripes[0]);
+    node.send(&stripes[1].segments[0].record);
+    node.wait(STALLED_AFTER);
+    assert!(node.assembling.contains_key(&key), "a short pause costs nothing");
+    // Its own records, read again, do not count as moving on.
+    node.wait(LET_GO_AFTER - STALLED_AFTER);
+    assert!(!node.assembling.contains_key(&key), "what was opened of it is dropped");
+    assert_eq!((node.reassembler.open_parcels(), node.reassembler.held_bytes()), (0, 0));
+    assert_eq!((node.notes.len(), node.reassembler.deferred()), (6, 6));
+    // By and by it is read again, more and more rarely: it cannot keep a node reading.
+    let (mut now, mut rereads) = (0, node.rereads);
+    for _ in 0..4000 {
+        node.wait(Duration::from_secs(1));
+        now += 1;
+    }
+    rereads = node.rereads - rereads;
+    assert!((6..=120).contains(&rereads), "{rereads} in {now} s");
+    // What is new of it brings all of it back at once.
+    node.send_stripe(&stripes[2]);
+    node.send_stripe(&stripes[1]);
+    assert_eq!(node.staged[&key].1, sealed);
     node.assert_clean();
 }

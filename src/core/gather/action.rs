@@ -64,7 +64,7 @@ pub struct Delivery {
     pub digest: Digest,
     /// The sealed bytes, without padding.
     pub sealed: Bytes,
-    /// When the parcel's first segment came, by the `now` of its call; `None` when that is not known, because something of
+    /// When the parcel's first segment came, by the `now` of its call, which is no wall clock; `None` when that is not known, because something of
     /// the parcel had come before and was put off.
     pub since: Option<Time>,
 }

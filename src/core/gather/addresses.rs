@@ -44,6 +44,13 @@ impl Addresses {
         true
     }
 
+    /// Takes out all of a partition, and gives them.
+    pub fn remove_partition(&mut self, partition: i32) -> Self {
+        let of = |(number, _): &(i32, i64)| *number == partition;
+        let last_by_start = self.last_by_start.extract_if(.., |start, _| of(start)).collect();
+        Self { last_by_start }
+    }
+
     fn run_at_or_before(&self, at: Address) -> Option<(i64, i64)> {
         let (&(partition, start), &last) = self.last_by_start.range(..=(at.partition, at.offset)).next_back()?;
         (partition == at.partition).then_some((start, last))

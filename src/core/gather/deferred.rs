@@ -10,8 +10,12 @@ use super::reason::DeferReason;
 use super::{Address, ParcelKey};
 use crate::core::id::{Time, VerifyingKeyBytes};
 
-/// Every deferred record is read again after this long, whatever else happens.
+/// Every deferred record is read again after this long, whatever else happens; those of a parcel that was opened
+/// in part and let go of wait twice as long each time, up to [`READ_AGAIN_AT_MOST`].
 pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// The longest that a deferred record waits to be read again.
+pub const READ_AGAIN_AT_MOST: Duration = Duration::from_secs(3600);
 
 /// One deferred record.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +29,15 @@ pub(super) struct Entry {
     pub cost: usize,
     /// Whether it was read again and deferred again: then only time or freed memory calls for it.
     pub tried: bool,
+    /// How often its parcel was let go of, opened in part, because it stood still.
+    pub stalls: u8,
+}
+
+impl Entry {
+    fn again(&self, now: Time) -> Time {
+        let doublings = if self.reason == DeferReason::Stalled { self.stalls.saturating_sub(1).min(6) } else { 0 };
+        now.after(READ_AGAIN_AFTER.saturating_mul(1 << doublings).min(READ_AGAIN_AT_MOST))
+    }
 }
 
 #[derive(Debug)]
@@ -60,7 +73,7 @@ impl Book {
             return false;
         }
         *count += 1;
-        let again = now.after(READ_AGAIN_AFTER);
+        let again = entry.again(now);
         if let Some((parcel, stripe)) = entry.of {
             self.by_parcel.insert((parcel, stripe, at));
             if entry.reason.is_memory() {
@@ -78,7 +91,7 @@ impl Book {
         *self.count_by_sender.entry(None).or_default() += 1;
         let again = Time(0);
         self.by_time.insert((again, at));
-        let entry = Entry { reason, sender: None, of: None, cost: 0, tried: false };
+        let entry = Entry { reason, sender: None, of: None, cost: 0, tried: false, stalls: 0 };
         self.kept_by_address.insert(at, Kept { entry, again, reading: false });
     }
 
@@ -116,11 +129,21 @@ impl Book {
         of
     }
 
+    /// Takes out all of a partition.
+    pub fn remove_partition(&mut self, partition: i32) -> Vec<Address> {
+        let all = Address { partition, offset: i64::MIN }..=Address { partition, offset: i64::MAX };
+        let of: Vec<_> = self.kept_by_address.range(all).map(|(&at, _)| at).collect();
+        for at in &of {
+            self.remove(*at);
+        }
+        of
+    }
+
     /// Marks a record as being read again; if nothing comes of it, it is due after the usual time.
     fn read(&mut self, at: Address, now: Time) {
         if let Some(kept) = self.kept_by_address.get_mut(&at) {
             self.by_time.remove(&(kept.again, at));
-            kept.again = now.after(READ_AGAIN_AFTER);
+            kept.again = kept.entry.again(now);
             kept.reading = true;
             if let Some((parcel, stripe)) = kept.entry.of {
                 self.waiting_for_memory.remove(&(parcel, stripe, at));

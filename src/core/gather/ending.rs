@@ -17,6 +17,11 @@ use crate::core::limits;
 /// A parcel of which nothing came for this long is asked for, and waits outside memory.
 pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 
+/// A parcel that is opened in part and has not moved on for this long is let go of: what was opened is dropped, and its
+/// records are read again when anything new of it comes, or by and by. Long enough that what was put off for want of memory
+/// is tried some times before.
+pub const LET_GO_AFTER: Duration = Duration::from_secs(600);
+
 /// The sender is asked again for the same parcel after this long.
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -113,8 +118,9 @@ impl Reassembler {
     pub(super) fn drop_parcel(&mut self, key: &ParcelKey, reason: DeferReason, now: Time, actions: &mut Vec<Action>) {
         let Some(parcel) = self.remove(key) else { return };
         let (of, cost) = (Some((*key, 0)), parcel.segment_cost());
+        let stalls = parcel.stalls;
         for at in parcel.addresses.iter().chain(parcel.noted.iter()) {
-            let entry = Entry { reason, sender: Some(key.sender), of, cost, tried: false };
+            let entry = Entry { reason, sender: Some(key.sender), of, cost, tried: false, stalls };
             self.defer(at, entry, now, actions);
         }
     }
@@ -139,6 +145,7 @@ impl Reassembler {
         self.directory = directory;
         let mut actions = self.lifted(DeferReason::UnknownSender, now);
         actions.extend(self.lifted(DeferReason::KeyMissing, now));
+        actions.extend(self.lifted(DeferReason::DirectoryEnded, now));
         actions
     }
 
@@ -164,11 +171,64 @@ impl Reassembler {
         actions
     }
 
+    /// A partition is not the one that was read (R17): what its offsets stood for is forgotten, so that no parcel's end
+    /// passes, and no note names, what lies there now. The driver has set its cursor back; [`Action::Pass`] removes notes.
+    /// What was handed out stays so; what is still there is read again.
+    pub fn partition_restarted(&mut self, partition: i32, now: Time) -> Vec<Action> {
+        let mut gone: Addresses = self.book.remove_partition(partition).into_iter().collect();
+        let keys: Vec<ParcelKey> = self.parcels.keys().copied().collect();
+        for key in keys {
+            let Some(parcel) = self.parcels.get_mut(&key) else { continue };
+            gone.extend(&parcel.addresses.remove_partition(partition));
+            gone.extend(&parcel.noted.remove_partition(partition));
+            let refused = parcel.refused.is_some();
+            for ((stripe, digest), slot) in &mut parcel.slots {
+                for held in slot.held.values_mut().filter(|held| held.at.is_some_and(|at| at.partition == partition)) {
+                    held.at = None;
+                }
+                if slot.recovering {
+                    continue;
+                }
+                for (_, held) in slot.held.extract_if(.., |_, held| held.at.is_none()) {
+                    self.admission.give_back(&key.sender, held.cost);
+                }
+                if slot.held.is_empty() {
+                    self.evictable.remove(&(key, *stripe, *digest));
+                }
+            }
+            parcel.slots.retain(|_, slot| refused || slot.recovering || !slot.held.is_empty());
+            self.settle(&key);
+        }
+        let mut actions = Vec::new();
+        if !gone.is_empty() {
+            actions.push(Action::Pass(gone));
+        }
+        self.reread_for_memory(now, &mut actions);
+        actions
+    }
+
     /// What time alone calls for; to be called about every second. Records deferred for [`super::deferred::READ_AGAIN_AFTER`]
     /// are read again. Parcels of which nothing came for [`STALLED_AFTER`] are asked for, leave memory, and have their
-    /// addresses noted, so that no cursor waits for them.
+    /// addresses noted, so that no cursor waits for them; those that have not moved on for [`LET_GO_AFTER`] are let go of.
     pub fn due(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
+        let let_go: Vec<ParcelKey> = self
+            .parcels
+            .iter()
+            .filter(|(_, parcel)| parcel.is_half_opened() && now.since(parcel.moved) >= LET_GO_AFTER)
+            .filter(|(_, parcel)| parcel.can_be_dropped())
+            .map(|(key, _)| *key)
+            .collect();
+        for key in let_go {
+            actions.push(Action::Abandon { parcel: key, because: Some(DeferReason::Stalled) });
+            let deferred = self.book.remove_parcel(&key);
+            if let Some(parcel) = self.parcels.get_mut(&key) {
+                parcel.stalls = parcel.stalls.saturating_add(1);
+                parcel.noted.extend(&deferred.into_iter().collect());
+            }
+            self.drop_parcel(&key, DeferReason::Stalled, now, &mut actions);
+            self.admission.end_turn(&key.sender);
+        }
         let stalled: Vec<ParcelKey> = self
             .parcels
             .iter()

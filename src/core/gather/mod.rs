@@ -23,7 +23,7 @@ pub use action::{Action, Delivery, Equivocation, Missing, RecoverJob, Recovered,
 pub use addresses::Addresses;
 pub use admission::Caps;
 pub use cursor::{Cursor, Gap, Identity, Mark};
-pub use ending::{ASK_AGAIN_AFTER, REPEATED_AFTER, STALLED_AFTER};
+pub use ending::{ASK_AGAIN_AFTER, LET_GO_AFTER, REPEATED_AFTER, STALLED_AFTER};
 pub use gate::{Gate, Skip};
 pub use reason::DeferReason;
 pub use reassembler::Reassembler;

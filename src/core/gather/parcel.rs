@@ -19,6 +19,14 @@ const RUN_BYTES: usize = 32;
 /// What a held segment costs beside its record, in bytes: its header is kept parsed.
 const SEGMENT_BYTES: usize = 512;
 
+/// What the half-opened bytes of a parcel cost, in bytes: buffers, the window of a decompression, an open file. At most a
+/// [`LANES`]th of what one sender may hold.
+const LANE_BYTES: usize = 256 * 1024;
+/// So many parcels of one sender can be half-opened at least, whatever its cap.
+const LANES: usize = 64;
+/// Below this cap of one sender they count nothing: there may be no more room than for one stripe.
+const COUNTED_FROM: usize = 512 * 1024;
+
 /// The most that taking this segment can cost, in bytes.
 pub(super) fn cost_at_most(segment: &VerifiedSegment) -> usize {
     PARCEL_BYTES + SLOT_BYTES + 2 * RUN_BYTES + segment_cost(segment)
@@ -36,7 +44,8 @@ pub(super) type StripeKey = (ParcelKey, u32, Digest);
 #[derive(Debug)]
 pub(super) struct Held {
     pub segment: VerifiedSegment,
-    pub at: Address,
+    /// Where it lies; `None` when its partition is another by now.
+    pub at: Option<Address>,
     pub cost: usize,
 }
 
@@ -91,6 +100,10 @@ pub(super) struct Parcel {
     pub since: Option<Time>,
     /// When something last helped it on.
     pub touched: Time,
+    /// When it last moved on: a stripe was handed out, or a segment came that was not read before.
+    pub moved: Time,
+    /// How often it was let go of, opened in part, because it stood still.
+    pub stalls: u8,
     /// When the sender was last asked for what is missing.
     pub asked: Option<Time>,
     /// What admission counts for it beside held segments.
@@ -108,6 +121,8 @@ impl Parcel {
             refused: None,
             since,
             touched: now,
+            moved: now,
+            stalls: 0,
             asked: None,
             charged: 0,
         }
@@ -173,9 +188,17 @@ impl Parcel {
             .partition(|digest| self.slots.get(&(next, *digest)).is_some_and(|slot| self.follows(&slot.header)))
     }
 
-    /// What it costs beside held segments, in bytes.
-    pub fn overhead(&self) -> usize {
-        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * (self.addresses.run_count() + self.noted.run_count())
+    /// What it costs beside held segments, in bytes, where one sender may hold so many.
+    pub fn overhead(&self, sender_bytes: usize) -> usize {
+        let counted = self.is_half_opened() && sender_bytes >= COUNTED_FROM;
+        let lane = if counted { LANE_BYTES.min(sender_bytes / LANES) } else { 0 };
+        let runs = self.addresses.run_count() + self.noted.run_count();
+        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * runs + lane
+    }
+
+    /// Whether stripes were handed out and more are to come: the driver keeps what it opened.
+    pub fn is_half_opened(&self) -> bool {
+        self.refused.is_none() && self.tip.as_ref().is_some_and(|tip| !tip.header.last)
     }
 
     /// About what each of its segments costs when it is gathered again, in bytes.

@@ -21,6 +21,8 @@ closed_list! {
         Stalled = 7 "stalled",
         /// 8: a fault of this node: disk, codec, shutdown.
         Local = 8 "local",
+        /// 9: the directory in force has ended, and its grace too: nothing new is admitted until another is in force.
+        DirectoryEnded = 9 "directory-ended",
     }
 }
 

@@ -18,14 +18,14 @@ use super::gate::Skip;
 use super::parcel::{Held, Parcel, Place, Slot, StripeKey, Tip, cost_at_most, segment_cost};
 use super::reason::DeferReason;
 use super::{Address, ParcelKey};
-use crate::core::directory::{Directory, KeyState};
+use crate::core::directory::{Directory, KeyState, Validity};
 use crate::core::id::{DestinationTag, Digest, RefusalReason, Time};
 use crate::core::limits;
 use crate::core::split::header::{Core, StripeHeader};
 use crate::core::split::segment::VerifiedSegment;
 
-/// Gathers the parcels of one destination. Pure: segments and time come in, actions go out. `now` is the node's own clock
-/// and only measures waiting; fates follow group time.
+/// Gathers the parcels of one destination. Pure: segments and time come in, actions go out. `now` only measures waiting:
+/// it is a time that never goes back, from any beginning; fates follow group time.
 #[derive(Debug)]
 pub struct Reassembler {
     pub(super) directory: Arc<Directory>,
@@ -73,7 +73,7 @@ impl Reassembler {
             None => actions.push(Action::Pass(at.into())),
             // An unverified sender's name is only a claim, so all of them share one bound.
             Some(reason) => {
-                self.defer(at, Entry { reason, sender: None, of: None, cost: 0, tried }, now, &mut actions);
+                self.defer(at, Entry { reason, sender: None, of: None, cost: 0, tried, stalls: 0 }, now, &mut actions);
             }
         }
         actions
@@ -82,7 +82,8 @@ impl Reassembler {
     /// Takes a verified segment.
     pub fn receive(&mut self, segment: VerifiedSegment, at: Address, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        let tried = self.book.remove(at).is_some();
+        let before = self.book.remove(at);
+        let (tried, stalls) = (before.is_some(), before.map_or(0, |entry| entry.stalls));
         let key = ParcelKey::of(&segment.header().core);
         let expiry = segment.header().core.expiry;
         if let Some(ended) = self.ended.get_mut(&key) {
@@ -99,7 +100,7 @@ impl Reassembler {
         }
         let stripe = segment.header().stripe;
         let cost = cost_at_most(&segment);
-        let entry = |reason| Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried };
+        let entry = |reason| Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried, stalls };
         let known = self.parcels.get(&key);
         let refused = match known {
             Some(parcel) => parcel.refused,
@@ -130,9 +131,13 @@ impl Reassembler {
         let parcel = self.parcels.entry(key).or_insert_with(|| Parcel::new(expiry, now, since));
         self.open_by_expiry.insert((expiry, key));
         parcel.refused = refused;
+        parcel.stalls = parcel.stalls.max(stalls);
         parcel.addresses.insert(at);
         if let Place::New { contradicts } = place {
             parcel.touched = now;
+            if !tried {
+                parcel.moved = now;
+            }
             if let Some(first) = contradicts {
                 actions.push(Action::Equivocation(Equivocation { parcel: key, stripe, first, second: digest }));
             }
@@ -144,7 +149,7 @@ impl Reassembler {
             if refused.is_none() {
                 let cost = segment_cost(&segment);
                 self.admission.take(&key.sender, cost);
-                slot.held.insert(segment.index(), Held { segment, at, cost });
+                slot.held.insert(segment.index(), Held { segment, at: Some(at), cost });
                 self.evictable.insert((key, stripe, digest));
             }
         }
@@ -155,6 +160,9 @@ impl Reassembler {
 
     /// Whether the directory in force lets this parcel in, whatever its sealed bytes (R22).
     fn judge(&self, core: &Core) -> Result<(), Judgement> {
+        if self.directory.validity(self.group_time) == Validity::GraceEnded {
+            return Err(Judgement::Deferred(DeferReason::DirectoryEnded));
+        }
         let missing = Judgement::Deferred(DeferReason::KeyMissing);
         let (Some(entry), Some(destination)) =
             (self.directory.destination_by_tag(&self.tag), core.destination(&self.tag))
@@ -209,7 +217,7 @@ impl Reassembler {
             self.parcels.remove(key);
             return;
         }
-        let overhead = parcel.overhead();
+        let overhead = parcel.overhead(self.admission.caps().sender_bytes);
         if overhead > parcel.charged {
             self.admission.take(&key.sender, overhead - parcel.charged);
         } else {
@@ -287,7 +295,7 @@ impl Reassembler {
             Some(slot) if slot.recovering => slot.recovering = false,
             _ => return actions,
         }
-        parcel.touched = now;
+        (parcel.touched, parcel.moved) = (now, now);
         match result {
             Ok(sealed) => {
                 let since = parcel.since;

@@ -133,14 +133,18 @@ impl Reassembler {
         let Some(parcel) = self.parcels.get_mut(&key) else { return };
         let Some(slot) = parcel.slots.remove(&(stripe, digest)) else { return };
         let mut dropped = Vec::with_capacity(slot.held.len());
+        let stalls = parcel.stalls;
         for held in slot.held.into_values() {
-            parcel.addresses.remove(held.at);
-            parcel.noted.remove(held.at);
             self.admission.give_back(&key.sender, held.cost);
-            dropped.push((held.at, cost_at_most(&held.segment)));
+            if let Some(at) = held.at {
+                parcel.addresses.remove(at);
+                parcel.noted.remove(at);
+                dropped.push((at, cost_at_most(&held.segment)));
+            }
         }
         for (at, cost) in dropped {
-            let entry = Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried: false };
+            let of = Some((key, stripe));
+            let entry = Entry { reason, sender: Some(key.sender), of, cost, tried: false, stalls };
             self.defer(at, entry, now, actions);
         }
         self.settle(&key);

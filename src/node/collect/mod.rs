@@ -2,26 +2,43 @@
 //! order; what passes moves the collection offsets (R16, R17).
 //!
 //! Owns the reassembler, the cursors and the stage. Must not make a fate, nor look into sealed bytes.
+//!
+//! Of every record that was read, exactly one of these holds, and a cursor stands before the first of the first kind:
+//!
+//! | where its address is | its bytes | the store's note | its cursor | until |
+//! |---|---|---|---|---|
+//! | `Parcel::addresses` | in memory, or handed to the stage | none | waits | the parcel ends, or is put off |
+//! | `Parcel::noted` | handed to the stage | there | passed | the same |
+//! | the reassembler's book | dropped | there | passed | it is read again |
+//! | nowhere | staged, decided, refused, expired or no segment | none | passed | for ever |
+//!
+//! So after a crash all that is not staged is read again: from the cursor's mark, or because of its note. `Defer` moves down
+//! from the first line and `Pass` to the last; both go to the store in order, with the refusals, and an offset behind
+//! them ([`notes`]). A note that is there without need costs one reading; one that is missing would lose a record.
 
+mod arrival;
+mod notes;
 mod reader;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use self::reader::{Arrival, Checked, Source};
+use self::notes::{Learned, Note, Notes};
+use self::reader::{Arrival, Source};
 use super::NodeError;
 use super::group::{GroupContext, Repeat, Staged};
 use super::stage::{Message, Stage, StageEvent};
 use crate::core::gather::{
-    Action, Address, Cursor, Equivocation, Gate, Missing, ParcelKey, Reassembler, RecoverJob, Recovered, Refused, Skip,
+    Action, Address, Cursor, DeferReason, Equivocation, Gate, Missing, ParcelKey, Reassembler, RecoverJob, Recovered,
+    Refused,
 };
 use crate::core::id::{SenderName, Time};
 use crate::core::receipt::{Missing as MissingNotice, NoticeRecord, Refusal};
-use crate::store::group::{DeferredRow, Mutation};
+use crate::seams::Clock;
+use crate::store::group::DeferredRow;
 use crate::telemetry::{logs, names};
 use crate::transport::{Topic, Transport};
 
@@ -39,6 +56,11 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Ticks without a sight of the topic before that is an alarm: a transport needs a moment to look around.
 const UNSEEN_TICKS: u32 = 10;
+
+/// The alarm of parcels that this node cannot stage; cleared when none failed for [`STAGING_WORKS`].
+const STAGING_ALARM: &str = "staging-fails";
+/// Longer than a deferred parcel waits for its next try.
+const STAGING_WORKS: Duration = Duration::from_secs(150);
 
 /// Refusals that are kept at hand, to be said again.
 const REFUSED: usize = 1024;
@@ -71,11 +93,48 @@ struct Collector {
     /// What those take that are being recovered.
     recovering_bytes: usize,
     recovered: mpsc::UnboundedSender<(usize, Recovered)>,
-    mutations: Vec<Mutation>,
+    notes: Notes,
+    /// When a parcel last could not be staged for a fault of this node; at first, when it started.
+    failed: Time,
     /// Ticks for which the topic was not seen.
     unseen: u32,
-    /// Set once a note could not be kept: offsets then stay where they are until the node starts again.
-    frozen: Arc<AtomicBool>,
+    /// How often a partition was another than the one that was read. What was asked to be read again before that is not
+    /// taken: its addresses may name other records now.
+    gaps: u64,
+}
+
+/// When something happens.
+#[derive(Clone, Copy)]
+struct Now {
+    /// For waiting: it never goes back.
+    waiting: Time,
+    /// For what is written down and compared with other clocks.
+    wall: Time,
+}
+
+impl Now {
+    fn of(clock: &dyn Clock) -> Self {
+        let waiting = u64::try_from(clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        Self { waiting: Time(waiting), wall: clock.now() }
+    }
+
+    /// The wall's time at an earlier moment of waiting, whatever became of the wall clock since.
+    fn wall_at(&self, earlier: Time) -> Time {
+        let ago = u64::try_from(self.waiting.since(earlier).as_millis()).unwrap_or(u64::MAX);
+        Time(self.wall.0.saturating_sub(ago))
+    }
+}
+
+/// What the collector waits for.
+enum Event {
+    Noted(notes::Answer),
+    Stage(Message),
+    Recovered(usize, Recovered),
+    Ended(ParcelKey, Time),
+    Directory,
+    GroupTime,
+    Tick,
+    Arrival(Arrival),
 }
 
 /// Collects until the context's `stop`. `ended` tells of parcels that need no gathering any more; `staged` is told of
@@ -83,11 +142,13 @@ struct Collector {
 ///
 /// Errors: what the store says; the node must stop then.
 pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sender<Staged>) -> Result<(), NodeError> {
+    let clock = Arc::clone(&context.seams.clock);
     let (arrivals, mut arrived) = mpsc::channel(ARRIVALS);
     let (recovered, mut recoveries) = mpsc::unbounded_channel();
     let (stage, mut stage_messages) = Stage::new(Arc::clone(&context));
     let (mut in_force, mut group_time) = (context.in_force.clone(), context.group_time.clone());
     let directory = in_force.borrow_and_update().clone();
+    let (notes, mut answers) = Notes::new(context.store.clone(), context.alarms.clone());
     let source = Source {
         seams: context.seams.clone(),
         transport: Arc::clone(&context.transport),
@@ -110,54 +171,68 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         complete: VecDeque::new(),
         recovering_bytes: 0,
         recovered,
-        mutations: Vec::new(),
+        notes,
+        failed: Now::of(&*clock).waiting,
         unseen: 0,
-        frozen: Arc::new(AtomicBool::new(false)),
+        gaps: 0,
     };
     collector.restore()?;
     let stop = collector.context.stop.clone();
-    let clock = Arc::clone(&collector.context.seams.clock);
     let mut tick = clock.sleep(Duration::ZERO);
     loop {
-        let now = clock.now();
-        let actions = tokio::select! {
+        let event = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(message) = stage_messages.recv() => collector.staged(message, now).await?,
-            Some((bytes, result)) = recoveries.recv() => {
+            Some(answer) = answers.recv() => Event::Noted(answer),
+            Some(message) = stage_messages.recv() => Event::Stage(message),
+            Some((bytes, result)) = recoveries.recv() => Event::Recovered(bytes, result),
+            Some((key, expiry)) = ended.recv() => Event::Ended(key, expiry),
+            Ok(()) = in_force.changed() => Event::Directory,
+            Ok(()) = group_time.changed() => Event::GroupTime,
+            () = &mut tick => Event::Tick,
+            Some(arrival) = arrived.recv(), if collector.takes_in() => Event::Arrival(arrival),
+        };
+        // Read after the wait: nothing came before it.
+        let now = Now::of(&*clock);
+        let actions = match event {
+            Event::Noted(answer) => collector.noted(answer),
+            Event::Stage(message) => collector.staged(message, now).await?,
+            Event::Recovered(bytes, result) => {
                 collector.recovering_bytes -= bytes;
-                collector.reassembler.recovered(result, now)
+                collector.reassembler.recovered(result, now.waiting)
             }
-            Some((key, expiry)) = ended.recv() => {
+            Event::Ended(key, expiry) => {
                 collector.abandon(&key);
-                collector.reassembler.end(&key, expiry, now)
+                collector.reassembler.end(&key, expiry, now.waiting)
             }
-            Ok(()) = in_force.changed() => {
+            Event::Directory => {
                 let directory = in_force.borrow_and_update().clone();
                 let mut gate = collector.source.gate.write().unwrap_or_else(PoisonError::into_inner);
                 gate.set_directory(Arc::clone(&directory));
                 drop(gate);
-                collector.reassembler.set_directory(directory, now)
+                collector.reassembler.set_directory(directory, now.waiting)
             }
-            Ok(()) = group_time.changed() => {
+            Event::GroupTime => {
                 let group_time = *group_time.borrow_and_update();
-                collector.reassembler.set_group_time(group_time, now)
+                collector.reassembler.set_group_time(group_time, now.waiting)
             }
-            () = &mut tick => {
+            Event::Tick => {
                 tick = clock.sleep(TICK);
                 collector.tick(now)
             }
-            Some(arrival) = arrived.recv(), if collector.complete.is_empty() && collector.opening_lags_not() => {
-                collector.arrival(arrival, now)
-            }
+            Event::Arrival(arrival) => collector.arrival(arrival, now.waiting),
         };
         collector.carry_out(actions, now);
         collector.recover_next();
-        collector.write_down();
+        collector.notes.write_down();
     }
     collector.offsets(true);
-    let mutations = std::mem::take(&mut collector.mutations);
-    collector.context.store.write(mutations).await?;
+    let refusals = collector.notes.finish().await?;
+    // What became durable on the way, then what did with it.
+    while let Ok(answer) = answers.try_recv() {
+        collector.noted(answer);
+    }
+    collector.publish(refusals);
     Ok(())
 }
 
@@ -165,7 +240,7 @@ impl Collector {
     /// Takes up what the store knows from before.
     fn restore(&mut self) -> Result<(), NodeError> {
         let snapshot = self.context.store.snapshot()?;
-        let now = self.context.seams.clock.now();
+        let now = Now::of(&*self.context.seams.clock).waiting;
         let directory = self.context.in_force.borrow().clone();
         for row in snapshot.staged_after(None, usize::MAX)? {
             let manifest = &row.manifest;
@@ -216,8 +291,37 @@ impl Collector {
         }
     }
 
-    fn tick(&mut self, now: Time) -> Vec<Action> {
+    /// Whether more records are taken in now: what was taken in before goes first.
+    fn takes_in(&self) -> bool {
+        self.complete.is_empty() && self.opening_lags_not() && self.notes.has_room()
+    }
+
+    /// Takes the store's answer: only a refusal that is durable is published (R22).
+    fn noted(&mut self, answer: notes::Answer) -> Vec<Action> {
+        let Learned { refusals, offsets_lost } = self.notes.answered(answer);
+        self.publish(refusals);
+        if offsets_lost {
+            self.partitions.values_mut().for_each(|partition| partition.written = -1);
+        }
+        Vec::new()
+    }
+
+    fn publish(&mut self, refusals: Vec<(ParcelKey, NoticeRecord)>) {
+        for (parcel, notice) in refusals {
+            self.refused.insert(parcel, notice.clone());
+            while self.refused.len() > REFUSED {
+                self.refused.pop_first();
+            }
+            self.context.notices.publish(notice);
+        }
+    }
+
+    fn tick(&mut self, now: Now) -> Vec<Action> {
         self.start_readers();
+        self.notes.try_again();
+        if now.waiting.since(self.failed) >= STAGING_WORKS {
+            self.context.alarms.clear(STAGING_ALARM);
+        }
         self.offsets(false);
         let (mut lag, mut oldest) = (0, None::<Time>);
         for partition in self.partitions.values() {
@@ -229,85 +333,16 @@ impl Collector {
         }
         let meter = &self.context.meter;
         meter.set(names::COLLECT_LAG_RECORDS, lag as f64);
-        meter.set(names::COLLECT_LAG_SECONDS, oldest.map_or(0.0, |time| now.since(time).as_secs_f64()));
+        meter.set(names::COLLECT_LAG_SECONDS, oldest.map_or(0.0, |time| now.wall.since(time).as_secs_f64()));
         meter.set(names::GATHER_BYTES, self.reassembler.held_bytes() as f64);
         meter.set(names::GATHER_DEFERRED, self.reassembler.deferred() as f64);
         self.context.lag.send_replace(super::group::Lag {
             records: u64::try_from(lag).unwrap_or_default(),
-            age: oldest.map_or(Duration::ZERO, |time| now.since(time)),
+            age: oldest.map_or(Duration::ZERO, |time| now.wall.since(time)),
             gathering: self.reassembler.open_parcels() as u64,
             deferred: self.reassembler.deferred() as u64,
         });
-        self.reassembler.due(now)
-    }
-
-    fn arrival(&mut self, arrival: Arrival, now: Time) -> Vec<Action> {
-        let mut actions = Vec::new();
-        match arrival {
-            Arrival::Records { partition, records, next, end } => {
-                if let Some(state) = self.partitions.get_mut(&partition) {
-                    for record in &records {
-                        state.cursor.see(record.at.offset, record.identity);
-                    }
-                    state.cursor.read_to(next);
-                    state.end = end;
-                    state.seen = records.last().map_or(state.seen, |record| record.time);
-                }
-                for record in records {
-                    actions.extend(self.take(record, now));
-                }
-            }
-            Arrival::Again(records) => {
-                for record in records {
-                    actions.extend(self.take(record, now));
-                }
-            }
-            Arrival::Gone(addresses) => {
-                self.context.meter.count_as(names::GATHER_REFUSED, "reason", "gone");
-                for at in addresses {
-                    actions.extend(self.reassembler.take(Err(Skip::NotSegment), at, now));
-                }
-            }
-            // Their notes stay; the book reads them again when they are due.
-            Arrival::Unreached(addresses) => {
-                tracing::debug!(count = addresses.len(), "deferred records are out of reach")
-            }
-            Arrival::Gap { partition, gap, low } => {
-                let text = format!(
-                    "partition {partition} of {}: {gap}. Records may have been lost to this node before it read them; it \
-                     reads the partition again from offset {low}, and senders send again what has no fate",
-                    self.source.topic
-                );
-                tracing::error!(partition, %gap, low, "gap in the collected topic");
-                self.context.meter.count(names::COLLECT_GAPS, 1);
-                self.context.alarms.raise(&format!("gap-{partition}"), text);
-                if let Some(state) = self.partitions.get_mut(&partition) {
-                    state.cursor.restart(low);
-                    state.written = -1;
-                }
-            }
-            Arrival::Trouble { partition, cause } => {
-                let name = format!("partition-unreachable-{partition}");
-                match cause {
-                    Some(cause) => self.context.alarms.raise(&name, cause),
-                    None => self.context.alarms.clear(&name),
-                }
-            }
-        }
-        actions
-    }
-
-    fn take(&mut self, record: Checked, now: Time) -> Vec<Action> {
-        match &record.outcome {
-            Ok(_) => self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", "taken"),
-            Err(skip) => {
-                let outcome = if skip.retryable() { "deferred" } else { "refused" };
-                self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", outcome);
-                self.context.meter.count_as(names::GATHER_REFUSED, "reason", skip.word());
-                tracing::debug!(partition = record.at.partition, offset = record.at.offset, reason = %skip, "record skipped");
-            }
-        }
-        self.reassembler.take(record.outcome, record.at, now)
+        self.reassembler.due(now.waiting)
     }
 
     /// Drops what waits of a parcel, and what was opened of it.
@@ -343,14 +378,15 @@ impl Collector {
     }
 
     /// Carries actions out, in their order.
-    fn carry_out(&mut self, actions: Vec<Action>, now: Time) {
+    fn carry_out(&mut self, actions: Vec<Action>, now: Now) {
         for action in actions {
             match action {
                 Action::Recover(job) => self.complete.push_back(job),
                 Action::Deliver(delivery) => {
                     let _span = logs::parcel_span("collect", delivery.parcel.parcel).entered();
                     tracing::debug!(stripe = delivery.header.stripe, "a stripe is whole");
-                    self.stage.deliver(delivery);
+                    let first = delivery.since.map(|since| now.wall_at(since));
+                    self.stage.deliver(delivery, first);
                 }
                 Action::Refuse(refused) => self.refuse(&refused),
                 Action::Abandon { parcel, because } => {
@@ -359,20 +395,20 @@ impl Collector {
                     self.abandon(&parcel);
                 }
                 Action::Defer { addresses, reason } => {
-                    let row = DeferredRow { since: now, reason };
+                    let row = DeferredRow { since: now.wall, reason };
                     for at in addresses.iter() {
-                        self.mutations.push(Mutation::Defer { at, row });
+                        self.notes.push(Note::Defer(at, row));
                         self.pass(at);
                     }
                 }
                 Action::Pass(addresses) => {
                     for at in addresses.iter() {
-                        self.mutations.push(Mutation::Undefer(at));
+                        self.notes.push(Note::Undefer(at));
                         self.pass(at);
                     }
                 }
                 Action::Reread(addresses) => {
-                    tokio::spawn(self.source.clone().again(addresses));
+                    tokio::spawn(self.source.clone().again(addresses, self.gaps));
                 }
                 Action::Missing(missing) => self.ask(&missing),
                 // While the collector catches up, what it reads was not sent again: it comes late.
@@ -414,12 +450,7 @@ impl Collector {
         let Some(sender) = self.sender_of(parcel) else { return };
         let said = Refusal { sender, epoch: parcel.epoch, parcel: parcel.parcel, digest: *digest, reason: *reason };
         let notice = said.sign(self.context.keys.signing(), &self.context.node, self.context.tag, self.version());
-        self.mutations.push(Mutation::Refuse { digest: *digest, notice: notice.value.clone().into() });
-        self.refused.insert(*parcel, notice.clone());
-        while self.refused.len() > REFUSED {
-            self.refused.pop_first();
-        }
-        self.context.notices.publish(notice);
+        self.notes.push(Note::Refuse(*parcel, *digest, notice));
     }
 
     fn ask(&mut self, missing: &Missing) {
@@ -446,7 +477,7 @@ impl Collector {
         self.context.in_force.borrow().version
     }
 
-    async fn staged(&mut self, message: Message, now: Time) -> Result<Vec<Action>, NodeError> {
+    async fn staged(&mut self, message: Message, now: Now) -> Result<Vec<Action>, NodeError> {
         Ok(match self.stage.message(message) {
             StageEvent::Progress => Vec::new(),
             StageEvent::Staged { key, expiry, staged } => {
@@ -455,12 +486,17 @@ impl Collector {
                     .in_scope(|| tracing::debug!(digest = %staged.digest, "staged: durable here"));
                 // The reporter may be behind; the store knows the parcel, and the next full report names it.
                 let _ = self.staged.send(staged).await;
-                self.reassembler.end(&key, expiry, now)
+                self.reassembler.end(&key, expiry, now.waiting)
             }
-            StageEvent::Refused { key, reason } => self.reassembler.refuse(&key, reason, now),
+            StageEvent::Refused { key, reason } => self.reassembler.refuse(&key, reason, now.waiting),
             StageEvent::Deferred { key, reason, cause } => {
                 tracing::warn!(parcel = %key.parcel, reason = reason.word(), %cause, "parcel deferred");
-                self.reassembler.defer_parcel(&key, reason, now)
+                if reason == DeferReason::Local {
+                    self.failed = now.waiting;
+                    let text = format!("{cause}. Parcels are put off and tried again until it is mended");
+                    self.context.alarms.raise(STAGING_ALARM, text);
+                }
+                self.reassembler.defer_parcel(&key, reason, now.waiting)
             }
             StageEvent::Fatal(error) => return Err(error.into()),
         })
@@ -468,36 +504,15 @@ impl Collector {
 
     /// Notes the offsets that moved; the store makes them durable behind what they stand for.
     fn offsets(&mut self, all: bool) {
-        if self.frozen.load(Ordering::Acquire) {
+        if !self.notes.all_kept() {
             return;
         }
         for (&partition, state) in &mut self.partitions {
             let mark = state.cursor.mark();
             if mark.offset != state.written || (all && state.written < 0) {
                 state.written = mark.offset;
-                self.mutations.push(Mutation::SetOffset { partition, mark });
+                self.notes.push(Note::Offset(partition, mark));
             }
         }
-    }
-
-    /// Hands mutations to the store in their order. What stops the store stops the node (`GroupStore::failed`). When a full
-    /// disk leaves notes undone, no offset moves any more, so that a restart reads those records again.
-    fn write_down(&mut self) {
-        if self.mutations.is_empty() {
-            return;
-        }
-        let mutations = std::mem::take(&mut self.mutations);
-        let (alarms, frozen) = (self.context.alarms.clone(), Arc::clone(&self.frozen));
-        self.context.store.submit(
-            mutations,
-            Box::new(move |result| {
-                if let Err(error) = result {
-                    frozen.store(true, Ordering::Release);
-                    let mend =
-                        "free space on the node's disk, then restart the node: it reads again what it could not note";
-                    alarms.raise("notes-not-kept", format!("{error}; {mend}"));
-                }
-            }),
-        );
     }
 }

@@ -38,10 +38,10 @@ pub(super) struct Checked {
 pub(super) enum Arrival {
     /// New records of a partition, in order; `next` is the offset after them, `end` that of the partition.
     Records { partition: i32, records: Vec<Checked>, next: i64, end: i64 },
-    /// Deferred records, read again.
-    Again(Vec<Checked>),
+    /// Deferred records, read again; the collector had seen so many gaps when it asked for them.
+    Again { records: Vec<Checked>, gaps: u64 },
     /// Deferred addresses at which nothing lies any more: retention removed it, or the partition was cut.
-    Gone(Vec<Address>),
+    Gone { addresses: Vec<Address>, gaps: u64 },
     /// Deferred addresses that cannot be reached now.
     Unreached(Vec<Address>),
     /// The partition is not the one that was read: it is read anew from `low`.
@@ -208,20 +208,20 @@ impl Source {
         }
     }
 
-    /// Reads deferred addresses again.
-    pub async fn again(self, addresses: Vec<Address>) {
+    /// Reads deferred addresses again, for a collector that has seen so many gaps.
+    pub async fn again(self, addresses: Vec<Address>, gaps: u64) {
         let mut runs: BTreeMap<(i32, i64), i64> = BTreeMap::new();
         for run in runs_of(addresses) {
             runs.insert((run.0, run.1), run.2);
         }
         for ((partition, first), last) in runs {
-            if self.again_run(partition, first, last).await.is_err() {
+            if self.again_run(partition, first, last, gaps).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn again_run(&self, partition: i32, first: i64, last: i64) -> Result<(), Stopped> {
+    async fn again_run(&self, partition: i32, first: i64, last: i64, gaps: u64) -> Result<(), Stopped> {
         let run = |from: i64| (from..=last).map(|offset| Address { partition, offset }).collect::<Vec<_>>();
         let mut next = first;
         while next <= last {
@@ -237,11 +237,11 @@ impl Source {
                         .collect::<Vec<_>>();
                     let records = self.check(partition, wanted).await?;
                     if !records.is_empty() {
-                        self.tell(Arrival::Again(records)).await?;
+                        self.tell(Arrival::Again { records, gaps }).await?;
                     }
                     // An empty batch at the end says nothing of addresses that are still below it.
                     if !gone.is_empty() && batch.end > next {
-                        self.tell(Arrival::Gone(gone)).await?;
+                        self.tell(Arrival::Gone { addresses: gone, gaps }).await?;
                     } else if !gone.is_empty() {
                         return self.tell(Arrival::Unreached(run(next))).await;
                     }
@@ -250,10 +250,12 @@ impl Source {
                 Err(ReadError::OutOfRange { low, .. }) if low > next => {
                     let until = low.min(last + 1);
                     let gone = (next..until).map(|offset| Address { partition, offset }).collect();
-                    self.tell(Arrival::Gone(gone)).await?;
+                    self.tell(Arrival::Gone { addresses: gone, gaps }).await?;
                     next = until;
                 }
-                Err(ReadError::OutOfRange { .. }) => return self.tell(Arrival::Gone(run(next))).await,
+                Err(ReadError::OutOfRange { .. }) => {
+                    return self.tell(Arrival::Gone { addresses: run(next), gaps }).await;
+                }
                 Err(_) => return self.tell(Arrival::Unreached(run(next))).await,
             }
         }

@@ -1,0 +1,88 @@
+//! What readers tell: records for the reassembler, gaps, trouble. Must not decide what becomes of a segment.
+
+use super::Collector;
+use super::notes::Note;
+use super::reader::{Arrival, Checked};
+use crate::core::gather::{Action, Skip};
+use crate::core::id::Time;
+use crate::telemetry::names;
+
+impl Collector {
+    /// Takes what a reader told.
+    pub(super) fn arrival(&mut self, arrival: Arrival, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match arrival {
+            Arrival::Records { partition, records, next, end } => {
+                if let Some(state) = self.partitions.get_mut(&partition) {
+                    for record in &records {
+                        state.cursor.see(record.at.offset, record.identity);
+                    }
+                    state.cursor.read_to(next);
+                    state.end = end;
+                    state.seen = records.last().map_or(state.seen, |record| record.time);
+                }
+                for record in records {
+                    actions.extend(self.take(record, now));
+                }
+            }
+            Arrival::Again { gaps, .. } | Arrival::Gone { gaps, .. } if gaps != self.gaps => {
+                tracing::debug!("records that were read again before a gap are not taken: they are read once more");
+            }
+            Arrival::Again { records, .. } => {
+                for record in records {
+                    actions.extend(self.take(record, now));
+                }
+            }
+            Arrival::Gone { addresses, .. } => {
+                self.context.meter.count_as(names::GATHER_REFUSED, "reason", "gone");
+                for at in addresses {
+                    actions.extend(self.reassembler.take(Err(Skip::NotSegment), at, now));
+                }
+            }
+            // Their notes stay; the book reads them again when they are due.
+            Arrival::Unreached(addresses) => {
+                tracing::debug!(count = addresses.len(), "deferred records are out of reach")
+            }
+            Arrival::Gap { partition, gap, low } => {
+                let text = format!(
+                    "partition {partition} of {}: {gap}. Records may have been lost to this node before it read them; it \
+                     reads the partition again from offset {low}, and senders send again what has no fate",
+                    self.source.topic
+                );
+                tracing::error!(partition, %gap, low, "gap in the collected topic");
+                self.context.meter.count(names::COLLECT_GAPS, 1);
+                self.context.alarms.raise(&format!("gap-{partition}"), text);
+                self.gaps += 1;
+                if let Some(state) = self.partitions.get_mut(&partition) {
+                    state.cursor.restart(low);
+                    // Before the notes go: a crash in between reads too much, not too little.
+                    let mark = state.cursor.mark();
+                    state.written = mark.offset;
+                    self.notes.push(Note::Offset(partition, mark));
+                }
+                actions.extend(self.reassembler.partition_restarted(partition, now));
+            }
+            Arrival::Trouble { partition, cause } => {
+                let name = format!("partition-unreachable-{partition}");
+                match cause {
+                    Some(cause) => self.context.alarms.raise(&name, cause),
+                    None => self.context.alarms.clear(&name),
+                }
+            }
+        }
+        actions
+    }
+
+    fn take(&mut self, record: Checked, now: Time) -> Vec<Action> {
+        match &record.outcome {
+            Ok(_) => self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", "taken"),
+            Err(skip) => {
+                let outcome = if skip.retryable() { "deferred" } else { "refused" };
+                self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", outcome);
+                self.context.meter.count_as(names::GATHER_REFUSED, "reason", skip.word());
+                tracing::debug!(partition = record.at.partition, offset = record.at.offset, reason = %skip, "record skipped");
+            }
+        }
+        self.reassembler.take(record.outcome, record.at, now)
+    }
+}
