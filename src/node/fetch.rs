@@ -113,7 +113,12 @@ pub async fn fetch(
     others.sort_by_key(|node| Some(node) != first);
     let mut errors = Vec::new();
     for node in others {
-        let outcome = from(context, dialer, row, begun, &node).await;
+        let resumed = begun.length() > 0;
+        let mut outcome = from(context, dialer, row, begun, &node).await;
+        if resumed && begun.length() == 0 && matches!(outcome, Err(FetchError::Damaged { .. })) {
+            // What another member began may be what is wrong with it: this one gets the chance to give all of it.
+            outcome = from(context, dialer, row, begun, &node).await;
+        }
         let word = outcome.as_ref().map_or_else(FetchError::word, |()| "found");
         context.meter.count_as(names::HOLD_FETCHED, "outcome", word);
         match outcome {

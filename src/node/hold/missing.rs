@@ -102,6 +102,16 @@ impl Holder {
         Ok(())
     }
 
+    /// A fetch ended without a word. Which one it was is not known: all that are on their way are due again, and what comes
+    /// twice is kept once.
+    pub(super) fn fetch_lost(&mut self) {
+        let now = self.context.seams.clock.monotonic();
+        tracing::error!("a fetch of a committed body ended unexpectedly; it is tried again");
+        for missing in self.missing.values_mut().filter(|missing| missing.due.is_none()) {
+            missing.due = Some(now + missing.again);
+        }
+    }
+
     pub(super) fn fetched(&mut self, done: Fetched) -> Result<(), NodeError> {
         let Fetched { position, begun, outcome } = done;
         let now = self.context.seams.clock.monotonic();

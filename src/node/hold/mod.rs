@@ -150,7 +150,10 @@ impl Holder {
                         Repeat::Ended(parcel) => self.say_again(&snapshot, &parcel)?,
                     }
                 }
-                Some(done) = self.fetching.join_next() => if let Ok(done) = done { self.fetched(done)? },
+                Some(done) = self.fetching.join_next() => match done {
+                    Ok(done) => self.fetched(done)?,
+                    Err(_) => self.fetch_lost(),
+                },
                 () = clock.sleep(pause) => {}
                 () = closed.cancelled() => break,
             }

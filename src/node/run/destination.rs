@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -198,7 +198,20 @@ impl Starting<'_> {
             Reporter::new(context.clone(), desk.clone(), group.clone(), self.dialer.clone(), self.newest.subscribe());
         let answerer = Answerer::new(context.clone(), signer);
         let (tell_replayed, replayed) = watch::channel(false);
-        self.publishing.spawn(publisher.run());
+        // It outlives the other parts, to say what they still sign; that it lives is watched like theirs.
+        let (publishing, gone) = oneshot::channel::<()>();
+        self.publishing.spawn(async move {
+            publisher.run().await;
+            drop(publishing);
+        });
+        let stop = self.collecting.clone();
+        self.part(name, "publishing", async move {
+            tokio::select! {
+                _ = gone => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        });
         self.part(name, "answering", answerer.run(asked));
         self.part(name, "holding", holder.run(applied, repeated));
         self.part(name, "collecting", collect::run(context.clone(), ended, tell_staged));
