@@ -4,8 +4,8 @@
 //! Owns signing and publishing of what this node says. Must not decide what is said.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,8 @@ const AGAIN_LAST: Duration = Duration::from_secs(1);
 /// The directory in force goes with receipts at most this often, for clients that were not there when it came in force:
 /// without it they can verify none of them.
 const DIRECTORY_EVERY: Duration = Duration::from_secs(10);
+/// Statements that may wait before further ones are dropped: a few dozen MiB.
+const MOST_WAITING: u64 = 100_000;
 /// When the node stops, what is not published after this is left to the next start.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -40,16 +42,43 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub struct Signer {
     statements: mpsc::UnboundedSender<Statement>,
     records: mpsc::Sender<NoticeRecord>,
-    waiting: Arc<AtomicUsize>,
+    said: Arc<AtomicU64>,
+    unpublished: Arc<Unpublished>,
+}
+
+/// Which statements are not published yet, by their number in the order in which they were said.
+#[derive(Debug, Default)]
+struct Unpublished {
+    /// The first statement of every batch on its way, and at last the first that is in none.
+    firsts: Mutex<BTreeSet<u64>>,
+}
+
+impl Unpublished {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.firsts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every statement before this one is published.
+    fn first(&self) -> u64 {
+        self.lock().first().copied().unwrap_or(0)
+    }
 }
 
 impl Signer {
     /// Says a statement soon.
     pub fn say(&self, statement: Statement) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        if self.statements.send(statement).is_err() {
-            // The publisher has ended: the next start says it again.
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.said.fetch_add(1, Ordering::AcqRel);
+        // A publisher that has ended publishes nothing more; the next start says it again.
+        let _ = self.statements.send(statement);
+    }
+
+    /// The same for a statement that no row of the store brings back. While far too many wait, because no broker takes
+    /// notices, it is dropped: whoever waits for it asks again.
+    pub fn say_if_room(&self, statement: Statement) {
+        if self.waiting() < MOST_WAITING {
+            self.say(statement);
+        } else {
+            tracing::debug!(transaction = %statement.transaction, "not said: too many receipts wait for a broker");
         }
     }
 
@@ -60,9 +89,19 @@ impl Signer {
         }
     }
 
-    /// Whether everything that was said is published.
-    pub fn idle(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) == 0
+    /// How many statements were said so far.
+    pub fn said(&self) -> u64 {
+        self.said.load(Ordering::Acquire)
+    }
+
+    /// How many of them, from the first on, are published without a gap.
+    pub fn published(&self) -> u64 {
+        self.unpublished.first()
+    }
+
+    /// How many wait, or are on their way.
+    pub fn waiting(&self) -> u64 {
+        self.said().saturating_sub(self.published())
     }
 }
 
@@ -71,7 +110,9 @@ pub struct Publisher {
     context: Arc<GroupContext>,
     statements: mpsc::UnboundedReceiver<Statement>,
     records: mpsc::Receiver<NoticeRecord>,
-    waiting: Arc<AtomicUsize>,
+    /// The number of the next statement that comes out.
+    next: u64,
+    unpublished: Arc<Unpublished>,
     outlet: Outlet,
 }
 
@@ -84,11 +125,11 @@ impl Publisher {
         notices: mpsc::Receiver<NoticeRecord>,
     ) -> (Signer, Self) {
         let (say, statements) = mpsc::unbounded_channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let unpublished = Arc::new(Unpublished { firsts: Mutex::new([0].into()) });
         let outlet =
             Outlet::new(&context.seams, context.transport.clone(), &context.environment, context.meter.clone());
-        let signer = Signer { statements: say, records: give, waiting: waiting.clone() };
-        (signer, Self { context, statements, records: notices, waiting, outlet })
+        let signer = Signer { statements: say, records: give, said: Arc::default(), unpublished: unpublished.clone() };
+        (signer, Self { context, statements, records: notices, next: 0, unpublished, outlet })
     }
 
     /// Publishes until all signers are dropped, and then what is left.
@@ -142,17 +183,20 @@ impl Publisher {
         }
     }
 
-    fn publish_batch(&self, publishing: &mut JoinSet<()>, batch: &[Statement], hurry: &CancellationToken) {
+    fn publish_batch(&mut self, publishing: &mut JoinSet<()>, batch: &[Statement], hurry: &CancellationToken) {
         let context = &self.context;
         let version = context.in_force.borrow().version;
         let records = sign_receipts(context.keys.signing(), &context.node, context.tag, version, batch);
         context.meter.count(names::RECEIPT_BATCHES, 1);
         context.meter.count(names::RECEIPT_STATEMENTS, batch.len() as u64);
-        let (outlet, hurry, waiting, count) = (self.outlet.clone(), hurry.clone(), self.waiting.clone(), batch.len());
+        let (outlet, hurry, unpublished, first) =
+            (self.outlet.clone(), hurry.clone(), self.unpublished.clone(), self.next);
+        self.next += batch.len() as u64;
+        self.unpublished.lock().insert(self.next);
         publishing.spawn(async move {
             let all = records.into_iter().map(|record| outlet.publish(record, &hurry));
             futures_util::future::join_all(all).await;
-            waiting.fetch_sub(count, Ordering::AcqRel);
+            unpublished.lock().remove(&first);
         });
     }
 }

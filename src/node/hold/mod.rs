@@ -41,6 +41,15 @@ const NOTE: &str = "receipts-published-before";
 /// Rows that are read at once when receipts are published again.
 const PAGE: usize = 1024;
 
+/// Until the next page is looked at.
+const PAGE_PAUSE: Duration = Duration::from_millis(10);
+
+/// With fewer statements than this waiting, the next page is said.
+const FEW_WAITING: u64 = 2048;
+
+/// From here on, what is to be said waits in the store rather than in memory: a few MiB.
+const MANY_WAITING: u64 = 16_384;
+
 /// By D: a parcel as gathering knows it, and its expiry.
 type Parcels = BTreeMap<Digest, (ParcelKey, Time)>;
 
@@ -69,7 +78,12 @@ pub struct Holder {
     fetching: JoinSet<Fetched>,
     /// Everything before this position that has a fate was looked at.
     next: Position,
+    /// What is said from the store, a page whenever few statements wait: the cursor behind which it goes on. After a
+    /// restart, and while no broker takes what would be said at once.
+    unsaid: Option<Position>,
     noted: Position,
+    /// A position, and how many statements must be published until it may be noted.
+    to_note: Option<(Position, u64)>,
     /// Cancelled when the group has been shut down: what was applied by then is still followed.
     closed: CancellationToken,
 }
@@ -97,7 +111,9 @@ impl Holder {
             recent: Recent::default(),
             fetching: JoinSet::new(),
             next: Position::default(),
+            unsaid: None,
             noted: Position::default(),
+            to_note: None,
             closed,
         };
         let snapshot = holder.context.store.snapshot()?;
@@ -108,15 +124,7 @@ impl Holder {
         holder.next = after(last);
         let note = snapshot.note(NOTE)?.and_then(|note| std::str::from_utf8(&note).ok()?.parse::<Position>().ok());
         holder.noted = note.unwrap_or_default();
-        let mut from = before(holder.noted);
-        loop {
-            let rows = snapshot.rows_after(from, last, PAGE)?;
-            let Some(row) = rows.last() else { break };
-            from = row.position;
-            for row in rows {
-                holder.say_row(&snapshot, &row, row.deadline, StageTimes::default())?;
-            }
-        }
+        holder.unsaid = Some(before(holder.noted));
         Ok(holder)
     }
 
@@ -130,7 +138,11 @@ impl Holder {
         let mut note_at = clock.monotonic() + NOTE_EVERY;
         let mut look_at = clock.monotonic();
         loop {
-            let pause = if self.missing.is_empty() { NOTE_EVERY } else { LOOK };
+            let pause = match (self.say_page()?, self.missing.is_empty()) {
+                (true, _) => PAGE_PAUSE,
+                (false, true) => NOTE_EVERY,
+                (false, false) => LOOK,
+            };
             tokio::select! {
                 biased;
                 one = applied.recv() => {
@@ -172,6 +184,10 @@ impl Holder {
 
     fn applied(&mut self, batch: Vec<Applied>) -> Result<(), NodeError> {
         let snapshot = self.context.store.snapshot()?;
+        if self.unsaid.is_none() && self.signer.waiting() >= MANY_WAITING {
+            // The store is the queue from here on.
+            self.unsaid = Some(before(self.next));
+        }
         for Applied { index, changes, settled } in batch {
             self.desk.applied(index, changes.as_deref());
             self.context.meter.count(names::DECIDE_ENTRIES, 1);
@@ -201,8 +217,11 @@ impl Holder {
                 }
                 self.next = after(row.position);
                 let times = stage.map_or(StageTimes::default(), |stage| self.times(stage, true));
-                if !self.say_row(&snapshot, row, row.deadline, times)? {
+                let here = !row.is_committed() || snapshot.has_body(&row.digest, row.index)?;
+                if !here {
                     self.miss(row.clone(), parcel);
+                } else if self.unsaid.is_none() {
+                    self.say_row(&snapshot, row, row.deadline, times)?;
                 }
             }
             for one in &settled {
@@ -275,17 +294,40 @@ impl Holder {
         }
     }
 
+    /// Says a page of what is to be said from the store, if there is any and few statements wait. Whether there is more.
+    fn say_page(&mut self) -> Result<bool, StoreError> {
+        let Some(from) = self.unsaid else { return Ok(false) };
+        if self.signer.waiting() >= FEW_WAITING {
+            return Ok(true);
+        }
+        let snapshot = self.context.store.snapshot()?;
+        // Never past what was looked at: the news of the rest are still to come.
+        let rows = snapshot.rows_after(from, before(self.next), PAGE)?;
+        for row in &rows {
+            self.say_row(&snapshot, row, row.deadline, StageTimes::default())?;
+        }
+        self.unsaid = rows.last().map(|row| row.position);
+        Ok(self.unsaid.is_some())
+    }
+
     /// Notes before which position all receipts were published, so that a restart says the rest again.
     fn note(&mut self) {
-        if !self.signer.idle() {
-            return;
+        if let Some((position, said)) = self.to_note
+            && self.signer.published() >= said
+        {
+            self.to_note = None;
+            if position != self.noted {
+                self.noted = position;
+                let mutation = Mutation::Note { name: NOTE.to_owned(), value: Bytes::from(position.to_string()) };
+                // A store that cannot keep it stops the node, and says why itself.
+                self.context.store.submit(vec![mutation], Box::new(drop));
+            }
         }
-        let before = self.missing.first_key_value().map_or(self.next, |(position, _)| *position);
-        if before != self.noted {
-            self.noted = before;
-            let mutation = Mutation::Note { name: NOTE.to_owned(), value: Bytes::from(before.to_string()) };
-            // A store that cannot keep it stops the node, and says why itself.
-            self.context.store.submit(vec![mutation], Box::new(drop));
+        if self.to_note.is_none() {
+            let missing = self.missing.first_key_value().map(|(position, _)| *position);
+            let unsaid = self.unsaid.map(after);
+            let position = [missing, unsaid].into_iter().flatten().fold(self.next, Position::min);
+            self.to_note = Some((position, self.signer.said()));
         }
     }
 }

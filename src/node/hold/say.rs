@@ -69,7 +69,7 @@ impl Holder {
         let version = snapshot.directory().map_or(0, |directory| directory.version);
         let times = self.times(settled, !late);
         let say = |directory, verdict| {
-            self.signer.say(Statement {
+            self.signer.say_if_room(Statement {
                 sender: settled.sender.clone(),
                 transaction: item.transaction,
                 deadline: item.deadline,
