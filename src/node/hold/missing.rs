@@ -64,7 +64,10 @@ impl Holder {
             parcel,
             row,
         };
-        self.missing.insert(missing.row.position, missing);
+        let digest = missing.row.digest;
+        if self.missing.insert(missing.row.position, missing).is_none() {
+            *self.missing_of.entry(digest).or_default() += 1;
+        }
     }
 
     /// Looks at everything that is missing: what is due is fetched. What comes by itself, staging tells of.
@@ -161,8 +164,12 @@ impl Holder {
         }
         self.context.meter.took(names::HOLD_SECONDS, took);
         let Some(missing) = self.missing.remove(&position) else { return Ok(()) };
-        if !self.missing.values().any(|other| other.row.digest == missing.row.digest) {
+        // Many may be missing at once, after this node was away: the parcel's are counted rather than looked for.
+        let left = self.missing_of.remove(&missing.row.digest).unwrap_or_default().saturating_sub(1);
+        if left == 0 {
             self.end(missing.parcel);
+        } else {
+            self.missing_of.insert(missing.row.digest, left);
         }
         if self.missing.is_empty() {
             self.context.alarms.clear(MISSING_ALARM);

@@ -74,6 +74,8 @@ pub struct Holder {
     signer: Signer,
     news: News,
     missing: BTreeMap<Position, Missing>,
+    /// How many of them each parcel has, by D.
+    missing_of: BTreeMap<Digest, usize>,
     recent: Recent,
     fetching: JoinSet<Fetched>,
     /// Everything before this position that has a fate was looked at.
@@ -108,6 +110,7 @@ impl Holder {
             signer,
             news,
             missing: BTreeMap::new(),
+            missing_of: BTreeMap::new(),
             recent: Recent::default(),
             fetching: JoinSet::new(),
             next: Position::default(),
@@ -278,7 +281,7 @@ impl Holder {
     /// Tells the collector of parcels that were decided without this node, and of which nothing is missing here.
     fn end_unstaged(&self, snapshot: &Snapshot, changes: &Changes, parcels: &Parcels) -> Result<(), StoreError> {
         for (&digest, &parcel) in parcels {
-            let waits = self.missing.values().any(|missing| missing.row.digest == digest);
+            let waits = self.missing_of.contains_key(&digest);
             let decided = |row: &&Row| row.digest == digest;
             if !waits && changes.rows.iter().any(|row| decided(&row)) && snapshot.staged(&digest)?.is_none() {
                 self.end(Some(parcel));
