@@ -37,7 +37,7 @@ Examples, in the folder of a sender's client.toml:
   tail -n 100 events.log | sealcast send orders - --lines
 
 Exit codes: 3 when the fate is unknown (the outbox keeps the transaction, and the ticket is printed: ask again with \
-`sealcast status TICKET`), 4 when consensus rejected it or it expired.")]
+`sealcast status TICKET` and a reader's client.toml), 4 when consensus rejected it or it expired.")]
 pub(super) struct Send {
     /// Where to: one destination, or several with commas
     #[arg(value_name = "DEST[,DEST]", value_parser = destinations)]
@@ -246,6 +246,14 @@ impl Send {
                     }
                     // It ends first only when stdout is closed.
                     printed = &mut printing => printed,
+                    Ok(()) = tokio::signal::ctrl_c() => {
+                        let (undecided, _) = client.undecided();
+                        context.output.note(&format!(
+                            "ended by Ctrl-C: {undecided} transactions without a fate stay in the outbox; the next `sealcast \
+                             send` here goes on with them"
+                        ));
+                        Ok(Exit::Unknown)
+                    }
                 }
             };
             // The outbox lets go of what has its fate; else the next start would send it again.
@@ -506,7 +514,7 @@ fn unknown(handle: &Handle) -> String {
     let ticket = handle.ticket();
     format!(
         "no answer in time: {known}. The outbox keeps it, and the next `sealcast send` here goes on with it; ask again \
-         with: sealcast status {ticket}"
+         with a reader's configuration: sealcast status {ticket} --config readers/NAME/client.toml"
     )
 }
 

@@ -26,7 +26,8 @@ pub(super) struct Watch {
     #[arg(value_name = "DEST")]
     destination: DestinationName,
 
-    /// Where to start: start, end, -N (the last N), @TIME (that long ago, for example @2h), or a position
+    /// Where to start: start, end, -N (the last N), @TIME (that long ago, for example @2h), or a position, which
+    /// what is printed comes after
     #[arg(long, default_value = "start", value_name = "start|end|-N|@TIME|POSITION", allow_hyphen_values = true,
           value_parser = start)]
     from: Start,
