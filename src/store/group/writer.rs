@@ -187,8 +187,15 @@ impl Job {
 
     pub fn fail(self, error: StoreError) {
         match self {
-            Self::Write(_, done) => done(Err(error)),
-            Self::Stage(_, done) => done(Err(error)),
+            // What is refused lets go of its files before anybody hears of it.
+            Self::Write(mutations, done) => {
+                drop(mutations);
+                done(Err(error));
+            }
+            Self::Stage(parcel, done) => {
+                drop(parcel);
+                done(Err(error));
+            }
             Self::Apply(_, done) => done(Err(error)),
         }
     }
