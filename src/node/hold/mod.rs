@@ -31,6 +31,7 @@ use crate::store::StoreError;
 use crate::store::group::{Applied, Mutation, Snapshot};
 use crate::telemetry::{logs, names};
 use missing::{Fetched, Missing};
+use say::can_be_said;
 
 /// How often what is missing is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -220,11 +221,13 @@ impl Holder {
                 }
                 self.next = after(row.position);
                 let times = stage.map_or(StageTimes::default(), |stage| self.times(stage, true));
-                let here = !row.is_committed() || snapshot.has_body(&row.digest, row.index)?;
+                let here = match self.unsaid {
+                    None => self.say_row(&snapshot, row, row.deadline, times)?,
+                    // A page says it in its turn.
+                    Some(_) => can_be_said(&snapshot, row)?,
+                };
                 if !here {
                     self.miss(row.clone(), parcel);
-                } else if self.unsaid.is_none() {
-                    self.say_row(&snapshot, row, row.deadline, times)?;
                 }
             }
             for one in &settled {

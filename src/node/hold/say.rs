@@ -12,6 +12,11 @@ use crate::store::StoreError;
 use crate::store::group::{ItemStanding, Settled, Snapshot};
 use crate::telemetry::logs;
 
+/// Whether a receipt may say this row's fate here: of a committed one the body must be here.
+pub(super) fn can_be_said(snapshot: &Snapshot, row: &Row) -> Result<bool, StoreError> {
+    Ok(!row.is_committed() || snapshot.has_body(&row.digest, row.index)?)
+}
+
 impl Holder {
     /// Says a row's fate about the ticket with this deadline, unless it is committed and its body is not here. Whether it
     /// was said.
@@ -22,7 +27,7 @@ impl Holder {
         deadline: Time,
         times: StageTimes,
     ) -> Result<bool, StoreError> {
-        if row.is_committed() && !snapshot.has_body(&row.digest, row.index)? {
+        if !can_be_said(snapshot, row)? {
             return Ok(false);
         }
         let _span = logs::transaction_span("receipt", Some(row.parcel), row.transaction).entered();
