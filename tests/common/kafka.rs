@@ -55,13 +55,34 @@ struct Running {
     pid: Pid,
 }
 
+/// Where a broker of a cluster lives, for whoever adds to its configuration.
+pub struct Place<'a> {
+    /// 1 to 3.
+    pub number: u32,
+    /// Where it listens without TLS, for other brokers and for tests.
+    pub port: u16,
+    /// A port that nothing listens on: for a listener of the test's own.
+    pub further_port: u16,
+    /// Where its controller listens.
+    pub controller_port: u16,
+    /// The cluster's folder, which goes with the cluster: for key stores and the like.
+    pub folder: &'a Path,
+}
+
 impl Cluster {
     /// Starts a cluster and waits until it serves. Panics with what to do when it cannot.
     pub fn start() -> Self {
+        Self::start_with(|_| String::new())
+    }
+
+    /// The same with lines that `further` adds to each broker's properties; one that is there already is replaced. The
+    /// listener without TLS at `port` must stay, for the brokers themselves.
+    pub fn start_with(further: impl Fn(&Place<'_>) -> String) -> Self {
         let jars = jars();
         let folder = folder();
-        let ports = free_ports(6);
-        let (own, controllers) = ports.split_at(3);
+        let ports = free_ports(9);
+        let (own, others) = ports.split_at(3);
+        let (controllers, further_ports) = others.split_at(3);
         let mut id = [0; 16];
         getrandom::fill(&mut id).expect("randomness");
         // Written down it must not begin with a hyphen: that would be an option of the next command.
@@ -71,9 +92,12 @@ impl Cluster {
         let voters: Vec<_> =
             controllers.iter().enumerate().map(|(index, port)| format!("{}@127.0.0.1:{port}", index + 1)).collect();
         let mut formatting = Vec::new();
-        for (index, (port, controller)) in own.iter().zip(controllers).enumerate() {
-            let number = index + 1;
-            let text = properties(&folder, number, *port, *controller, &voters.join(","));
+        let ports = own.iter().zip(controllers).zip(further_ports);
+        for (number, ((port, controller), further_port)) in (1..).zip(ports) {
+            let (port, controller_port, further_port) = (*port, *controller, *further_port);
+            let place = Place { number, port, further_port, controller_port, folder: &folder };
+            // Of two lines of one name the later counts.
+            let text = properties(&place, &voters.join(",")) + &further(&place);
             fs::write(folder.join(format!("{number}.properties")), text).expect("a broker's configuration is written");
             let mut format = java(&jars, &folder);
             format.args(["kafka.tools.StorageTool", "format", "-t", &id, "-c"]).arg(format!("{number}.properties"));
@@ -274,7 +298,8 @@ rootLogger.level = warn
 rootLogger.appenderRef.out.ref = out
 ";
 
-fn properties(folder: &Path, number: usize, port: u16, controller: u16, voters: &str) -> String {
+fn properties(place: &Place<'_>, voters: &str) -> String {
+    let Place { number, port, controller_port: controller, folder, .. } = place;
     let data = folder.join(format!("data{number}"));
     let rack = match number {
         1 => "broker.rack=one\n",
