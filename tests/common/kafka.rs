@@ -61,8 +61,8 @@ pub struct Place<'a> {
     pub number: u32,
     /// Where it listens without TLS, for other brokers and for tests.
     pub port: u16,
-    /// A port that nothing listens on: for a listener of the test's own.
-    pub further_port: u16,
+    /// Ports that nothing listens on: for listeners of the test's own.
+    pub further_ports: [u16; 2],
     /// Where its controller listens.
     pub controller_port: u16,
     /// The cluster's folder, which goes with the cluster: for key stores and the like.
@@ -78,11 +78,18 @@ impl Cluster {
     /// The same with lines that `further` adds to each broker's properties; one that is there already is replaced. The
     /// listener without TLS at `port` must stay, for the brokers themselves.
     pub fn start_with(further: impl Fn(&Place<'_>) -> String) -> Self {
+        Self::start_formatted(further, &[])
+    }
+
+    /// The same, with options of `kafka-storage format`: users that a cluster has from its first moment.
+    pub fn start_formatted(further: impl Fn(&Place<'_>) -> String, options: &[String]) -> Self {
         let jars = jars();
         let folder = folder();
-        let ports = free_ports(9);
+        let ports = free_ports(12);
         let (own, others) = ports.split_at(3);
-        let (controllers, further_ports) = others.split_at(3);
+        let (controllers, others) = others.split_at(3);
+        let (first, second) = others.split_at(3);
+        let further_ports = first.iter().zip(second).map(|(first, second)| [*first, *second]);
         let mut id = [0; 16];
         getrandom::fill(&mut id).expect("randomness");
         // Written down it must not begin with a hyphen: that would be an option of the next command.
@@ -93,14 +100,15 @@ impl Cluster {
             controllers.iter().enumerate().map(|(index, port)| format!("{}@127.0.0.1:{port}", index + 1)).collect();
         let mut formatting = Vec::new();
         let ports = own.iter().zip(controllers).zip(further_ports);
-        for (number, ((port, controller), further_port)) in (1..).zip(ports) {
-            let (port, controller_port, further_port) = (*port, *controller, *further_port);
-            let place = Place { number, port, further_port, controller_port, folder: &folder };
+        for (number, ((port, controller), further_ports)) in (1..).zip(ports) {
+            let (port, controller_port) = (*port, *controller);
+            let place = Place { number, port, further_ports, controller_port, folder: &folder };
             // Of two lines of one name the later counts.
             let text = properties(&place, &voters.join(",")) + &further(&place);
             fs::write(folder.join(format!("{number}.properties")), text).expect("a broker's configuration is written");
             let mut format = java(&jars, &folder);
             format.args(["kafka.tools.StorageTool", "format", "-t", &id, "-c"]).arg(format!("{number}.properties"));
+            format.args(options);
             let log = fs::File::create(folder.join(format!("format-{number}.log"))).expect("a log");
             let child = format.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("java runs");
             formatting.push((number, child));
@@ -148,6 +156,19 @@ impl Cluster {
         self.run(number);
         let running = self.brokers.iter().filter(|broker| broker.running.is_some()).count();
         self.wait_for(running);
+    }
+
+    /// Runs one of Kafka's own tools in the cluster's folder: its class and its words. Gives what it printed.
+    pub fn tool(&self, class: &str, words: &[&str]) -> String {
+        let output = java(&jars(), &self.folder).arg(class).args(words).output().expect("java runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{class} {}:\n{text}", words.join(" "));
+        text
+    }
+
+    /// Where brokers, logs and whatever the test's own properties name lie.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the brokers keep their records.
