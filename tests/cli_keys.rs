@@ -64,7 +64,9 @@ fn init_writes_an_environment_that_checks() {
     let check = "config check shop/nodes/a/node.toml shop/nodes/b/node.toml shop/nodes/c/node.toml \
                  shop/senders/web/client.toml shop/readers/app/client.toml";
     let text = done(folder.path(), check);
-    for found in ["shop version 1, good", "orders, 2 keys", "127.0.0.1:7403", "sender", "reader"] {
+    for found in
+        ["shop version 1, good", "orders, 2 keys", "127.0.0.1:7403", "sender", "reader", "kafka at localhost:9092"]
+    {
         assert!(text.contains(found), "{text}");
     }
     let mode = |path: &str| fs::metadata(folder.path().join(path)).expect("there").permissions().mode() & 0o777;
@@ -152,13 +154,29 @@ fn a_directory_grows_from_its_first_draft() {
     let environment = made["environment_id"].as_str().expect("an id").to_owned();
     done(at, &format!("keys generate destination -o orders.key --name orders --environment {environment}"));
     done(at, "directory add node a --address 127.0.0.1:7401 --public a.pub");
-    done(at, "directory add sender web --public web.pub --destinations orders");
-    let error = fails(at, "directory sign --operator operator.key", 2);
-    assert!(error.contains("there is no destination \"orders\""), "{error}");
+    let add = "directory add sender web --public web.pub --destinations orders";
+    let error = fails(at, add, 2);
+    assert!(error.contains("no destination orders: it has none yet"), "{error}");
+    let draft = fs::read_to_string(at.join("directory.toml")).expect("the draft");
+    fs::write(at.join("other.toml"), format!("{draft}\n[[sender]]\nname = \"x\"\n")).expect("written");
+    assert!(fails(at, "directory sign other.toml --operator operator.key", 2).contains("other.toml"));
     assert!(!at.join("directory").exists());
     done(at, "directory add destination orders --public orders.pub --nodes a --max-life 2d");
     done(at, "directory add reader app --public app.pub --destinations orders");
     assert!(fails(at, "directory add reader app --public web.pub", 2).contains("this is a sender key"));
+    assert!(fails(at, "directory add reader app --public operator.pub", 2).contains("this is an operator key"));
+    done(at, add);
+    // Again changes nothing; something else takes its place only when that is meant.
+    done(at, add);
+    done(at, "keys generate sender -o new.key");
+    let other = "directory add sender web --public new.pub --destinations orders";
+    let error = fails(at, other, 2);
+    assert!(error.contains("sends to orders: add --replace"), "{error}");
+    done(at, &format!("{other} --replace"));
+    done(at, &format!("{add} --replace"));
+    let error = fails(at, "directory sign --operator new.key", 2);
+    assert!(error.contains("new.key: this is a sender key, an operator key is needed here"), "{error}");
+    assert_eq!(error.matches("new.key").count(), 1, "{error}");
     done(at, "directory sign --operator operator.key");
     let verify = "--format json directory verify --operator operator.pub";
     assert_eq!(json(&done(at, verify)).remove(0)["version"], 1);

@@ -76,8 +76,9 @@ fn desk(folder: &Path) -> PathBuf {
     }
     works(&desk, &format!("sealcast keys generate destination -o orders.key --name orders --environment {id}"));
     works(&desk, &format!("sealcast directory create shop --environment {id}"));
-    for node in ["a", "b", "c", "d"] {
-        works(&desk, &format!("sealcast directory add node {node} --address {node}:7401 --public {node}.pub"));
+    for (node, host) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+        let add = format!("sealcast directory add node {node} --address 10.0.0.{host}:7401 --public {node}.pub");
+        works(&desk, &add);
     }
     works(&desk, "sealcast directory add destination orders --public orders.pub --nodes a,b,c");
     works(&desk, "sealcast directory add sender web --public web.pub --destinations orders");
@@ -184,7 +185,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
         (vec!["watch", "nowhere", "-e", "--config", reader], 2, "no destination nowhere"),
         (vec!["watch", "orders", "--from", "x", "--config", reader], 2, "@2h"),
         (vec!["send", "orders", "payload", "--config", reader], 2, "it names no sender"),
-        (vec!["send", "orders", "absent", "--config", sender], 1, "absent: No such file"),
+        (vec!["send", "orders", "payload", "absent", "--config", sender], 2, "absent: No such file"),
         (vec!["send", "nowhere", "payload", "--config", sender], 2, "no destination nowhere"),
         (vec!["send", "orders", "env", "--config", sender], 2, "is a folder"),
         (vec!["send", "orders", "payload", "--config", "absent.toml"], 2, "sealcast init"),
@@ -204,6 +205,20 @@ fn errors_say_what_is_wrong_and_what_to_do() {
         assert_eq!((&said["v"], &said["error"]["exit"]), (&1.into(), &code.into()), "{arguments:?}: {said}");
         assert!(said["error"]["message"].as_str().unwrap().contains(says), "{arguments:?}: {said}");
     }
+    // One transaction for each of many lines: of what more than one begins with, some are shown and no fate is told.
+    let many: String = (0..24).map(|line| format!("{line}\n")).collect();
+    fs::write(world.path().join("many"), &many).unwrap();
+    let sent_lines = world.json(&["send", "orders", "many", "--lines", "--wait", "complete", "--config", sender]);
+    let mut starts = std::collections::BTreeMap::<&str, u32>::new();
+    for one in &sent_lines {
+        *starts.entry(&one["transaction"].as_str().unwrap()[..8]).or_default() += 1;
+    }
+    // They were made within moments: at most once does the start of their ids change in between.
+    let (start, _) = starts.iter().max_by_key(|(_, count)| **count).unwrap();
+    let output = world.run(&["status", start, "--config", reader]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output.stdout.iter().filter(|byte| **byte == b'\n').count()), (Some(2), 11));
+    assert!(said.contains("give more of the id") && said.contains("10 are shown"), "{said}");
     // The start of an id is enough where it names one.
     let most = &id[..28];
     assert_eq!(world.done(&["get", most, "--config", reader]), b"payload");
@@ -214,7 +229,10 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     // What overrides a sender's transport does not keep a reader from reading.
     let mut watch = world.command(&["watch", "orders", "-e", "--lines", "--config", reader]);
     let output = watch.env("SEALCAST__TRANSPORT__BROKERS", &brokers).output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"payload\npayload\n".as_slice()));
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), format!("payload\npayload\n{many}").as_bytes())
+    );
 
     // Without brokers nothing is lost, and what is missing is told.
     let mut send =
@@ -226,7 +244,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     assert!(said.contains("the brokers do not have it yet") && said.contains("sealcast status orders/"), "{said}");
     assert_eq!(common::world::lines(&output.stdout)[0]["state"], "unknown");
     world.send("payload", "complete", &[]);
-    world.settle(4);
+    world.settle(28);
 
     // A node that does not answer is told, and does not hide the others.
     world.stop("c");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{CliError, Context, Exit, Row};
-use crate::config::{ClientConfig, ConfigError, NodeConfig, Sources};
+use crate::config::{ClientConfig, ConfigError, NodeConfig, Sources, TransportSettings};
 use crate::core::directory::{Directory, Validity};
 
 /// Checks a configuration, or shows what is in effect
@@ -99,6 +99,18 @@ impl ConfigCommand {
     }
 }
 
+/// A transport in words: where it is, and which properties are set; never their values, which may be secret.
+fn carried_by(transport: &TransportSettings) -> String {
+    match transport {
+        TransportSettings::Kafka { brokers, properties } => {
+            let names: Vec<_> = properties.keys().map(String::as_str).collect();
+            let set = if names.is_empty() { String::new() } else { format!(", with {}", names.join(", ")) };
+            format!("kafka at {}{set}", brokers.join(", "))
+        }
+        TransportSettings::Embedded { path } => format!("embedded in {}", path.display()),
+    }
+}
+
 fn check(file: PathBuf, context: &Context, rows: &mut Vec<Checked>) -> Result<(), CliError> {
     let shown = file.display().to_string();
     let mut found = |what, found: String| rows.push(Checked { file: shown.clone(), what, found });
@@ -121,7 +133,7 @@ fn check(file: PathBuf, context: &Context, rows: &mut Vec<Checked>) -> Result<()
                 found("key ring", format!("{name}, {} keys", ring.ids().count()));
             }
             found("listen", config.listen(&directory)?);
-            found("transport", format!("{:?}", config.transport()?));
+            found("transport", carried_by(&config.transport()?));
         }
         Either::Client(config) => {
             let directory = config.environment.load_directory()?;
@@ -133,7 +145,7 @@ fn check(file: PathBuf, context: &Context, rows: &mut Vec<Checked>) -> Result<()
                 found("reader", name.to_string());
             }
             if let Some(transport) = config.transport()? {
-                found("transport", format!("{transport:?}"));
+                found("transport", carried_by(&transport));
             }
         }
     }

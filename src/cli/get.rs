@@ -18,6 +18,7 @@ use crate::core::id::{DestinationName, Position, TransactionId};
 Examples, in the folder of a reader's client.toml:
   sealcast get 01939f6e-8d5c-7d2a-9a55-6b1f0d3c2b1a -o order.json
   sealcast get 01939f6e
+  sealcast get -k customer-42
   sealcast get -d orders -k customer-42")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub(super) struct Get {
@@ -26,10 +27,10 @@ pub(super) struct Get {
     transaction: Option<Named>,
 
     /// The latest transaction of this ordering key instead
-    #[arg(short, long, group = "what", value_name = "KEY", requires = "destination")]
+    #[arg(short, long, group = "what", value_name = "KEY")]
     key: Option<String>,
 
-    /// The destination; needed when several have the transaction
+    /// The destination; needed with --key when there are several that may be read, and when several have the transaction
     #[arg(short, long, value_name = "DEST")]
     destination: Option<DestinationName>,
 
@@ -76,21 +77,41 @@ impl Get {
             check_destination(reader, destination)?;
         }
         let destination = self.destination.as_ref();
-        Ok(match (&self.key, destination, &self.transaction) {
-            (Some(key), Some(destination), _) => {
-                reader.get_by_key(destination, key.as_bytes(), false, freshness).await?
+        Ok(match (&self.key, &self.transaction) {
+            (Some(key), _) => {
+                let only = only_destination(reader);
+                let destination = destination.map_or(only, |given| Ok(given.clone()))?;
+                reader.get_by_key(&destination, key.as_bytes(), false, freshness).await?
             }
-            (_, _, Some(Named::Whole(id))) => reader.get(*id, destination, freshness).await?,
-            (_, _, Some(Named::Prefix(prefix))) => {
+            (_, Some(Named::Whole(id))) => reader.get(*id, destination, freshness).await?,
+            (_, Some(Named::Prefix(prefix))) => {
                 let id = whole(reader, prefix, destination).await?;
                 reader.get(id, destination, freshness).await?
             }
-            (_, _, Some(Named::Ticket(ticket))) => {
+            (_, Some(Named::Ticket(ticket))) => {
                 check_destination(reader, &ticket.destination)?;
                 reader.get(ticket.transaction, Some(&ticket.destination), freshness).await?
             }
-            _ => return Err(CliError::usage("give a transaction's id, or --destination and --key")),
+            (None, None) => return Err(CliError::usage("give a transaction's id, or --key")),
         })
+    }
+}
+
+/// The destination that is meant when none is named.
+fn only_destination(reader: &Reader) -> Result<DestinationName, CliError> {
+    let mut readable = reader.destinations().into_iter();
+    match (readable.next(), readable.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(first), Some(second)) => {
+            let all: Vec<_> = [first, second].into_iter().chain(readable).map(|name| name.to_string()).collect();
+            Err(CliError::usage(format!(
+                "a key is looked up in one destination: say which with -d: {}",
+                all.join(", ")
+            )))
+        }
+        (None, _) => {
+            Err(CliError::usage("the directory lets this reader read no destination: ask the operator for one"))
+        }
     }
 }
 

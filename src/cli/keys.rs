@@ -6,9 +6,7 @@ use super::{CliError, Context, Exit};
 use crate::core::directory::{Directory, Draft, FIRST_LINE};
 use crate::core::id::{DestinationName, EnvironmentId, NodeName, Suite, VerifyingKeyBytes};
 use crate::core::sign::PublicKey;
-use crate::keys::{
-    KeyError, KeyRing, NodeKeys, OperatorKey, PublicKeys, ReaderKey, SecretFile, SenderKey, read_secret_text,
-};
+use crate::keys::{KeyRing, NodeKeys, OperatorKey, PublicKeys, ReaderKey, SecretFile, SenderKey, read_secret_text};
 
 /// Makes keys, shows their public part, seals key rings to nodes
 #[derive(Debug, clap::Args)]
@@ -208,8 +206,8 @@ pub(super) fn operator_key(given: &str) -> Result<PublicKey, CliError> {
         Err(_) => match read_public(Path::new(given))? {
             PublicKeys::Operator { signing } => signing,
             other => {
-                let word = other.kind().word();
-                return Err(CliError::usage(format!("{given}: this is a {word} key, an operator's is needed")));
+                let whose = other.kind().with_article();
+                return Err(CliError::usage(format!("{given}: this is {whose} key, an operator's is needed")));
             }
         },
     };
@@ -232,10 +230,4 @@ pub(super) fn read_directory(file: &Path, operator: &PublicKey, minimum: u64) ->
     let bytes = std::fs::read(file).map_err(|error| CliError::usage(format!("{}: {error}", file.display())))?;
     Directory::verify(&bytes, operator, minimum)
         .map_err(|error| CliError::failed(format!("{}: {error}", file.display())))
-}
-
-/// What `KeyError` says of a key that was read for something else.
-pub(super) fn about(file: &Path) -> impl FnOnce(KeyError) -> CliError {
-    let shown = file.display().to_string();
-    move |error| CliError::usage(format!("{shown}: {error}"))
 }

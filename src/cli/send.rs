@@ -136,6 +136,23 @@ fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Refuses a file that is not there before anything is submitted.
+fn there(file: &Path) -> Result<(), CliError> {
+    if file == Path::new("-") {
+        return Ok(());
+    }
+    let shown = file.display();
+    match std::fs::metadata(file) {
+        Ok(meta) if meta.is_dir() => {
+            Err(CliError::usage(format!("{shown} is a folder: name its files, for example {shown}/*")))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(CliError::usage(format!("{shown}: {error}: name a file that is there, or - for standard input")))
+        }
+    }
+}
+
 /// What is printed of a transaction at one destination.
 #[derive(Debug, Serialize)]
 struct Sent {
@@ -227,6 +244,7 @@ impl Send {
                 "{shown}: it names no sender: use a sender's client.toml, for example senders/NAME/client.toml"
             )));
         }
+        self.files.iter().try_for_each(|file| there(file))?;
         let seams = context.seams.clone();
         block_on(async {
             let client = Client::with_config(&config, seams).await?;
@@ -324,9 +342,6 @@ impl Send {
         let source = file.display().to_string();
         let mut opened = tokio::fs::File::open(file).await.map_err(failed)?;
         let meta = opened.metadata().await.map_err(failed)?;
-        if meta.is_dir() {
-            return Err(CliError::usage(format!("{source} is a folder: name its files, for example {source}/*")));
-        }
         // What is no regular file (a pipe, a device) tells no length.
         let length = meta.is_file().then_some(meta.len());
         match length {

@@ -101,6 +101,17 @@ pub(super) enum Named {
     Ticket(Ticket),
 }
 
+impl Named {
+    /// As it was given, or would be.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Whole(id) => id.to_string(),
+            Self::Prefix(prefix) => prefix.clone(),
+            Self::Ticket(ticket) => ticket.to_string(),
+        }
+    }
+}
+
 impl FromStr for Named {
     type Err = String;
 

@@ -1,5 +1,7 @@
 //! `sealcast status`: what became of a transaction, and what it waits for.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::session::{Asked, Named, block_on, check_destination};
@@ -15,7 +17,8 @@ Examples, in the folder of a reader's client.toml:
   sealcast status 01939f6e
   sealcast status orders/01939f6e-8d5c-7d2a-9a55-6b1f0d3c2b1a/1735689600000
 
-Exit codes: 0 committed, 3 undecided or not found, 4 rejected or expired.")]
+Exit codes: 0 committed, 2 when the characters are those of several transactions, 3 undecided or not found, 4 rejected \
+or expired.")]
 pub(super) struct Status {
     /// Id, first characters of it, or ticket
     #[arg(value_name = "ID|TICKET")]
@@ -28,6 +31,9 @@ pub(super) struct Status {
     #[command(flatten)]
     asked: Asked,
 }
+
+/// How many are shown when more than one transaction begins with what was given.
+const SHOWN_OF_MANY: usize = 10;
 
 #[derive(Debug, Serialize)]
 struct Shown {
@@ -71,9 +77,11 @@ impl Status {
         block_on(async {
             let reader = self.asked.reader(&seams)?;
             let answer = self.ask(&reader).await?;
+            let several = several(&answer, &self.what.text());
             let mut rows = Vec::new();
             let mut exit = if answer.found.is_empty() { Exit::Unknown } else { Exit::Done };
-            for (node, status) in &answer.found {
+            let most = if several.is_some() { SHOWN_OF_MANY } else { answer.found.len() };
+            for (node, status) in answer.found.iter().take(most) {
                 let fate = convert::fate_of(status).map_err(|error| CliError::failed(error.to_string()))?;
                 match fate {
                     Some(Fate::Committed) => {}
@@ -96,10 +104,11 @@ impl Status {
                 let said = if answer.said.is_empty() { String::new() } else { format!(": {}", answer.said.join("; ")) };
                 context.output.note(&format!("nobody can say yet for destination {name}{said}; try again"));
             }
-            if answer.more {
-                context.output.note("more than 100 transactions match; give more of the id");
+            match several {
+                // What became of the one that is meant cannot be told.
+                Some(several) => Err(CliError::usage(several)),
+                None => Ok(exit),
             }
-            Ok(exit)
         })
     }
 
@@ -116,6 +125,24 @@ impl Status {
             Named::Prefix(prefix) => reader.status(prefix, self.destination.as_ref()).await?,
         })
     }
+}
+
+/// What to say when what was given begins more than one id.
+fn several(answer: &Statuses, given: &str) -> Option<String> {
+    let found: BTreeSet<_> = answer.found.iter().filter_map(|(_, status)| transaction_of(status)).collect();
+    let (first, last) = (found.first()?.to_string(), found.last()?.to_string());
+    if found.len() < 2 && !answer.more {
+        return None;
+    }
+    let count = if answer.more { format!("more than {}", found.len()) } else { found.len().to_string() };
+    let shown = answer.found.len().min(SHOWN_OF_MANY);
+    // In order, so that what the first and the last share, all do.
+    let shared = first.chars().zip(last.chars()).take_while(|(one, other)| one == other).count();
+    let longer = match shared > given.len() && !answer.more {
+        true => format!(" (all begin with {})", first.get(..shared)?),
+        false => String::new(),
+    };
+    Some(format!("{given} begins the ids of {count} transactions, {shown} are shown: give more of the id{longer}"))
 }
 
 /// The id of the transaction that a status is about; `None` when the node left it out.

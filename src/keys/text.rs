@@ -52,6 +52,12 @@ impl Kind {
         }
     }
 
+    /// The word with its article: `a sender`, `an operator`.
+    pub fn with_article(self) -> String {
+        let article = if self == Self::Operator { "an" } else { "a" };
+        format!("{article} {}", self.word())
+    }
+
     /// What the secret line begins with.
     pub fn prefix(self) -> &'static str {
         match self {
@@ -144,7 +150,7 @@ fn decode(kind: Kind, text: &str, origin: &str) -> Result<Zeroizing<Vec<u8>>, Ke
     };
     let Some(digits) = line.strip_prefix(kind.prefix()) else {
         let problem = match Kind::of(text) {
-            Some(other) => format!("this is a {} key, a {} key is needed here", other.word(), kind.word()),
+            Some(other) => format!("this is {} key, {} key is needed here", other.with_article(), kind.with_article()),
             None => format!("expected one line that begins with {}", kind.prefix()),
         };
         return Err(KeyError::text(origin, problem));

@@ -1,8 +1,9 @@
 //! What `sealcast directory add` and `remove` do to a draft.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Add, Kind, wrong};
+use super::{Add, Kind, names, wrong};
 use crate::cli::CliError;
 use crate::cli::keys::read_public;
 use crate::core::directory::{
@@ -12,22 +13,32 @@ use crate::core::id::{DestinationName, EnvironmentId, NodeName, ReaderName, Send
 use crate::core::sign::PublicKey;
 use crate::keys::PublicKeys;
 
-/// Adds an entry, or replaces it.
-pub(super) fn add(draft: &mut Draft, entry: Add) -> Result<(), CliError> {
+/// Adds an entry. What is there and differs is replaced only when that is meant; a destination's settings just change.
+pub(super) fn add(draft: &mut Draft, entry: Add, replace: bool) -> Result<(), CliError> {
     match entry {
         Add::Node { name, address, public } => match read_public(&public)? {
             PublicKeys::Node { signing, tls, hpke } => {
                 check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
                 let signing = checked(&public, &signing)?;
                 let tls = checked(&public, &tls)?.bytes();
-                draft.add_node(NodeEntry { name, address, signing, tls, hpke });
+                let entry = NodeEntry { name, address, signing, tls, hpke };
+                let there = draft.nodes.get(&entry.name);
+                let at = |there: &NodeEntry| format!("at {}, signing {}", there.address, there.signing.bytes());
+                check_replaced("node", &entry.name, there.filter(|there| **there != entry).map(at), replace)?;
+                draft.add_node(entry);
             }
             other => return Err(wrong_kind(&public, &other, "node")),
         },
         Add::Sender { name, public, destinations } => match read_public(&public)? {
             PublicKeys::Sender { signing } => {
                 let signing = checked(&public, &signing)?;
-                draft.add_sender(SenderEntry { name, signing, destinations: destinations.into_iter().collect() });
+                let entry = SenderEntry { name, signing, destinations: known(draft, destinations)? };
+                let there = draft.senders.get(&entry.name);
+                let sends = |it: &SenderEntry| {
+                    format!("signing {}, it sends to {}", it.signing.bytes(), names(&it.destinations))
+                };
+                check_replaced("sender", &entry.name, there.filter(|there| **there != entry).map(sends), replace)?;
+                draft.add_sender(entry);
             }
             other => return Err(wrong_kind(&public, &other, "sender")),
         },
@@ -35,8 +46,12 @@ pub(super) fn add(draft: &mut Draft, entry: Add) -> Result<(), CliError> {
             PublicKeys::Reader { signing, hpke } => {
                 check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
                 let signing = checked(&public, &signing)?;
-                let destinations = destinations.into_iter().collect();
-                draft.add_reader(ReaderEntry { name, signing, hpke, destinations });
+                let entry = ReaderEntry { name, signing, hpke, destinations: known(draft, destinations)? };
+                let there = draft.readers.get(&entry.name);
+                let reads =
+                    |it: &ReaderEntry| format!("signing {}, it reads {}", it.signing.bytes(), names(&it.destinations));
+                check_replaced("reader", &entry.name, there.filter(|there| **there != entry).map(reads), replace)?;
+                draft.add_reader(entry);
             }
             other => return Err(wrong_kind(&public, &other, "reader")),
         },
@@ -58,6 +73,34 @@ pub(super) fn add(draft: &mut Draft, entry: Add) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// Refuses to put an entry in the place of another one, which is described, unless that is meant.
+fn check_replaced(
+    word: &str,
+    name: &impl std::fmt::Display,
+    there: Option<String>,
+    meant: bool,
+) -> Result<(), CliError> {
+    match there {
+        Some(there) if !meant => Err(CliError::usage(format!(
+            "{word} {name} is there already, {there}: add --replace if this is meant to take its place"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Names of destinations that the draft has. Errors: one that it has not.
+fn known(draft: &Draft, given: Vec<DestinationName>) -> Result<BTreeSet<DestinationName>, CliError> {
+    if let Some(unknown) = given.iter().find(|name| !draft.destinations.contains_key(name)) {
+        let has = match draft.destinations.is_empty() {
+            true => "it has none yet".to_owned(),
+            false => format!("it has {}", names(draft.destinations.keys())),
+        };
+        let text = format!("--destinations: the draft has no destination {unknown}: {has}; add the destination first");
+        return Err(CliError::usage(text));
+    }
+    Ok(given.into_iter().collect())
 }
 
 /// The keys of a public file as current, after those of the entry that it does not name, which are retired.
@@ -127,5 +170,5 @@ fn checked(file: &Path, key: &VerifyingKeyBytes) -> Result<PublicKey, CliError> 
 }
 
 fn wrong_kind(file: &Path, given: &PublicKeys, needed: &str) -> CliError {
-    wrong(file, format!("this is a {} key, a {needed}'s is needed here", given.kind().word()))
+    wrong(file, format!("this is {} key, a {needed}'s is needed here", given.kind().with_article()))
 }

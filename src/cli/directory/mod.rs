@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::keys::{about, operator_key, read_directory, read_draft};
+use super::keys::{operator_key, read_directory, read_draft};
 use super::{CliError, Context, Exit, Row};
 use crate::core::directory::{Directory, Draft, FIRST_LINE, KeyState, Span, Validity, read_time, write_time};
 use crate::core::id::{DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, Time};
@@ -29,7 +29,7 @@ enum Action {
     /// Makes an empty draft of a new environment
     #[command(after_help = "Example:\n  sealcast directory create shop -o directory.toml")]
     Create(Create),
-    /// Adds an entry to a draft, or replaces it
+    /// Adds an entry to a draft, or with --replace changes one
     #[command(after_help = "\
 Examples:
   sealcast directory add node a --address 10.0.0.1:7401 --public a.pub
@@ -41,6 +41,9 @@ Examples:
         /// The draft
         #[arg(short, long, global = true, value_name = "FILE", default_value = "directory.toml")]
         directory: PathBuf,
+        /// Put it in the place of an entry of this name that differs
+        #[arg(long, global = true)]
+        replace: bool,
     },
     /// Removes an entry from a draft
     #[command(after_help = "Example:\n  sealcast directory remove sender web")]
@@ -230,9 +233,9 @@ impl DirectoryCommand {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         match self.action {
             Action::Create(command) => command.run(context)?,
-            Action::Add { entry, directory } => {
+            Action::Add { entry, directory, replace } => {
                 let mut draft = read_draft(&directory)?;
-                edit::add(&mut draft, entry)?;
+                edit::add(&mut draft, entry, replace)?;
                 save_draft(&draft, &directory)?;
                 context.output.rows(&listed(&draft))?;
             }
@@ -313,7 +316,7 @@ fn sign(
     valid_for: Option<Span>,
     context: &Context,
 ) -> Result<Directory, CliError> {
-    let operator = OperatorKey::read(operator).map_err(about(operator))?;
+    let operator = OperatorKey::read(operator)?;
     let public = operator.signing().public();
     let mut draft = read_draft(draft_file)?;
     if let Some(span) = valid_for {
@@ -366,11 +369,12 @@ fn read_either(file: &Path) -> Result<Draft, CliError> {
     Draft::from_toml(unsigned).map_err(|error| wrong(file, error))
 }
 
+fn names<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
+    let names: Vec<_> = names.into_iter().map(|name| name.to_string()).collect();
+    if names.is_empty() { "nowhere".to_owned() } else { names.join(", ") }
+}
+
 fn listed(draft: &Draft) -> Vec<Listed> {
-    fn names<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
-        let names: Vec<_> = names.into_iter().map(|name| name.to_string()).collect();
-        if names.is_empty() { "nowhere".to_owned() } else { names.join(", ") }
-    }
     let nodes = draft.nodes.values().map(|node| Listed {
         kind: "node",
         name: node.name.to_string(),

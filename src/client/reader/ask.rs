@@ -97,14 +97,20 @@ impl Reader {
         }
     }
 
+    /// The destinations that the directory lets this reader read, ascending.
+    pub fn destinations(&self) -> BTreeSet<DestinationName> {
+        let directory = self.directory();
+        let mine = directory.readers.values().find(|entry| entry.signing == self.key);
+        mine.map(|entry| entry.destinations.clone()).unwrap_or_default()
+    }
+
     /// The destinations that this reader may read, or the one that is meant; of them those that a node serves.
     fn served_by(&self, node: &NodeName, destination: Option<&DestinationName>) -> BTreeSet<DestinationName> {
         let directory = self.directory();
-        let mine = directory.readers.values().find(|entry| entry.signing == self.key).map(|entry| &entry.destinations);
-        let meant = |name: &DestinationName| match (destination, mine) {
-            (Some(destination), _) => name == destination,
-            (None, Some(mine)) => mine.contains(name),
-            (None, None) => false,
+        let mine = self.destinations();
+        let meant = |name: &DestinationName| match destination {
+            Some(destination) => name == destination,
+            None => mine.contains(name),
         };
         let all = directory.destinations.values().filter(|entry| entry.nodes.contains(node) && meant(&entry.name));
         all.map(|entry| entry.name.clone()).collect()
