@@ -286,5 +286,6 @@ fn receipt(ticket: &Ticket, agreed: &Agreed) -> Option<Receipt> {
         voters: agreed.signers.len() + agreed.lacking.len(),
         directory_version: agreed.directory,
         first,
+        times: agreed.signers.iter().map(|(node, times)| (node.clone(), (*times).into())).collect(),
     })
 }

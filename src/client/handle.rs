@@ -1,5 +1,6 @@
 //! What a submitter holds: a ticket, and the way to wait for its stages. Dropping it never cancels: the deadline does.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,35 @@ pub struct Receipt {
     pub directory_version: u64,
     /// For rejected(duplicate): the transaction that has claimed the idempotency key.
     pub first: Option<TransactionId>,
+    /// How long it took on each signer, as that one says. Empty when the receipt comes from the outbox, which keeps none.
+    pub times: BTreeMap<NodeName, NodeTimes>,
+}
+
+/// How long a transaction took on a node, as that node says it, in whole milliseconds. `None` when it does not know: it
+/// fetched the transaction, or started again in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct NodeTimes {
+    /// From the time in the transaction's id (this machine's clock) to the first segment of its parcel there (that
+    /// machine's clock).
+    pub delivered: Option<Duration>,
+    /// From there until the parcel was opened and durable.
+    pub staged: Option<Duration>,
+    /// From there until the fate was applied.
+    pub committed: Option<Duration>,
+    /// From there until the node held it.
+    pub held: Option<Duration>,
+}
+
+impl From<crate::core::receipt::StageTimes> for NodeTimes {
+    fn from(said: crate::core::receipt::StageTimes) -> Self {
+        let duration = |millis: Option<u32>| millis.map(|millis| Duration::from_millis(millis.into()));
+        Self {
+            delivered: duration(said.delivered),
+            staged: duration(said.staged),
+            committed: duration(said.committed),
+            held: duration(said.held),
+        }
+    }
 }
 
 /// Why a stage was not reached and never will be.

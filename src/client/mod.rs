@@ -28,7 +28,7 @@ mod transaction;
 mod window;
 
 pub use error::{ClientError, SubmitError};
-pub use handle::{Handle, Receipt, Stage, StageTimes, WaitError, Waited};
+pub use handle::{Handle, NodeTimes, Receipt, Stage, StageTimes, WaitError, Waited};
 pub use options::Options;
 pub use service::Client;
 pub use transaction::Transaction;

@@ -15,7 +15,7 @@ use super::check::{Comparison, Expected, Sent};
 use super::cluster::{Cluster, prepare};
 use super::payloads::{Chosen, Hashing, Made, Payload};
 use super::report::{Measured, NodeRow, Report, SegmentsRow, StageRow};
-use super::say::Say;
+use crate::cli::say::Say;
 use crate::cli::{CliError, Exit, topic};
 use crate::client::reader::{From, ReadError};
 use crate::client::{Client, Handle, Transaction, WaitError};

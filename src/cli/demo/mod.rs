@@ -1,7 +1,7 @@
 //! `sealcast demo`: the whole way on this machine, with nothing installed and no questions asked.
 //!
 //! - [`payloads`] chooses what is sent, [`cluster`] runs three nodes in this process, [`flow`] goes the way;
-//! - [`check`] compares what came out, [`report`] prints what was found, [`say`] tells what happens meanwhile.
+//! - [`check`] compares what came out, [`report`] prints what was found.
 //!
 //! Owns the arguments, the folder and its cleaning up, also after an error and Ctrl-C.
 
@@ -10,26 +10,24 @@ mod cluster;
 mod flow;
 mod payloads;
 mod report;
-mod say;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::init::property;
+use super::say::Say;
 use super::session::runtime;
+use super::signals::Signals;
+use super::size::Size;
 use super::{CliError, Context, Exit};
 use crate::config::TransportSettings;
 use crate::config::environment::{Plan, VALID_FOR};
 use crate::core::id::{EnvironmentName, NodeName, Suite};
 use crate::seams::{Seams, hardening};
 use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
-use payloads::Size;
 use report::Report;
-use say::Say;
 
 /// Copies of each payload byte that lie on this disk for a while: outbox, coded segments, three nodes, and room.
 const COPIES: u64 = 7;
@@ -130,13 +128,13 @@ impl Demo {
         let _ = hardening::core_dumps_off();
         let runtime = runtime()?;
         // Signals are caught before there is anything to clean up.
-        let interrupted = runtime.block_on(async { interruption() })?;
+        let mut signals = runtime.block_on(async { Signals::listen() })?;
         let folder = Folder::new(self.keep.as_deref())?;
         let say = Say::new(context.seams.clock.clone());
         let outcome = runtime.block_on(async {
             tokio::select! {
                 outcome = self.go(folder.path(), &context.seams, &say) => outcome,
-                name = interrupted => Err(CliError::failed(format!("ended by {name}"))),
+                name = signals.next() => Err(CliError::failed(format!("ended by {name}"))),
             }
         });
         // Whatever still runs has the folder open.
@@ -212,27 +210,4 @@ impl Demo {
         next.push(format!("sealcast watch orders --config {}", at("readers/app/client.toml")));
         next
     }
-}
-
-/// Ends with the name of the first signal that asks to end. Must be called within a runtime.
-fn interruption() -> Result<impl Future<Output = &'static str>, CliError> {
-    let kinds =
-        [(SignalKind::interrupt(), "Ctrl-C"), (SignalKind::terminate(), "SIGTERM"), (SignalKind::hangup(), "SIGHUP")];
-    let mut signals = Vec::new();
-    for (kind, name) in kinds {
-        let signal = signal(kind).map_err(|error| CliError::new(Exit::Failed, error))?;
-        signals.push((signal, name));
-    }
-    Ok(async move {
-        let waits = signals.iter_mut().map(|(signal, name)| {
-            Box::pin(async move {
-                // A stream of signals that ended gives none any more.
-                if signal.recv().await.is_none() {
-                    std::future::pending::<()>().await;
-                }
-                *name
-            })
-        });
-        futures_util::future::select_all(waits).await.0
-    })
 }

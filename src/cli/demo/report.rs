@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::check::Compared;
+use crate::cli::latency::{Latency, ms};
 use crate::cli::{Exit, Output, Row};
 use crate::client::StageTimes;
 use crate::core::id::{NodeName, Position};
@@ -36,19 +36,14 @@ impl StageRow {
             ("complete", |times| times.complete),
         ];
         let row = |(stage, of): (&'static str, Reached)| {
-            // Microseconds up to an hour, to three digits: bounds that are always right.
-            let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).ok()?;
-            for took in times.iter().filter_map(of) {
-                histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-            }
-            let ms = |micros: u64| micros as f64 / 1000.0;
+            let latency = Latency::of(times.iter().filter_map(of))?;
             Some(Self {
                 object: "stage",
                 stage,
-                transactions: histogram.len(),
-                p50_ms: ms(histogram.value_at_quantile(0.5)),
-                p99_ms: ms(histogram.value_at_quantile(0.99)),
-                max_ms: ms(histogram.max()),
+                transactions: latency.count(),
+                p50_ms: latency.quantile_ms(0.5),
+                p99_ms: latency.quantile_ms(0.99),
+                max_ms: latency.max_ms(),
             })
         };
         stages.into_iter().filter_map(row).collect()
@@ -59,7 +54,6 @@ impl Row for StageRow {
     const HEADS: &'static [&'static str] = &["stage", "transactions", "p50", "p99", "max"];
 
     fn cells(&self) -> Vec<String> {
-        let ms = |value: f64| format!("{value:.1} ms");
         vec![self.stage.to_owned(), self.transactions.to_string(), ms(self.p50_ms), ms(self.p99_ms), ms(self.max_ms)]
     }
 }

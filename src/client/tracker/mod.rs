@@ -52,6 +52,7 @@ fn receipt_of(row: &TransactionRow, at: &OutcomeRow) -> Option<Receipt> {
         voters: at.voters.into(),
         directory_version: at.directory_version,
         first: at.first,
+        times: BTreeMap::new(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! What the demo tells while it runs, on stderr: a line for each stage, and on a terminal a bar for what takes time.
+//! What a long command tells while it runs, on stderr: a line for each stage, and on a terminal a bar for what takes time.
 //!
 //! Owns the look of it. Must not decide anything.
 
