@@ -65,7 +65,7 @@ async fn staged_bodies_and_rows_survive_a_power_cut() {
         assert_eq!(found.length, length as u64);
         assert_eq!(found.reader.read(0, usize::MAX).unwrap(), body(1000 + u64::from(index), length));
         assert_eq!(found.reader.read(length as u64, 10).unwrap().len(), 0);
-        snapshot.scrub(&manifest.digest, index).unwrap();
+        assert!(found.reader.matches(&found.digest).unwrap());
     }
     assert_eq!(snapshot.undecided(&web(), &transaction(1002)).unwrap(), vec![(manifest.digest, 2)]);
     assert_eq!(snapshot.counts().unwrap().undecided, 3);
@@ -346,7 +346,32 @@ async fn the_folders_of_a_new_store_survive_a_power_cut() {
     let new = parcel(&store, 1, &[LARGE], None);
     let digest = new.manifest.digest;
     store.stage(new).await.unwrap();
-    open(&disk.crash()).snapshot().unwrap().scrub(&digest, 0).unwrap();
+    let found = open(&disk.crash()).snapshot().unwrap().body(&digest, 0).unwrap().unwrap();
+    assert!(found.reader.matches(&found.digest).unwrap());
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_leaves_its_folder_free_whoever_still_has_it() {
+    let disk = CrashDisk::new();
+    let store = founded(&disk).await;
+    let new = parcel(&store, 1, &[10], None);
+    let digest = new.manifest.digest;
+    store.stage(new).await.unwrap();
+    let (clone, left) = (store.clone(), store.snapshot().unwrap());
+    assert!(matches!(GroupStore::open(&options(), &seams(disk.clone(), 1)), Err(StoreError::Open(_))), "it is in use");
+    store.close();
+    let again = open(&disk);
+    assert!(again.snapshot().unwrap().has_body(&digest, 0).unwrap());
+    // The closed one writes nothing more, also not when the last of it goes.
+    assert!(matches!(clone.snapshot(), Err(StoreError::Stopped { .. })));
+    let note = Mutation::Note { name: "n".to_owned(), value: Bytes::from_static(b"1") };
+    assert!(matches!(clone.write(vec![note]).await, Err(StoreError::Stopped { .. })));
+    drop((store, clone, left));
+    assert!(
+        matches!(GroupStore::open(&options(), &seams(disk.clone(), 1)), Err(StoreError::Open(_))),
+        "by the new one"
+    );
+    settle(&again).await;
 }
 
 #[tokio::test]

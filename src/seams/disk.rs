@@ -56,8 +56,10 @@ pub trait DiskFile: Send + Sync + Debug {
     fn length(&self) -> io::Result<u64>;
     /// Cuts or extends to `length`.
     fn set_length(&self, length: u64) -> io::Result<()>;
-    /// Locks the file for this process as long as it is open; `false` when another open file holds the lock.
+    /// Locks the file until it is unlocked or closed; `false` when another open file holds the lock.
     fn try_lock(&self) -> io::Result<bool>;
+    /// Lets the lock go, though the file is open still.
+    fn unlock(&self) -> io::Result<()>;
     /// Makes contents and length durable (fdatasync). After an error the process must stop: what the kernel kept is unknown.
     fn sync(&self) -> io::Result<()>;
 }
@@ -141,6 +143,10 @@ impl DiskFile for RealFile {
             Err(fs::TryLockError::WouldBlock) => Ok(false),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.0.unlock()
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -72,6 +72,12 @@ pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Database
 struct Backend(Box<dyn DiskFile>);
 
 impl StorageBackend for Backend {
+    /// The last call: redb reads and writes nothing more, whoever still has a read transaction. What is left open is no
+    /// reason to keep others out.
+    fn close(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.0.length()
     }

@@ -49,14 +49,6 @@ pub enum StoreError {
         /// Why.
         cause: String,
     },
-    /// A body's bytes are not those of its digest: fetch it again from another node.
-    #[error("the body {digest}.{index} is damaged: its digest differs")]
-    DamagedBody {
-        /// D of its parcel.
-        digest: crate::core::id::Digest,
-        /// Its number in the parcel.
-        index: u32,
-    },
 }
 
 impl StoreError {

@@ -130,6 +130,10 @@ impl DiskFile for HeldFile {
         self.file.try_lock()
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
     fn sync(&self) -> io::Result<()> {
         let (hand, changed) = &*self.disk.hand;
         let mut now = hand.lock().unwrap();

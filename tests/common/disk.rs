@@ -267,4 +267,11 @@ impl DiskFile for CrashFile {
         self.locked.store(true, Ordering::SeqCst);
         Ok(true)
     }
+
+    fn unlock(&self) -> io::Result<()> {
+        if self.locked.swap(false, Ordering::SeqCst) {
+            self.content.lock().unwrap().locked = false;
+        }
+        Ok(())
+    }
 }

@@ -22,8 +22,6 @@ use crate::transport::AnyTransport;
 
 /// How long the nodes may take to find each other.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long a node that was stopped may take to let go of its files.
-const FREE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Nodes that run in this process, and what others need to talk to them.
 pub(super) struct Cluster {
@@ -91,17 +89,8 @@ impl Cluster {
         let options = NodeOptions::from_config(&NodeConfig::load(&Sources::file(config))?)?;
         // One process has one page of metrics, and nobody asks the demo for it.
         let options = NodeOptions { http: None, ..options };
-        let began = self.seams.clock.monotonic();
-        let node = loop {
-            match Node::start(options.clone(), self.seams.clone(), self.transport.clone()).await {
-                Ok(node) => break Arc::new(node),
-                // The tasks of a node that was stopped a moment ago may not be gone all, and with them its files' locks.
-                Err(error) if error.retryable() && self.seams.clock.monotonic().saturating_sub(began) < FREE_WITHIN => {
-                    self.seams.clock.sleep(Duration::from_millis(20)).await;
-                }
-                Err(error) => return Err(CliError::new(Exit::Failed, error)),
-            }
-        };
+        let started = Node::start(options, self.seams.clone(), self.transport.clone()).await;
+        let node = Arc::new(started.map_err(|error| CliError::new(Exit::Failed, error))?);
         let (watched, tell, of) = (node.clone(), self.failed.clone(), name.clone());
         let watching = tokio::spawn(async move {
             // A demo that ended has nobody to tell.

@@ -12,7 +12,7 @@ mod tables;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ pub struct Applied {
 }
 
 struct Inner {
-    database: Arc<Database>,
+    /// None once the store was closed.
+    database: RwLock<Option<Arc<Database>>>,
     bodies: Bodies,
     destination: DestinationName,
     incarnation: Incarnation,
@@ -93,7 +94,7 @@ struct Inner {
     on_commit: Arc<OnceLock<OnCommit>>,
 }
 
-/// The store of one group. Cheap to clone; the last clone ends the writer and closes the database.
+/// The store of one group. Cheap to clone; [`GroupStore::close`] ends it for all clones, or the last clone does.
 #[derive(Clone)]
 pub struct GroupStore(Arc<Inner>);
 
@@ -138,7 +139,7 @@ impl GroupStore {
             .spawn(move || writer.run(&queue))
             .map_err(StoreError::failed("starting the store's writer"))?;
         Ok(Self(Arc::new(Inner {
-            database,
+            database: RwLock::new(Some(database)),
             bodies,
             destination: options.destination.clone(),
             incarnation,
@@ -186,9 +187,12 @@ impl GroupStore {
     }
 
     /// The rows as they are now: one moment, whatever is written meanwhile. Do not keep it for long: pages that it sees
-    /// are not used again while it lives.
+    /// are not used again while it lives. Errors: [`StoreError::Stopped`] once the store was closed, and the database's.
     pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let transaction = self.0.database.begin_read().map_err(StoreError::failed("reading the store"))?;
+        let transaction = match &*self.0.database.read().unwrap_or_else(PoisonError::into_inner) {
+            None => return Err(closed()),
+            Some(database) => database.begin_read().map_err(StoreError::failed("reading the store"))?,
+        };
         Snapshot::new(transaction, &self.0.destination, self.0.parsed.clone(), self.0.bodies.clone())
     }
 
@@ -269,7 +273,8 @@ impl GroupStore {
         wait(answer).await
     }
 
-    /// Ends the writer after what already waits; the database closes when no clone or snapshot is left. Blocks.
+    /// Ends the writer after what already waits, and closes the database: when this returns, the folder can be opened again.
+    /// Snapshots that are left read nothing more. Blocks.
     pub fn close(&self) {
         self.0.close();
     }
@@ -281,7 +286,7 @@ impl GroupStore {
             Some(jobs) => jobs.send(job).err().map(|error| error.0),
         };
         if let Some(job) = refused {
-            job.fail(StoreError::Stopped { cause: "it was closed".to_owned() });
+            job.fail(closed());
         }
     }
 }
@@ -294,6 +299,8 @@ impl Inner {
             // A writer that panicked has told so already.
             let _ = thread.join();
         }
+        // The last one: the writer's went with its thread.
+        drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -314,6 +321,10 @@ fn answer<T: Send + 'static>() -> (Done<T>, Answered<T>) {
 
 async fn wait<T>(answer: Answered<T>) -> Result<T, StoreError> {
     answer.await.unwrap_or_else(|_| Err(StoreError::Stopped { cause: "its writer is gone".to_owned() }))
+}
+
+fn closed() -> StoreError {
+    StoreError::Stopped { cause: "it was closed".to_owned() }
 }
 
 fn lost(error: WorkLost) -> StoreError {

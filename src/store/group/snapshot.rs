@@ -304,17 +304,6 @@ impl Snapshot {
         has(&self.tables.bodies, &body_key(digest, index))
     }
 
-    /// Checks a body's bytes against its digest without opening them. Reads all of it.
-    /// Errors: [`StoreError::DamagedBody`].
-    pub fn scrub(&self, digest: &Digest, index: u32) -> Result<(), StoreError> {
-        match self.body(digest, index)? {
-            Some(body) if !body.reader.matches(&body.digest)? => {
-                Err(StoreError::DamagedBody { digest: *digest, index })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// At most `most` committed rows after a position whose bodies are missing here, in order.
     pub fn missing(&self, after: Position, most: usize) -> Result<Vec<Row>, StoreError> {
         let from = position_key(Position { number: after.number.saturating_add(1), ..after });

@@ -243,21 +243,6 @@ impl<'a, 't> Staging<'a, 't> {
         Ok(settled)
     }
 
-    /// Forgets a staged parcel that cannot be committed (its refusal stands); what is decided of it stays.
-    pub fn withdraw(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let Some(row) = staged_row(self.tables, digest)? else { return Ok(()) };
-        for item in &row.manifest.items {
-            let key = undecided_key(&row.manifest.sender, &item.transaction, digest, item.index);
-            if remove(&mut self.tables.undecided, &key)? {
-                self.counts.undecided = self.counts.undecided.saturating_sub(1);
-                remove(&mut self.tables.deadlines, &deadline_key(item.deadline, &key))?;
-                self.drop_body(digest, item.index)?;
-            }
-        }
-        remove(&mut self.tables.staged, &digest.0)?;
-        Ok(())
-    }
-
     fn settle(&mut self, undecided: &[u8], standing: ItemStanding) -> Result<Settled, StoreError> {
         let (sender, _, digest, index) = read_undecided_key(undecided)?;
         let damaged = || StoreError::damaged("staged", digest, "it lacks a transaction that is undecided");

@@ -60,8 +60,6 @@ pub enum Mutation {
         /// The body.
         body: NewBody,
     },
-    /// Forgets a staged parcel's undecided transactions. Durable.
-    Withdraw(Digest),
     /// Advances a collection offset. Not durable by itself: behind is safe, and it never becomes durable before what was
     /// staged ahead of it. Refused while something that a full disk refused to note is owed: it would pass that (R16).
     SetOffset {
@@ -457,9 +455,6 @@ impl Writer {
             Mutation::KeepBody { sender, transaction, digest, body } => {
                 let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
                 staging.keep_fetched(&sender, &transaction, &digest, body)?;
-            }
-            Mutation::Withdraw(digest) => {
-                Staging::new(tables, &mut self.counts, &mut self.obsolete).withdraw(&digest)?;
             }
             Mutation::SetOffset { partition, mark } => {
                 put(&mut tables.offsets, &partition.to_be_bytes(), &encode_mark(&mark))?;

@@ -157,6 +157,9 @@ impl DiskFile for FaultyFile {
     fn try_lock(&self) -> io::Result<bool> {
         self.0.try_lock()
     }
+    fn unlock(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
     fn sync(&self) -> io::Result<()> {
         self.fails(2).and_then(|()| self.0.sync())
     }
