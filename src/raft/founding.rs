@@ -32,6 +32,8 @@ pub struct ProbeAnswer {
     pub asker_id: u64,
     /// The version of the directory in force there.
     pub directory_version: u64,
+    /// Whether it is ending: it takes the lead from nobody.
+    pub leaving: bool,
 }
 
 /// What a node remembers of another one's votes and log.
@@ -146,6 +148,7 @@ mod tests {
             seen: SeenOfAsker::default(),
             asker_id: 0,
             directory_version: 0,
+            leaving: false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns the life of one openraft instance. Must not know what entries mean, nor how messages travel.
 
 use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -17,16 +18,22 @@ use super::codec;
 use super::founding::{ProbeAnswer, SeenOfAsker};
 use super::network::{HandleError, Message, MessageKind, PeerCaller, SeenPeers};
 use super::standing::{
-    GroupError, GroupOptions, Leadership, MemberStatus, Offer, ProposeError, ReadIndexError, Role, Stage, Status,
+    GroupError, GroupOptions, Leadership, MemberStatus, ProposeError, ReadIndexError, Role, Stage, Status,
 };
 use super::start::{founding_id, own_id};
 use super::storage::StateMachine;
 use super::types::{EntryBytes, Member, TypeConfig};
-use crate::core::decide::{DirectoryOp, Entry};
+use crate::core::decide::Entry;
 use crate::core::id::{Incarnation, NodeName};
 use crate::core::wire::Writer;
 use crate::seams::Seams;
 use crate::store::group::{Applied, GroupStore};
+
+/// Entries of which it may not be told yet what they did; beyond it nothing more is applied.
+const NEWS: usize = 64;
+/// How often a node that takes the lead is asked whether it is still there, and how long it may take to say so.
+const STILL_THERE: Duration = Duration::from_millis(100);
+const STILL_THERE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The instance that a group runs.
 pub(super) type Openraft = Raft<TypeConfig, StateMachine>;
@@ -40,10 +47,12 @@ pub(super) struct Inner {
     pub(super) seen: Arc<SeenPeers>,
     pub(super) raft_id: u64,
     pub(super) raft: OnceLock<Openraft>,
-    pub(super) news: Mutex<Option<mpsc::UnboundedSender<Applied>>>,
+    pub(super) news: Mutex<Option<mpsc::Sender<Applied>>>,
     pub(super) stage: watch::Sender<Stage>,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) replayed: watch::Sender<bool>,
+    /// Whether this node is ending.
+    pub(super) leaving: AtomicBool,
     pub(super) stop: CancellationToken,
 }
 
@@ -58,8 +67,9 @@ impl std::fmt::Debug for Group {
 }
 
 impl Group {
-    /// Opens the group over its store and gives what is applied from now on; what was applied before is in the store.
-    /// It starts in the background: see [`Group::stage`]. Probes are answered at once.
+    /// Opens the group over its store and gives what is applied from now on; what was applied before is in the store. Whoever
+    /// takes it must wait for nothing that waits for the log: while it is not taken, nothing is applied. Dropping it is the
+    /// end of listening. It starts in the background: see [`Group::stage`]. Probes are answered at once.
     ///
     /// The Raft ids of the founding voters are 1 to n in the order of their names; a node keeps its id in its store.
     ///
@@ -69,9 +79,9 @@ impl Group {
         store: GroupStore,
         peers: Arc<dyn PeerCaller>,
         seams: Seams,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Applied>), GroupError> {
+    ) -> Result<(Self, mpsc::Receiver<Applied>), GroupError> {
         let raft_id = own_id(&options, &store).await?;
-        let (news, receiver) = mpsc::unbounded_channel();
+        let (news, receiver) = mpsc::channel(NEWS);
         let inner = Inner {
             seen: Arc::new(SeenPeers::new(store.clone())),
             raft_id,
@@ -80,6 +90,7 @@ impl Group {
             stage: watch::Sender::new(Stage::Starting("it reads its store".to_owned())),
             leadership: watch::Sender::default(),
             replayed: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
             stop: CancellationToken::new(),
             options,
             store,
@@ -160,16 +171,6 @@ impl Group {
         }
     }
 
-    /// Proposes a directory when its version is newer than the one in force (R8). Errors: [`ProposeError`].
-    pub async fn offer_directory(&self, directory: DirectoryOp, version: u64) -> Result<Offer, ProposeError> {
-        let in_force = self.0.store.progress().borrow().directory_version;
-        if version <= in_force {
-            return Ok(Offer::InForce(in_force));
-        }
-        // Group time stays as it is: an entry's time never takes it back.
-        self.propose(&Entry::founding(directory)).await.map(Offer::Proposed)
-    }
-
     /// The log index that a linearizable read must see applied, confirmed by a majority just now; on the leader.
     /// Errors: [`ReadIndexError`].
     pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
@@ -221,6 +222,9 @@ impl Group {
                 let answer = raft.append_entries(request).await.map_err(|error| stopped(error.to_string()))?;
                 codec::put_append_answer(&mut to, &answer);
             }
+            Message::TransferLeader(_) if self.0.leaving.load(Ordering::Acquire) => {
+                return Err(HandleError::NotRunning { cause: "this node is ending".to_owned() });
+            }
             Message::TransferLeader(request) => {
                 let answer = raft.handle_transfer_leader(request).await.map_err(|error| stopped(error.to_string()))?;
                 let json = serde_json::to_vec(&answer).map_err(|error| stopped(error.to_string()))?;
@@ -269,6 +273,7 @@ impl Group {
             seen: SeenOfAsker { term: seen.term, voted: seen.voted, log_term, log_index },
             asker_id,
             directory_version: self.0.store.progress().borrow().directory_version,
+            leaving: self.0.leaving.load(Ordering::Acquire),
         })
     }
 
@@ -330,11 +335,12 @@ impl Group {
         status
     }
 
-    /// On the leader, before this node ends: asks another voter that answers to take the lead, the one with the most of the
-    /// log first, and waits until one does, at most `limit` in all. Nothing new is proposed here meanwhile, and what was is
-    /// replicated still: this node must be reachable until this returns. Whether another leads; else the others elect when
-    /// they miss this one.
+    /// Before this node ends: it takes the lead from nobody any more, and if it has it, asks another voter that answers and
+    /// stays to take it, the one with the most of the log first, and waits until one does, at most `limit` in all, and no
+    /// longer than there is one to wait for. Nothing new is proposed here meanwhile, and what was is replicated still: this
+    /// node must be reachable until this returns. Whether another leads; else the others elect when they miss this one.
     pub async fn hand_over(&self, limit: Duration) -> bool {
+        self.0.leaving.store(true, Ordering::Release);
         let Some(raft) = self.0.raft.get() else { return false };
         let status = self.status();
         if status.role != Role::Leader {
@@ -342,9 +348,8 @@ impl Group {
         }
         let voters = status.members.into_iter().filter(|member| member.voter && member.raft_id != self.0.raft_id);
         let asked = voters.map(|member| async move {
-            let (group, incarnation) = (self.0.options.group, self.0.store.incarnation());
-            let answer = self.0.peers.probe(&member.node, group, incarnation, limit / 4).await.ok()?;
-            (answer.node == member.node).then_some((member, (answer.last_term, answer.last_index)))
+            let answer = self.stays(&member.node, limit / 4).await?;
+            Some((member, (answer.last_term, answer.last_index)))
         });
         let mut others: Vec<_> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
         others.sort_by_key(|(_, last)| Reverse(*last));
@@ -358,11 +363,29 @@ impl Group {
             }
             tokio::select! {
                 now = leadership.wait_for(|now| !now.own && now.leader.is_some()) => return now.is_ok(),
+                () = self.gone(&member.node) => {}
                 () = self.0.seams.clock.sleep(each) => {}
             }
         }
         tracing::info!(group = %self.0.options.group, "nobody took the lead in time: the others will elect");
         false
+    }
+
+    /// What a node answers that can take the lead: `None` when it does not answer, or is ending too.
+    async fn stays(&self, node: &NodeName, limit: Duration) -> Option<ProbeAnswer> {
+        let (group, incarnation) = (self.0.options.group, self.0.store.incarnation());
+        let answer = self.0.peers.probe(node, group, incarnation, limit).await.ok()?;
+        (answer.node == *node && !answer.leaving).then_some(answer)
+    }
+
+    /// Waits until a node does not answer any more, or is ending too.
+    async fn gone(&self, node: &NodeName) {
+        loop {
+            self.0.seams.clock.sleep(STILL_THERE).await;
+            if self.stays(node, STILL_THERE_LIMIT).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// Ends this node's part; nothing is lost by not calling it.

@@ -19,6 +19,6 @@ pub use group::Group;
 pub use network::{CallError, HandleError, MessageKind, PeerCaller};
 pub use peers::RpcPeers;
 pub use standing::{
-    GroupError, GroupOptions, Leadership, MemberStatus, Offer, ProposeError, ReadIndexError, Role, Stage, Status,
+    GroupError, GroupOptions, Leadership, MemberStatus, ProposeError, ReadIndexError, Role, Stage, Status,
 };
 pub use types::{AppliedIndex, EntryBytes, LogEntry, Member, TypeConfig};

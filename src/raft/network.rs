@@ -188,6 +188,30 @@ impl SeenPeers {
     }
 }
 
+/// Which members do not answer: said when one falls silent and when it is back, not at every call.
+#[derive(Default)]
+pub(super) struct Silent(Mutex<BTreeSet<NodeName>>);
+
+impl Silent {
+    fn note(&self, node: &NodeName, outcome: Result<(), &CallError>) {
+        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) if silent.remove(node) => tracing::info!("node {node} answers again"),
+            Ok(()) => {}
+            Err(error) => {
+                let text = match error {
+                    CallError::Unreachable { cause, .. } => format!("node {node} does not answer: {cause}"),
+                    CallError::Refused { cause, .. } => format!("node {node} refuses: {cause}"),
+                };
+                match silent.insert(node.clone()) {
+                    true => tracing::warn!("{text}"),
+                    false => tracing::debug!("{text}"),
+                }
+            }
+        }
+    }
+}
+
 /// Makes connections to members for openraft.
 #[derive(Clone)]
 pub(super) struct PeerNetwork {
@@ -197,6 +221,7 @@ pub(super) struct PeerNetwork {
     pub own_incarnation: Incarnation,
     pub seen: Arc<SeenPeers>,
     pub log: LogStore,
+    pub silent: Arc<Silent>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
@@ -241,7 +266,9 @@ impl PeerConnection {
         header.put(&mut payload);
         put(&mut payload).map_err(field)?;
         let call = self.network.peers.call(name, self.network.group, kind, payload.finish().into(), limit);
-        call.await.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+        let outcome = call.await;
+        self.network.silent.note(name, outcome.as_ref().map(drop));
+        outcome.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 
     /// Remembers what the member's answer says about its vote and log.

@@ -98,6 +98,7 @@ impl From<ProbeAnswer> for proto::ProbeResponse {
             directory_version: answer.directory_version,
             last_term: answer.last_term,
             seen_index_term: answer.seen.log_term,
+            leaving: answer.leaving,
         }
     }
 }
@@ -123,6 +124,7 @@ impl TryFrom<proto::ProbeResponse> for ProbeAnswer {
             },
             asker_id: answer.asker_id,
             directory_version: answer.directory_version,
+            leaving: answer.leaving,
         })
     }
 }

@@ -202,12 +202,3 @@ impl ReadIndexError {
         !matches!(self, Self::NotRunning { .. })
     }
 }
-
-/// What became of a directory that was offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offer {
-    /// It is in force from this log index on, unless the entry refused it.
-    Proposed(u64),
-    /// This version or a newer one is in force already.
-    InForce(u64),
-}

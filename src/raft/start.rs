@@ -125,7 +125,9 @@ impl Group {
             let missing: Vec<String> =
                 self.others().filter(|node| !answers.contains_key(*node)).map(ToString::to_string).collect();
             if missing.is_empty() {
-                self.0.store.write(vec![Mutation::Clear { name: ALARM_UNASKED.to_owned() }]).await?;
+                // All of them answered, and none knows better: what an earlier start found out is over.
+                let over = [ALARM_UNASKED, ALARM_RESTORED].map(|name| Mutation::Clear { name: name.to_owned() });
+                self.0.store.write(over.into()).await?;
                 return Ok(None);
             }
             if clock.monotonic() >= until {
@@ -152,9 +154,7 @@ impl Group {
         let mut alarmed = false;
         loop {
             if self.knows_members() {
-                if alarmed {
-                    inner.store.write(vec![Mutation::Clear { name: ALARM_UNKNOWN.to_owned() }]).await?;
-                }
+                inner.store.write(vec![Mutation::Clear { name: ALARM_UNKNOWN.to_owned() }]).await?;
                 return Ok(());
             }
             let mut answers = BTreeMap::new();
@@ -237,6 +237,7 @@ impl Group {
             own_incarnation: inner.store.incarnation(),
             seen: inner.seen.clone(),
             log: log.clone(),
+            silent: Arc::default(),
         };
         let raft = Raft::new(inner.raft_id, config, network, log, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;

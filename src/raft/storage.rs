@@ -294,12 +294,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 /// The state machine: hands committed entries to the store's writer and tells the node what they did.
 pub struct StateMachine {
     store: GroupStore,
-    news: mpsc::UnboundedSender<Applied>,
+    news: mpsc::Sender<Applied>,
 }
 
 impl StateMachine {
-    /// Over a group's store; what is applied is told through `news`.
-    pub fn new(store: GroupStore, news: mpsc::UnboundedSender<Applied>) -> Self {
+    /// Over a group's store; what is applied is told through `news`. While that has no room, nothing more is applied: a log
+    /// that is replayed whole must not be in memory whole.
+    pub fn new(store: GroupStore, news: mpsc::Sender<Applied>) -> Self {
         Self { store, news }
     }
 
@@ -358,7 +359,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             for (applied, responder) in applied.into_iter().zip(responders) {
                 let index = applied.index;
                 // A node that is ending does not listen any more; everything is in the store.
-                let _ = self.news.send(applied);
+                let _ = self.news.send(applied).await;
                 if let Some(responder) = responder {
                     responder.send(AppliedIndex(index));
                 }

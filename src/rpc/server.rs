@@ -134,7 +134,7 @@ pub async fn serve(
 
 /// The method's name of a path; `unknown` for one that no service has, so that callers cannot make series.
 fn method(path: &str) -> &'static str {
-    const METHODS: [&str; 12] = [
+    const METHODS: [&str; 13] = [
         "/sealcast.v1.Peer/RaftCall",
         "/sealcast.v1.Peer/Probe",
         "/sealcast.v1.Peer/Report",
@@ -142,6 +142,7 @@ fn method(path: &str) -> &'static str {
         "/sealcast.v1.Peer/FetchBody",
         "/sealcast.v1.Peer/ReadIndex",
         "/sealcast.v1.Peer/OfferDirectory",
+        "/sealcast.v1.Peer/Acknowledge",
         "/sealcast.v1.Reader/Subscribe",
         "/sealcast.v1.Reader/Get",
         "/sealcast.v1.Reader/GetByKey",

@@ -13,8 +13,9 @@ use crate::core::id::{ParcelId, TransactionId};
 /// The environment variable that filters.
 pub const FILTER_VARIABLE: &str = "SEALCAST_LOG";
 
-/// What is written when nothing is said: our own events from info on, libraries' from warnings on.
-const DEFAULT_FILTER: &str = "warn,sealcast=info";
+/// What is written when nothing is said: our own events from info on, libraries' from warnings on. openraft warns at every
+/// heartbeat of a peer that does not answer; our own events say that once.
+const DEFAULT_FILTER: &str = "warn,openraft=error,sealcast=info";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

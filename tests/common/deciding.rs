@@ -215,7 +215,6 @@ pub fn report(name: &str, number: u64, second: u64, held: Position, manifests: &
         incarnation: incarnation(name),
         clock: START.after(seconds(second)),
         held,
-        entry_version: 1,
         number,
         last: true,
         staged: manifests

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sealcast::core::decide::{Entry, Manifest};
 use sealcast::core::id::{DestinationTag, Incarnation, NodeName};
-use sealcast::raft::{CallError, Group, GroupOptions, MessageKind, Offer, PeerCaller, ProbeAnswer};
+use sealcast::raft::{CallError, Group, GroupOptions, MessageKind, PeerCaller, ProbeAnswer};
 use sealcast::seams::BoxFuture;
 use sealcast::store::group::{Applied, GroupStore, Progress};
 use tokio::sync::mpsc;
@@ -127,7 +127,7 @@ pub struct Node {
     pub name: NodeName,
     pub disk: CrashDisk,
     pub group: Group,
-    /// What was applied; kept so that the group has somebody to tell.
+    /// What was applied.
     pub news: mpsc::UnboundedReceiver<Applied>,
 }
 
@@ -145,7 +145,16 @@ pub async fn start_with(name: &str, disk: CrashDisk, wires: &Wires, seed: u64) -
     group_options.heartbeat = Duration::from_millis(100);
     let life = wires.end(&name).life;
     let wire = Arc::new(Wire { own: name.clone(), life, wires: wires.clone() });
-    let (group, news) = Group::open(group_options, store, wire, seams).await.unwrap();
+    let (group, mut applied) = Group::open(group_options, store, wire, seams).await.unwrap();
+    let (keep, news) = mpsc::unbounded_channel();
+    // A group whose news nobody takes applies nothing more.
+    tokio::spawn(async move {
+        while let Some(one) = applied.recv().await {
+            if keep.send(one).is_err() {
+                return;
+            }
+        }
+    });
     wires.groups.lock().unwrap().insert(name.clone(), group.clone());
     Node { name, disk, group, news }
 }
@@ -176,14 +185,7 @@ pub async fn leader<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Group {
 
 /// Puts the directory in force, at whoever leads.
 pub async fn found(nodes: &[Node]) {
-    loop {
-        match leader(nodes).await.offer_directory(directory_op(), 1).await {
-            Ok(Offer::Proposed(_)) => return,
-            Ok(other) => panic!("nobody else offers, but it is {other:?}"),
-            Err(error) => assert!(error.retryable(), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    propose(&nodes.iter().collect::<Vec<_>>(), &Entry::founding(directory_op())).await;
 }
 
 /// Proposes at whoever leads until it is known to be applied.

@@ -125,6 +125,13 @@ impl Peer for Told {
         Err(not_here())
     }
 
+    async fn acknowledge(
+        &self,
+        _: Request<proto::AcknowledgeRequest>,
+    ) -> Result<Response<proto::AcknowledgeResponse>, Status> {
+        Err(not_here())
+    }
+
     async fn offer_directory(
         &self,
         _: Request<proto::OfferDirectoryRequest>,

@@ -34,8 +34,6 @@ pub struct Report {
     pub clock: Time,
     /// It holds everything committed up to here.
     pub held: Position,
-    /// The highest version of entries that it can apply.
-    pub entry_version: u32,
     /// Counts its reports; parts of one report have the same number.
     pub number: u64,
     /// Whether this is the last part. Then what it reported before and not under this number is taken back. A part that
@@ -86,7 +84,6 @@ struct Reporter {
     incarnation: Incarnation,
     clock: Time,
     held: Position,
-    entry_version: u32,
     number: u64,
     /// All parcels that it has staged.
     staged: BTreeSet<ParcelKey>,
@@ -155,7 +152,6 @@ impl Tally {
             incarnation,
             clock: Time(0),
             held: Position::default(),
-            entry_version: 0,
             number: 0,
             staged: BTreeSet::new(),
             current: BTreeSet::new(),
@@ -169,7 +165,6 @@ impl Tally {
         }
         reporter.clock = report.clock;
         reporter.held = report.held;
-        reporter.entry_version = report.entry_version;
         if reporter.number != report.number {
             reporter.number = report.number;
             reporter.current.clear();
@@ -392,13 +387,6 @@ impl Tally {
             })),
             State::Fresh | State::Ready | State::InFlight | State::Done => Wait::Commit,
         })
-    }
-
-    /// The highest version of entries that every voter can apply: 0 while one has not reported. An operation that came
-    /// with a version is proposed only when this has reached it (R4).
-    pub fn entry_version(&self, destination: &DestinationEntry) -> u32 {
-        let of = |node: &NodeName| self.reporters.get(node).map_or(0, |reporter| reporter.entry_version);
-        destination.nodes.iter().map(of).min().unwrap_or(0)
     }
 
     /// Puts one fresh item where it belongs.
