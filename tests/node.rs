@@ -14,10 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::gather::REPEATED_AFTER;
 use sealcast::core::id::{Position, Rejection, Suite, Time};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
+use sealcast::node::{NodeOptions, acknowledge};
 use sealcast::rpc::proto::{self, read_response::Part};
 use sealcast::seams::{Clock, Disk, DiskFile, RealDisk, Seams, SystemClock};
 use sealcast::transport::adversary::{AdversaryOptions, Mood};
@@ -337,6 +339,66 @@ async fn a_node_tells_how_it_does_and_what_it_measured() {
         }
     };
     tokio::time::timeout(LIMIT, measured).await.expect("all of it is measured");
+    shop.shut().await;
+}
+
+/// The value of an alarm's gauge at node b, once it is this.
+async fn gauge(pages: std::net::SocketAddr, alarm: &str, is: u8) {
+    let (alarm, value) = (format!("alarm=\"{alarm}\""), format!(" {is}"));
+    let shown = async {
+        loop {
+            let text = page(pages, "/metrics").await.1;
+            let mut lines = text.lines().filter(|line| line.starts_with("sealcast_alarm{") && line.contains(&alarm));
+            match lines.find(|line| line.contains("node=\"b\"")) {
+                Some(line) if line.ends_with(&value) => return,
+                None if is == 0 => return,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, shown).await.unwrap_or_else(|_| panic!("{alarm} is not {is}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_stands_until_its_reason_ends_or_somebody_looked_and_its_gauge_agrees() {
+    let mut shop = Shop::open().await;
+    shop.start("a").await;
+    shop.http = Some("127.0.0.1:0".to_owned());
+    shop.start("b").await;
+    shop.start("c").await;
+    shop.ready().await;
+    let standing = async |shop: &Shop| -> Vec<String> {
+        shop.status("b", "orders").await.alarms.into_iter().map(|alarm| alarm.name).collect()
+    };
+    let alarms = shop.nodes[&name("b")].served()[&name("orders")].context.alarms.clone();
+    alarms.raise("gap-7", "records were lost");
+    alarms.raise("notes-not-kept", "the disk is full");
+    let pages = shop.nodes[&name("b")].http_address().unwrap();
+    gauge(pages, "gap-7", 1).await;
+    gauge(pages, "notes-not-kept", 1).await;
+    shop.stop("b").await;
+    shop.start("b").await;
+    shop.ready().await;
+    // A node that starts has nothing yet that it could not note; what was lost is lost.
+    let pages = shop.nodes[&name("b")].http_address().unwrap();
+    gauge(pages, "notes-not-kept", 0).await;
+    gauge(pages, "gap-7", 1).await;
+    assert_eq!(standing(&shop).await, ["gap-7"]);
+
+    let options = |node: &str| {
+        let config = NodeConfig::load(&Sources::file(&shop.written.nodes[&name(node)])).unwrap();
+        NodeOptions::from_config(&config).unwrap()
+    };
+    let stranger = NodeOptions { name: name("b"), ..options("a") };
+    let error = acknowledge(&stranger, &shop.seams, "gap-7", None).await.unwrap_err();
+    assert!(error.to_string().contains("only node b itself"), "{error}");
+    let error = acknowledge(&options("b"), &shop.seams, "body-missing", None).await.unwrap_err();
+    assert!(error.to_string().contains("ends by itself") && !error.retryable(), "{error}");
+    assert_eq!(standing(&shop).await, ["gap-7"]);
+    assert_eq!(acknowledge(&options("b"), &shop.seams, "gap-7", None).await.unwrap(), [name("orders")]);
+    assert_eq!(acknowledge(&options("b"), &shop.seams, "gap-7", None).await.unwrap(), []);
+    gauge(pages, "gap-7", 0).await;
+    assert_eq!(standing(&shop).await, [""; 0]);
     shop.shut().await;
 }
 

@@ -11,8 +11,10 @@ use super::config::{Either, load};
 use super::session::{Asked, block_on};
 use super::{CliError, Context, Exit, Row};
 use crate::client::reader::{ReadError, Reader};
-use crate::core::id::{NodeName, Position};
-use crate::node::{Node, NodeError, NodeOptions};
+use crate::config::NodeConfig;
+use crate::core::directory::write_time;
+use crate::core::id::{DestinationName, NodeName, Position, Time};
+use crate::node::{Node, NodeError, NodeOptions, acknowledge};
 use crate::rpc::proto;
 use crate::seams::{Seams, hardening};
 use crate::telemetry::logs;
@@ -54,6 +56,27 @@ Exit codes: 5 when a node does not answer.")]
         #[command(flatten)]
         asked: Asked,
     },
+    /// Tells a running node that somebody looked at an alarm that does not end by itself
+    #[command(after_help = "\
+Examples, on the node's machine, with its own configuration:
+  sealcast node acknowledge gap-0 --config nodes/a/node.toml
+  sealcast node acknowledge equivocation -d orders --config nodes/a/node.toml
+
+These are gap-N, equivocation, refused-but-committed and peers-not-asked; it is no error when none stands. The others \
+end when what they tell of is mended.")]
+    Acknowledge {
+        /// The alarm, as `node status` shows it
+        #[arg(value_name = "ALARM")]
+        alarm: String,
+
+        /// Only in this destination
+        #[arg(short, long, value_name = "DEST")]
+        destination: Option<DestinationName>,
+
+        /// The node.toml to use
+        #[arg(long, env = "SEALCAST_CONFIG", default_value = "node.toml", value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 impl NodeCommand {
@@ -61,19 +84,48 @@ impl NodeCommand {
         let seams = context.seams.clone();
         match self.action {
             Action::Run { config } => run(&config, seams),
+            Action::Acknowledge { alarm, destination, config } => {
+                acknowledged(&config, &seams, &alarm, destination.as_ref(), context)
+            }
             Action::Status { asked } => block_on(async { status(&asked.reader(&seams)?, &asked, context).await }),
         }
     }
 }
 
-fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
-    let config = match load(config.to_path_buf())? {
-        Either::Node(config) => *config,
+fn node_config(path: &std::path::Path) -> Result<NodeConfig, CliError> {
+    match load(path.to_path_buf())? {
+        Either::Node(config) => Ok(*config),
         Either::Client(_) => {
-            let shown = config.display();
-            return Err(CliError::usage(format!("{shown}: this is a client's configuration: name a node.toml")));
+            let shown = path.display();
+            Err(CliError::usage(format!("{shown}: this is a client's configuration: name a node.toml")))
         }
-    };
+    }
+}
+
+fn acknowledged(
+    config: &std::path::Path,
+    seams: &Seams,
+    alarm: &str,
+    destination: Option<&DestinationName>,
+    context: &Context,
+) -> Result<Exit, CliError> {
+    let options = NodeOptions::from_config(&node_config(config)?)?;
+    if let Some(name) = destination.filter(|name| !options.rings.contains_key(*name)) {
+        return Err(CliError::usage(format!("node {} does not serve destination {name}", options.name)));
+    }
+    let stood = block_on(async { Ok(acknowledge(&options, seams, alarm, destination).await?) })?;
+    match stood.is_empty() {
+        true => context.output.note(&format!("no alarm {alarm} stands at node {}", options.name)),
+        false => {
+            let names: Vec<_> = stood.iter().map(ToString::to_string).collect();
+            context.output.note(&format!("node {}: {alarm} acknowledged in {}", options.name, names.join(", ")));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
+    let config = node_config(config)?;
     let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
     logs::install(config.log.format, filter.as_deref()).map_err(|error| CliError::new(Exit::Usage, error))?;
     // It warns by itself; a node without this protection is still of use.
@@ -238,7 +290,8 @@ async fn status(reader: &Reader, asked: &Asked, context: &Context) -> Result<Exi
     if !context.output.is_json() {
         for row in &rows {
             for alarm in &row.alarms {
-                eprintln!("{} {}: {}: {}", row.node, row.destination, alarm.name, alarm.text);
+                let since = write_time(Time(alarm.since_ms));
+                eprintln!("{} {}: {} since {since}: {}", row.node, row.destination, alarm.name, alarm.text);
             }
         }
     }

@@ -1,10 +1,13 @@
 //! What a person should look at: named, with since when and what to do. An alarm stands until it is cleared; those of a
-//! destination are kept in its store, so that a restart does not hide them.
+//! destination are kept in its store, so that a restart does not hide them. Most end with their reason. Of some the reason
+//! is over when they are raised, and what to make of it a person must say: these are acknowledged.
 //!
 //! Owns the standing alarms. Must not decide when one is raised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
 
 use crate::seams::Clock;
 use crate::store::StoreError;
@@ -20,21 +23,36 @@ struct Inner {
     meter: Meter,
     store: Option<GroupStore>,
     standing: Mutex<BTreeMap<String, AlarmRow>>,
+    /// Those whose gauge shows that they stand.
+    shown: Mutex<BTreeSet<String>>,
+}
+
+/// Raised when a sender signed what contradicts itself.
+pub const EQUIVOCATION: &str = "equivocation";
+/// Raised when this node refused what a majority staged (R22).
+pub const REFUSED: &str = "refused-but-committed";
+/// How the alarm of a partition's gap begins; the partition's number follows.
+pub const GAP: &str = "gap-";
+/// Raised by consensus when a restarted node could not ask all its peers (R12).
+const UNASKED: &str = "peers-not-asked";
+
+/// Whether an alarm stands until a person says that it was looked at: what it tells of happened, and nothing that the node
+/// could see ends it.
+pub fn needs_a_person(name: &str) -> bool {
+    [EQUIVOCATION, REFUSED, UNASKED].contains(&name) || name.starts_with(GAP)
 }
 
 impl Alarms {
     /// Alarms that are not kept: those of the node as a whole, which every start looks at anew.
     pub fn new(clock: Arc<dyn Clock>, meter: Meter) -> Self {
-        Self(Arc::new(Inner { clock, meter, store: None, standing: Mutex::default() }))
+        Self(Arc::new(Inner { clock, meter, store: None, standing: Mutex::default(), shown: Mutex::default() }))
     }
 
     /// Alarms that are kept in a store; those that it holds stand at once. Errors: the store's.
     pub fn kept_in(store: &GroupStore, clock: Arc<dyn Clock>, meter: Meter) -> Result<Self, StoreError> {
         let standing: BTreeMap<_, _> = store.snapshot()?.alarms()?.into_iter().collect();
-        for name in standing.keys() {
-            show(&meter, name, 1.0);
-        }
-        Ok(Self(Arc::new(Inner { clock, meter, store: Some(store.clone()), standing: Mutex::new(standing) })))
+        let (store, standing) = (Some(store.clone()), Mutex::new(standing));
+        Ok(Self(Arc::new(Inner { clock, meter, store, standing, shown: Mutex::default() })))
     }
 
     /// Raises an alarm, or changes the text of one that stands. `name`: lower-case words with hyphens, of a small set.
@@ -51,7 +69,6 @@ impl Alarms {
         };
         let row = AlarmRow { since, text };
         standing.insert(name.to_owned(), row.clone());
-        show(&self.0.meter, name, 1.0);
         self.keep(Mutation::Raise { name: name.to_owned(), row });
     }
 
@@ -60,9 +77,38 @@ impl Alarms {
         let mut standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);
         if standing.remove(name).is_some() {
             tracing::info!(alarm = name, "alarm cleared");
-            show(&self.0.meter, name, 0.0);
             self.keep(Mutation::Clear { name: name.to_owned() });
         }
+    }
+
+    /// Clears an alarm that a person looked at, and waits until that is durable. Whether it stood. Errors: the store's.
+    pub async fn acknowledge(&self, name: &str) -> Result<bool, StoreError> {
+        // Also one that another part of the node raised, in the store.
+        if !self.standing().iter().any(|(standing, _)| standing == name) {
+            return Ok(false);
+        }
+        tracing::info!(alarm = name, "alarm acknowledged");
+        let (done, answer) = oneshot::channel();
+        {
+            let mut standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            standing.remove(name);
+            if let Some(store) = &self.0.store {
+                let clear = vec![Mutation::Clear { name: name.to_owned() }];
+                store.submit(clear, Box::new(move |result| drop(done.send(result))));
+            }
+        }
+        // Those that no store keeps are cleared by now.
+        answer.await.unwrap_or(Ok(())).map(|()| true)
+    }
+
+    /// Has the gauge show what stands, whoever raised and cleared it: the same as `node status` shows.
+    pub fn show(&self) {
+        let standing: BTreeSet<String> = self.standing().into_iter().map(|(name, _)| name).collect();
+        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = |name: &String, to: f64| self.0.meter.with("alarm", name.clone()).set(names::ALARM, to);
+        shown.difference(&standing).for_each(|name| set(name, 0.0));
+        standing.iter().for_each(|name| set(name, 1.0));
+        *shown = standing;
     }
 
     /// The alarms that stand, by name: those in the store, where other parts of the node raise theirs.
@@ -88,8 +134,4 @@ impl std::fmt::Debug for Alarms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.standing().iter().map(|(name, _)| name)).finish()
     }
-}
-
-fn show(meter: &Meter, name: &str, to: f64) {
-    meter.with("alarm", name.to_owned()).set(names::ALARM, to);
 }

@@ -133,11 +133,6 @@ impl NoticeSender {
         (Self(give), take)
     }
 
-    /// The channel itself.
-    pub(super) fn channel(&self) -> mpsc::Sender<NoticeRecord> {
-        self.0.clone()
-    }
-
     /// Publishes a notice soon. One that finds no room is dropped, and said so: whoever needs it asks again.
     pub fn publish(&self, notice: NoticeRecord) {
         if self.0.try_send(notice).is_err() {

@@ -5,7 +5,8 @@
 //! - [`hold`] follows what the log decides: fates become receipts ([`receipts`]), bodies that are missing here are
 //!   fetched ([`fetch`]).
 //! - `answer` tells senders that ask what became of their transactions.
-//! - [`peer`] answers other nodes, [`serve`] answers readers; [`status`] and [`alarms`] say how the node does.
+//! - [`peer`] answers other nodes, [`serve`] answers readers; [`status`] and [`alarms`] say how the node does,
+//!   and `acknowledge` tells it that a person looked.
 //! - [`group`] is what all of these share for one destination; [`run`] starts and ends a node.
 //!
 //! Who tells whom, for one destination (`run` makes these channels and tasks):
@@ -30,7 +31,7 @@
 //! | collect | report | parcels that are durable here | collect waits; every second all of them are read from the store |
 //! | report | desk | what is staged, clock, held prefix; over gRPC when another node leads | said again within a second |
 //! | desk | raft | entries, while this node leads | proposed again |
-//! | raft | hold | what applying an entry did | |
+//! | raft | hold | what applying an entry did | nothing more is applied until there is |
 //! | hold | collect | parcels that need no gathering any more | hold waits |
 //! | hold | desk | what was decided | |
 //! | collect, stage | hold | what was sent again though it has its fate | |
@@ -43,6 +44,7 @@
 //!
 //! Must not make a fate (that is `core::decide`), nor know redb, openraft or Kafka.
 
+mod acknowledge;
 pub mod alarms;
 mod answer;
 pub mod collect;
@@ -62,6 +64,7 @@ pub mod serve;
 mod stage;
 pub mod status;
 
+pub use acknowledge::acknowledge;
 pub use run::{Node, NodeOptions};
 
 use crate::core::id::DestinationName;
@@ -139,6 +142,18 @@ pub enum NodeError {
         /// Which part.
         part: &'static str,
     },
+    /// An alarm was not acknowledged.
+    #[error("node {node}, destination {destination}: {said}")]
+    Acknowledge {
+        /// Whose alarm.
+        node: crate::core::id::NodeName,
+        /// In which destination.
+        destination: DestinationName,
+        /// What the node said, or why it cannot be reached.
+        said: String,
+        /// Whether it may take it later.
+        retryable: bool,
+    },
     /// The process is shutting down.
     #[error("the node is stopping")]
     Stopping,
@@ -157,6 +172,7 @@ impl NodeError {
             Self::Store { cause, .. } | Self::OwnStore(cause) => cause.retryable(),
             Self::Consensus { cause, .. } => cause.retryable(),
             Self::Serve(error) => error.retryable(),
+            Self::Acknowledge { retryable, .. } => *retryable,
             Self::Ended { .. } | Self::Stopping => true,
             Self::Listen { .. }
             | Self::Tls(_)

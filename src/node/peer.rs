@@ -12,6 +12,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::alarms;
 use super::group::{AllServed, GroupContext, Served};
 use crate::core::decide::{Manifest, Report, Staged, View};
 use crate::core::directory::Directory;
@@ -186,6 +187,24 @@ impl Peer for PeerService {
             version_in_force: in_force.version,
         }))
     }
+
+    async fn acknowledge(
+        &self,
+        request: Request<proto::AcknowledgeRequest>,
+    ) -> Result<Response<proto::AcknowledgeResponse>, Status> {
+        let (node, served) = self.member(&request, &request.get_ref().group, "AcknowledgeRequest.group")?;
+        let (own, alarm) = (&served.context.node, &request.get_ref().alarm);
+        if node != *own {
+            return Err(Status::permission_denied(format!("only node {own} itself acknowledges what it raised")));
+        }
+        if !alarms::needs_a_person(alarm) {
+            let text =
+                format!("alarm {alarm} ends by itself when its reason does: `sealcast node status` says what to do");
+            return Err(Status::failed_precondition(text));
+        }
+        let stood = served.context.alarms.acknowledge(alarm).await.map_err(unavailable)?;
+        Ok(Response::new(proto::AcknowledgeResponse { stood }))
+    }
 }
 
 /// A report as the tally takes it. Errors: INVALID_ARGUMENT with the field; PERMISSION_DENIED for another's name.
@@ -207,7 +226,6 @@ fn report(request: proto::ReportRequest, node: NodeName) -> Result<Report, Statu
         incarnation: convert::incarnation(&request.incarnation, "ReportRequest.incarnation")?,
         clock: Time(request.clock_ms),
         held: convert::required(request.held, "ReportRequest.held")?.into(),
-        entry_version: request.entry_version,
         number: request.number,
         last: request.last,
         staged: staged.collect::<Result<_, Status>>()?,

@@ -66,7 +66,9 @@ impl Pulse {
                     gauges(served);
                     partitions(served);
                     free_space(&seams, served, &alarms).await;
+                    served.context.alarms.show();
                 }
+                alarms.show();
                 if let Some(recorded) = &recorded {
                     recorded.tidy();
                 }

@@ -14,11 +14,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::group::GroupContext;
-use crate::core::directory::Directory;
 use crate::core::id::EnvironmentName;
 use crate::core::limits;
 use crate::core::receipt::{Notice, NoticeRecord, Statement, sign_receipts};
 use crate::seams::{Clock, Seams};
+use crate::store::StoreError;
+use crate::store::group::Mutation;
 use crate::telemetry::{Meter, names};
 use crate::transport::{AnyTransport, AppendError, Domain, Full, PartitionId, Record, Topic, Transport};
 
@@ -32,6 +33,8 @@ const AGAIN_LAST: Duration = Duration::from_secs(1);
 /// The directory in force goes with receipts at most this often, for clients that were not there when it came in force:
 /// without it they can verify none of them.
 const DIRECTORY_EVERY: Duration = Duration::from_secs(10);
+/// The note of the newest directory that this node told everybody of.
+const TOLD: &str = "directory-published";
 /// Statements that may wait before further ones are dropped: a few dozen MiB.
 const MOST_WAITING: u64 = 100_000;
 /// When the node stops, what is not published after this is left to the next start.
@@ -41,7 +44,6 @@ const FLUSH: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Signer {
     statements: mpsc::UnboundedSender<Statement>,
-    records: mpsc::Sender<NoticeRecord>,
     said: Arc<AtomicU64>,
     unpublished: Arc<Unpublished>,
 }
@@ -82,13 +84,6 @@ impl Signer {
         }
     }
 
-    /// Tells everybody of a directory that is in force.
-    pub fn directory(&self, directory: &Directory) {
-        if self.records.try_send(Notice::directory(directory.bytes())).is_err() {
-            tracing::warn!(version = directory.version, "a directory was not published: too many notices wait");
-        }
-    }
-
     /// How many statements were said so far.
     pub fn said(&self) -> u64 {
         self.said.load(Ordering::Acquire)
@@ -112,24 +107,27 @@ pub struct Publisher {
     records: mpsc::Receiver<NoticeRecord>,
     /// The number of the next statement that comes out.
     next: u64,
+    /// The version of the newest directory that is published, or on its way.
+    told: u64,
     unpublished: Arc<Unpublished>,
     outlet: Outlet,
 }
 
 impl Publisher {
-    /// A publisher and its signer. `notices` is where the context's [`super::group::NoticeSender`] comes out, `give` its
-    /// other end.
+    /// A publisher and its signer. `notices` is where the context's [`super::group::NoticeSender`] comes out.
+    /// Errors: the store's.
     pub fn new(
         context: Arc<GroupContext>,
-        give: mpsc::Sender<NoticeRecord>,
         notices: mpsc::Receiver<NoticeRecord>,
-    ) -> (Signer, Self) {
+    ) -> Result<(Signer, Self), StoreError> {
         let (say, statements) = mpsc::unbounded_channel();
         let unpublished = Arc::new(Unpublished { firsts: Mutex::new([0].into()) });
         let outlet =
             Outlet::new(&context.seams, context.transport.clone(), &context.environment, context.meter.clone());
-        let signer = Signer { statements: say, records: give, said: Arc::default(), unpublished: unpublished.clone() };
-        (signer, Self { context, statements, records: notices, next: 0, unpublished, outlet })
+        let note = context.store.snapshot()?.note(TOLD)?;
+        let told = note.and_then(|note| std::str::from_utf8(&note).ok()?.parse().ok()).unwrap_or_default();
+        let signer = Signer { statements: say, said: Arc::default(), unpublished: unpublished.clone() };
+        Ok((signer, Self { context, statements, records: notices, next: 0, told, unpublished, outlet }))
     }
 
     /// Publishes until all signers are dropped, and then what is left.
@@ -139,6 +137,9 @@ impl Publisher {
         let mut publishing = JoinSet::new();
         // When the directory in force is due with receipts; and whether some were said since it was last.
         let (mut due, mut owed) = (clock.monotonic(), false);
+        let mut in_force = self.context.in_force.clone();
+        // One that came in force when this node's last life ended may not be published yet.
+        in_force.mark_changed();
         loop {
             let room = publishing.len() < IN_FLIGHT;
             if owed && clock.monotonic() >= due {
@@ -149,6 +150,7 @@ impl Publisher {
             }
             tokio::select! {
                 biased;
+                Ok(()) = in_force.changed(), if room => self.tell_directory(&mut publishing, &hurry),
                 first = self.statements.recv(), if room => {
                     let Some(first) = first else { break };
                     let mut batch = vec![first];
@@ -181,6 +183,27 @@ impl Publisher {
             hurry.cancel();
             tracing::warn!("receipts that no broker took are left to the next start");
         }
+    }
+
+    /// Tells everybody of the directory in force, unless this node did before: every node does, and notes when it has,
+    /// because whoever knew it first may end the moment after.
+    fn tell_directory(&mut self, publishing: &mut JoinSet<()>, hurry: &CancellationToken) {
+        let directory = self.context.in_force.borrow().clone();
+        // Before the group is founded none is in force.
+        let by_the_log = self.context.store.progress().borrow().directory_version >= directory.version;
+        if !by_the_log || directory.version <= self.told {
+            return;
+        }
+        self.told = directory.version;
+        let (outlet, store, hurry) = (self.outlet.clone(), self.context.store.clone(), hurry.clone());
+        publishing.spawn(async move {
+            outlet.publish(Notice::directory(directory.bytes()), &hurry).await;
+            if !hurry.is_cancelled() {
+                let value = Bytes::from(directory.version.to_string());
+                // A store that cannot keep it stops the node, and says why itself.
+                store.submit(vec![Mutation::Note { name: TOLD.to_owned(), value }], Box::new(drop));
+            }
+        });
     }
 
     fn publish_batch(&mut self, publishing: &mut JoinSet<()>, batch: &[Statement], hurry: &CancellationToken) {

@@ -218,7 +218,6 @@ impl Reporter {
                 incarnation: context.store.incarnation(),
                 clock,
                 held,
-                entry_version: ENTRY_VERSION,
                 number: self.number,
                 last,
                 staged: staged.collect(),

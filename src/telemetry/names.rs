@@ -111,6 +111,7 @@ metrics! {
         GATHER_BYTES = "sealcast_gather_memory_bytes", Bytes, "Half-gathered bytes in memory.";
         GATHER_DEFERRED = "sealcast_gather_deferred_addresses", Count, "Addresses that were deferred.";
         STAGE_UNDECIDED = "sealcast_stage_undecided_transactions", Count, "Transactions that are staged and have no fate.";
+        RECEIPT_WAITING = "sealcast_receipt_waiting_statements", Count, "Statements in memory that no broker has acknowledged; what waits beyond 16,384 waits in the store.";
         RAFT_TERM = "sealcast_raft_term", Count, "The node's term.";
         RAFT_LEADER = "sealcast_raft_leader", Count, "1 when this node leads.";
         RAFT_LAST_INDEX = "sealcast_raft_last_index", Count, "Index of the last log entry.";

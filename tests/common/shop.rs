@@ -32,6 +32,9 @@ use sealcast::transport::embedded::EmbeddedOptions;
 use sealcast::transport::{AnyTransport, Record, Topic, Transport, TransportOptions};
 use tokio::sync::watch;
 
+/// By node, the transactions of which it said something; and by version, how often a directory was told.
+pub type Said = (BTreeMap<String, BTreeSet<TransactionId>>, BTreeMap<u64, usize>);
+
 pub const NODES: [&str; 3] = ["a", "b", "c"];
 /// Long enough for a slow machine; a test that waits for it fails.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -68,6 +71,19 @@ impl Shop {
 
     /// An environment with these destinations.
     pub async fn open_for(destinations: &[&str]) -> Self {
+        let shop = Self::open_silent(destinations).await;
+        shop.make_notices().await;
+        shop
+    }
+
+    /// Makes the notices topic of an environment that was opened without.
+    pub async fn make_notices(&self) {
+        let AnyTransport::Embedded(embedded) = self.transport.as_ref() else { panic!("it is embedded") };
+        embedded.create_topic(&Topic::notices(&name("test")), 3).await.unwrap();
+    }
+
+    /// An environment with these destinations, whose notices topic is not there: nobody hears what nodes say.
+    pub async fn open_silent(destinations: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let seams = Seams::real();
         let records = folder.path().join("records");
@@ -89,7 +105,6 @@ impl Shop {
         for destination in destinations {
             embedded.create_topic(&Topic::segments(&name("test"), &name(destination)), 3).await.unwrap();
         }
-        embedded.create_topic(&Topic::notices(&name("test")), 3).await.unwrap();
         let directory = Arc::new(written.directory.clone());
         let key = |of: &Path, file: &str| of.parent().unwrap().join(file);
         let sender = SenderKey::read(&key(&written.senders[&name("web")], "sender.key")).unwrap();
@@ -324,6 +339,32 @@ impl Shop {
             count += notices.iter().filter(|notice| matches!(notice, Notice::Refusal(_))).count();
             if at == before {
                 return count;
+            }
+        }
+    }
+
+    /// Everything that was said so far: by node, the transactions; and the directories, by version, with their copies.
+    pub async fn all_said(&self, directories: &Directories) -> Said {
+        let (mut at, mut said, mut told) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        loop {
+            let before = at.clone();
+            for notice in self.new_notices(&mut at).await {
+                match notice {
+                    Notice::Receipts(receipts) => {
+                        for receipt in receipts.verify(directories).unwrap() {
+                            let of: &mut BTreeSet<_> = said.entry(receipt.node().to_string()).or_default();
+                            of.insert(receipt.said().transaction);
+                        }
+                    }
+                    Notice::Directory(bytes) => {
+                        let known = directories.values().find(|directory| *directory.bytes() == bytes).unwrap();
+                        *told.entry(known.version).or_default() += 1;
+                    }
+                    _ => {}
+                }
+            }
+            if at == before {
+                return (said, told);
             }
         }
     }

@@ -5,7 +5,13 @@ use super::notes::Note;
 use super::reader::{Arrival, Checked};
 use crate::core::gather::{Action, Skip};
 use crate::core::id::Time;
+use crate::node::alarms;
 use crate::telemetry::names;
+
+/// The alarm of a partition that cannot be read.
+fn unreachable(partition: i32) -> String {
+    format!("partition-unreachable-{partition}")
+}
 
 impl Collector {
     /// Takes what a reader told.
@@ -13,6 +19,8 @@ impl Collector {
         let mut actions = Vec::new();
         match arrival {
             Arrival::Records { partition, records, next, end } => {
+                // It may stand from before this start.
+                self.context.alarms.clear(&unreachable(partition));
                 if let Some(state) = self.partitions.get_mut(&partition) {
                     for record in &records {
                         state.cursor.see(record.at.offset, record.identity);
@@ -51,7 +59,7 @@ impl Collector {
                 );
                 tracing::error!(partition, %gap, low, "gap in the collected topic");
                 self.context.meter.count(names::COLLECT_GAPS, 1);
-                self.context.alarms.raise(&format!("gap-{partition}"), text);
+                self.context.alarms.raise(&format!("{}{partition}", alarms::GAP), text);
                 self.gaps += 1;
                 if let Some(state) = self.partitions.get_mut(&partition) {
                     state.cursor.restart(low);
@@ -62,13 +70,10 @@ impl Collector {
                 }
                 actions.extend(self.reassembler.partition_restarted(partition, now));
             }
-            Arrival::Trouble { partition, cause } => {
-                let name = format!("partition-unreachable-{partition}");
-                match cause {
-                    Some(cause) => self.context.alarms.raise(&name, cause),
-                    None => self.context.alarms.clear(&name),
-                }
-            }
+            Arrival::Trouble { partition, cause } => match cause {
+                Some(cause) => self.context.alarms.raise(&unreachable(partition), cause),
+                None => self.context.alarms.clear(&unreachable(partition)),
+            },
         }
         actions
     }

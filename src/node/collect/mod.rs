@@ -28,9 +28,9 @@ use tokio::sync::mpsc;
 
 use self::notes::{Learned, Note, Notes};
 use self::reader::{Arrival, Source};
-use super::NodeError;
 use super::group::{GroupContext, Repeat, Staged};
 use super::stage::{Message, Stage, StageEvent};
+use super::{NodeError, alarms};
 use crate::core::gather::{
     Action, Address, Cursor, DeferReason, Equivocation, Gate, Missing, ParcelKey, Reassembler, RecoverJob, Recovered,
     Refused,
@@ -57,6 +57,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// Ticks without a sight of the topic before that is an alarm: a transport needs a moment to look around.
 const UNSEEN_TICKS: u32 = 10;
 
+/// The alarm of a store that cannot be read.
+const UNREADABLE_ALARM: &str = "store-unreadable";
 /// The alarm of parcels that this node cannot stage; cleared when none failed for [`STAGING_WORKS`].
 const STAGING_ALARM: &str = "staging-fails";
 /// Longer than a deferred parcel waits for its next try.
@@ -280,10 +282,11 @@ impl Collector {
             let mark = match self.context.store.snapshot().and_then(|snapshot| snapshot.offset(number)) {
                 Ok(mark) => mark.unwrap_or_default(),
                 Err(error) => {
-                    self.context.alarms.raise("store-unreadable", error.to_string());
+                    self.context.alarms.raise(UNREADABLE_ALARM, error.to_string());
                     return;
                 }
             };
+            self.context.alarms.clear(UNREADABLE_ALARM);
             tracing::debug!(topic = %self.source.topic, partition = number, offset = mark.offset, "collecting");
             let state = Partition { cursor: Cursor::new(mark), written: mark.offset, end: mark.offset, seen: Time(0) };
             self.partitions.insert(number, state);
@@ -430,7 +433,7 @@ impl Collector {
                          its key may be in other hands, or its client was copied while it ran",
                         parcel.sender, parcel.parcel
                     );
-                    self.context.alarms.raise("equivocation", text);
+                    self.context.alarms.raise(alarms::EQUIVOCATION, text);
                 }
             }
         }

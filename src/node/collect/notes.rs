@@ -75,6 +75,8 @@ impl Notes {
     /// Nothing to write yet, and where the store's answers come out; they go to [`Notes::answered`].
     pub fn new(store: GroupStore, alarms: Alarms) -> (Self, mpsc::UnboundedReceiver<Answer>) {
         let (answers, answered) = mpsc::unbounded_channel();
+        // What an earlier life could not note is read again by this one.
+        alarms.clear(ALARM);
         (Self { store, alarms, next: Vec::new(), unkept: Vec::new(), trying: false, answers }, answered)
     }
 

@@ -8,8 +8,8 @@ use crate::core::decide::Row;
 use crate::core::gather::ParcelKey;
 use crate::core::id::{Position, Time};
 use crate::core::receipt::StageTimes;
-use crate::node::NodeError;
 use crate::node::fetch::{Begun, FetchError, fetch};
+use crate::node::{NodeError, alarms};
 use crate::store::StoreError;
 use crate::store::group::Snapshot;
 use crate::telemetry::names;
@@ -26,9 +26,7 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 /// A body that is missing for longer is an alarm.
 const LONG: Duration = Duration::from_secs(30);
 /// The alarm of bodies that no member gives.
-const MISSING_ALARM: &str = "body-missing";
-/// The alarm of what this node refused and a majority staged (R22).
-const REFUSED_ALARM: &str = "refused-but-committed";
+pub(super) const MISSING_ALARM: &str = "body-missing";
 
 /// A committed body that is not here.
 pub(super) struct Missing {
@@ -92,7 +90,7 @@ impl Holder {
                      ring and directory with those of the others",
                     missing.row.parcel, missing.row.digest
                 );
-                self.context.alarms.raise(REFUSED_ALARM, text);
+                self.context.alarms.raise(alarms::REFUSED, text);
             }
             let (context, dialer, row) = (self.context.clone(), self.dialer.clone(), missing.row.clone());
             let (mut begun, leader) = (std::mem::take(&mut missing.begun), leader.clone());

@@ -30,7 +30,7 @@ use crate::rpc::client::Dialer;
 use crate::store::StoreError;
 use crate::store::group::{Applied, Mutation, Snapshot};
 use crate::telemetry::{logs, names};
-use missing::{Fetched, Missing};
+use missing::{Fetched, MISSING_ALARM, Missing};
 use say::can_be_said;
 
 /// How often what is missing is looked at.
@@ -41,6 +41,9 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 const NOTE: &str = "receipts-published-before";
 /// Rows that are read at once when receipts are published again.
 const PAGE: usize = 1024;
+
+/// Entries that are followed together.
+const BATCH: usize = 64;
 
 /// Until the next page is looked at.
 const PAGE_PAUSE: Duration = Duration::from_millis(10);
@@ -124,6 +127,9 @@ impl Holder {
         for row in snapshot.missing(Position::default(), usize::MAX)? {
             holder.miss(row, None);
         }
+        if holder.missing.is_empty() {
+            holder.context.alarms.clear(MISSING_ALARM);
+        }
         let last = snapshot.last_position()?;
         holder.next = after(last);
         let note = snapshot.note(NOTE)?.and_then(|note| std::str::from_utf8(&note).ok()?.parse::<Position>().ok());
@@ -132,10 +138,11 @@ impl Holder {
         Ok(holder)
     }
 
-    /// Follows until the group was shut down. `repeats` is what was sent again. Errors: the store's.
+    /// Follows until the group was shut down. `repeats` is what was sent again. Waits for nothing that waits for the log:
+    /// while it is behind, nothing more is applied. Errors: the store's.
     pub async fn run(
         mut self,
-        mut applied: mpsc::UnboundedReceiver<Applied>,
+        mut applied: mpsc::Receiver<Applied>,
         mut repeats: mpsc::UnboundedReceiver<Repeat>,
     ) -> Result<(), NodeError> {
         let (clock, closed) = (self.context.seams.clock.clone(), self.closed.clone());
@@ -152,7 +159,9 @@ impl Holder {
                 one = applied.recv() => {
                     let Some(one) = one else { break };
                     let mut batch = vec![one];
-                    while let Ok(one) = applied.try_recv() {
+                    while batch.len() < BATCH
+                        && let Ok(one) = applied.try_recv()
+                    {
                         batch.push(one);
                     }
                     self.applied(batch)?;
@@ -188,10 +197,7 @@ impl Holder {
 
     fn applied(&mut self, batch: Vec<Applied>) -> Result<(), NodeError> {
         let snapshot = self.context.store.snapshot()?;
-        if self.unsaid.is_none() && self.signer.waiting() >= MANY_WAITING {
-            // The store is the queue from here on.
-            self.unsaid = Some(before(self.next));
-        }
+        self.context.meter.set(names::RECEIPT_WAITING, self.signer.waiting() as f64);
         for Applied { index, changes, settled } in batch {
             self.desk.applied(index, changes.as_deref());
             self.context.meter.count(names::DECIDE_ENTRIES, 1);
@@ -218,6 +224,10 @@ impl Holder {
                 if let Some(stage) = stage {
                     let took = self.context.seams.clock.now().since(stage.staged);
                     self.context.meter.took(names::DECIDE_SECONDS, took);
+                }
+                if self.unsaid.is_none() && self.signer.waiting() >= MANY_WAITING {
+                    // The store is the queue from here on.
+                    self.unsaid = Some(before(row.position));
                 }
                 self.next = after(row.position);
                 let times = stage.map_or(StageTimes::default(), |stage| self.times(stage, true));
@@ -249,10 +259,6 @@ impl Holder {
                 }
                 newer
             });
-            // One copy is enough, because its operator signed it; who led knows it first.
-            if self.group.leadership().borrow().own {
-                self.signer.directory(&change.directory);
-            }
         }
         for why in &changes.directories_refused {
             tracing::warn!(destination = %self.context.destination, "a directory in the log changes nothing: {why}");
@@ -318,6 +324,7 @@ impl Holder {
 
     /// Notes before which position all receipts were published, so that a restart says the rest again.
     fn note(&mut self) {
+        self.context.meter.set(names::RECEIPT_WAITING, self.signer.waiting() as f64);
         if let Some((position, said)) = self.to_note
             && self.signer.published() >= said
         {

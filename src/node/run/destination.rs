@@ -166,7 +166,7 @@ impl Starting<'_> {
             lag: watch::Sender::new(Lag::default()),
             alarms: Alarms::kept_in(store, self.seams.clock.clone(), meter.clone()).map_err(failed)?,
             meter: meter.clone(),
-            notices: notices.clone(),
+            notices,
             queries,
             caps: options.caps.shared_by(options.rings.len()),
             openings: self.openings.clone(),
@@ -180,7 +180,7 @@ impl Starting<'_> {
         let (group, applied) = started.map_err(consensus)?;
         *opened = Some(group.clone());
 
-        let (signer, publisher) = Publisher::new(context.clone(), notices.channel(), notices_out);
+        let (signer, publisher) = Publisher::new(context.clone(), notices_out).map_err(failed)?;
         let desk = Desk::new(context.clone(), self.newest.subscribe(), options.operator.clone());
         let (tell_ended, ended) = mpsc::channel(NEWS);
         let (tell_staged, staged) = mpsc::channel(NEWS);
