@@ -12,7 +12,7 @@ use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
 use super::publishing::Publishing;
 use super::sealing::{Sealed, Sealer};
-use super::tracker::Tracker;
+use super::tracker::{Known, Tracker};
 use super::transaction::Transaction;
 use super::window::WindowPlace;
 use crate::core::id::{DestinationName, Ticket, Time, TransactionId};
@@ -247,14 +247,14 @@ impl Bundler {
             }
             match submission {
                 Submission::Small { prepared, place, answer } => {
-                    if self.tracker.knows(prepared.id) {
-                        let tag = self.sealer.tag(&prepared.transaction.payload);
-                        if let Some(known) = self.tracker.again(prepared.id, &prepared.destinations, tag) {
-                            let refused = |error| SubmitError { error, transaction: Box::new(prepared.transaction) };
-                            // Whoever stopped waiting does not need the answer.
-                            drop(answer.send(known.map_err(refused)));
-                            continue;
-                        }
+                    if let Some(known) = self.tracker.known(prepared.id, &prepared.destinations) {
+                        let payload = &prepared.transaction.payload;
+                        let tag = |known: Known| known.same(payload.len() as u64, self.sealer.tag(payload));
+                        let same = known.and_then(tag);
+                        let refused = |error| SubmitError { error, transaction: Box::new(prepared.transaction) };
+                        // Whoever stopped waiting does not need the answer.
+                        drop(answer.send(same.map_err(refused)));
+                        continue;
                     }
                     ids.insert(prepared.id);
                     bytes += prepared.transaction.payload.len();

@@ -178,6 +178,7 @@ impl Progress {
 pub struct Handle {
     pub(super) ticket: Ticket,
     pub(super) submitted: Time,
+    pub(super) payload_bytes: Option<u64>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -197,6 +198,11 @@ impl Handle {
     /// When it was submitted, by the sender's clock.
     pub fn submitted(&self) -> Time {
         self.submitted
+    }
+
+    /// The length of its payload in bytes; `None` for a ticket that this client's outbox does not have.
+    pub fn payload_bytes(&self) -> Option<u64> {
+        self.payload_bytes
     }
 
     /// How far it has come, as far as this client has verified it.

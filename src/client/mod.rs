@@ -11,6 +11,7 @@
 mod asking;
 mod background;
 mod bundle;
+mod check;
 mod counting;
 mod error;
 mod handle;
@@ -22,6 +23,7 @@ pub mod reader;
 mod renewal;
 mod sealing;
 mod service;
+mod start;
 mod stream;
 mod tracker;
 mod transaction;

@@ -2,6 +2,7 @@
 //! Hands records on and remembers positions. Must not judge what a record says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub struct Follower<T> {
     topic: Topic,
     counting: Arc<Counting>,
     positions: Positions,
+    /// Whether something may have been submitted since the start.
+    open: Arc<AtomicBool>,
     clock: Arc<dyn Clock>,
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -85,6 +88,7 @@ impl<T> Clone for Follower<T> {
             topic: self.topic.clone(),
             counting: self.counting.clone(),
             positions: self.positions.clone(),
+            open: self.open.clone(),
             clock: self.clock.clone(),
             closing: self.closing.clone(),
             tasks: self.tasks.clone(),
@@ -103,26 +107,19 @@ impl<T: Transport> Follower<T> {
         closing: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
-        Self { transport, topic, counting, positions, clock, closing, tasks }
+        Self { transport, topic, counting, positions, open: Arc::default(), clock, closing, tasks }
     }
 
     /// Follows until the client is closed: partitions that appear later, too.
     pub async fn run(self, from: From) {
         let started = self.clock.now();
         let mut followed = BTreeSet::new();
-        let mut first = true;
         loop {
             for partition in self.transport.partitions(&self.topic).iter() {
                 if followed.insert(partition.id.number) {
-                    let mut from = from.clone();
-                    if !first {
-                        // Seen late: what was said in the meantime is looked up.
-                        from.time = Some(from.time.map_or(started, |time| time.min(started)));
-                    }
-                    self.tasks.spawn(self.clone().follow(partition.id.clone(), from));
+                    self.tasks.spawn(self.clone().follow(partition.id.clone(), from.clone(), started));
                 }
             }
-            first = first && followed.is_empty();
             let pause = if followed.is_empty() { PAUSE } else { LOOK };
             tokio::select! {
                 () = self.clock.sleep(pause) => {}
@@ -131,8 +128,14 @@ impl<T: Transport> Follower<T> {
         }
     }
 
+    /// Something may be submitted from now on: a partition whose end was not learned by now is read from when the client
+    /// started, because what nodes say may stand before that end.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
     /// Waits until every known partition was reached once, at most this long: then receipts of what is submitted
-    /// afterwards are certain to be seen without a search.
+    /// afterwards are seen without a search.
     pub async fn reached(&self, at_most: Duration) {
         let reached = async {
             loop {
@@ -149,16 +152,16 @@ impl<T: Transport> Follower<T> {
         }
     }
 
-    async fn follow(self, partition: PartitionId, from: From) {
+    async fn follow(self, partition: PartitionId, from: From, started: Time) {
         let closing = self.closing.clone();
         tokio::select! {
-            () = self.read_on(partition, from) => {}
+            () = self.read_on(partition, from, started) => {}
             () = closing.cancelled() => {}
         }
     }
 
-    async fn read_on(self, partition: PartitionId, from: From) {
-        let mut at = self.start(&partition, &from).await;
+    async fn read_on(self, partition: PartitionId, from: From, started: Time) {
+        let mut at = self.start(&partition, &from, started).await;
         self.positions.set(partition.number, at);
         loop {
             match self.transport.read(partition.clone(), at).await {
@@ -184,14 +187,16 @@ impl<T: Transport> Follower<T> {
         }
     }
 
-    async fn start(&self, partition: &PartitionId, from: &From) -> Offset {
+    async fn start(&self, partition: &PartitionId, from: &From, started: Time) -> Offset {
         if let Some(offset) = from.offsets.get(&partition.number) {
             return *offset;
         }
-        match from.time {
-            Some(time) => self.by_time(partition, time).await,
-            None => self.bounds(partition).await.1,
+        if let Some(time) = from.time {
+            return self.by_time(partition, time.min(started)).await;
         }
+        let (_, end) = self.bounds(partition).await;
+        // Asked after the end is known: only an end that was learned before anything was submitted will do.
+        if self.open.load(Ordering::SeqCst) { self.by_time(partition, started).await } else { end }
     }
 
     /// The first offset and the end, however long it takes to learn them.

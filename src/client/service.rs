@@ -1,39 +1,25 @@
-//! The client: what an application holds. It checks what is submitted, gives it a place in the window, and leaves the rest to
-//! the tasks that it starts. Must not seal, publish or count itself.
+//! The client: what an application holds. It has what is submitted checked (`check`), gives it a place in the window, and
+//! leaves the rest to the tasks that were started (`start`). Must not seal, publish or count itself.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::asking::Asking;
-use super::background::{append_query, publisher_of, record, sweep};
-use super::bundle::{Bundler, Held, Prepared, Submission};
-use super::counting::{Counting, Directories};
+use super::bundle::{Held, Prepared, Submission};
+use super::counting::Directories;
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
-use super::notices::{Follower, From as FollowFrom, Positions};
-use super::options::Options;
-use super::publishing::{Parts, Publishing};
-use super::renewal::Renewal;
-use super::sealing::{Identity, Sealer};
 use super::stream::Streaming;
 use super::tracker::Tracker;
-use super::transaction::{Deadline, Transaction};
+use super::transaction::Transaction;
 use super::window::{Window, WindowPlace};
-use crate::config::{ClientConfig, Sources};
-use crate::core::directory::{Directory, Validity};
-use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time, TransactionId};
+use crate::core::directory::Directory;
+use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time};
 use crate::core::limits;
 use crate::seams::{BoxFuture, Seams};
-use crate::store::outbox::Outbox;
-use crate::telemetry::Meter;
-use crate::transport::publisher::Layout;
-use crate::transport::{AnyTransport, Topic, Transport};
 
 /// A payload longer than this is sealed stripe by stripe rather than in one piece.
 const LARGE: usize = 2 * 1024 * 1024;
@@ -41,29 +27,25 @@ const LARGE: usize = 2 * 1024 * 1024;
 /// A reader's payload up to this length is read whole and bundled like any other.
 const SMALL: u64 = 256 * 1024;
 
-/// How long connecting waits for the notices topic; what cannot be reached then is looked up later.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The deadline of a transaction that names none, where its destinations allow it.
-const DEFAULT_LIFE: Duration = Duration::from_secs(24 * 3600);
-
 /// Where a large transaction is given back once nobody of its keys is before it.
 type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
 
-type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Looks up what was said since a time.
+pub(super) type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
 
-struct Inner {
-    sender: SenderName,
-    seams: Seams,
-    window: Window,
-    tracker: Arc<Tracker>,
-    directories: Arc<Directories>,
-    suite: Suite,
-    streaming: Streaming,
-    queue: mpsc::UnboundedSender<Submission>,
-    search: Search,
-    tasks: TaskTracker,
-    closing: CancellationToken,
+/// What all clones of a client share.
+pub(super) struct Inner {
+    pub(super) sender: SenderName,
+    pub(super) seams: Seams,
+    pub(super) window: Window,
+    pub(super) tracker: Arc<Tracker>,
+    pub(super) directories: Arc<Directories>,
+    pub(super) suite: Suite,
+    pub(super) streaming: Streaming,
+    pub(super) queue: mpsc::UnboundedSender<Submission>,
+    pub(super) search: Search,
+    pub(super) tasks: TaskTracker,
+    pub(super) closing: CancellationToken,
 }
 
 impl Drop for Inner {
@@ -76,7 +58,7 @@ impl Drop for Inner {
 /// outbox until a client is started on it again.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl std::fmt::Debug for Client {
@@ -86,152 +68,6 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Starts a client from a `client.toml`, with what this process's environment overrides (`SEALCAST__SECTION__KEY`):
-    /// directory, key, transport, outbox, window. Errors: [`ClientError`] of each.
-    pub async fn connect(config: impl AsRef<Path>) -> Result<Self, ClientError> {
-        let config = ClientConfig::load(&Sources::file(config.as_ref()).with_process_environment())?;
-        Self::with_config(&config, Seams::real()).await
-    }
-
-    /// The same from a configuration that was read already.
-    pub async fn with_config(config: &ClientConfig, seams: Seams) -> Result<Self, ClientError> {
-        let settings = config
-            .transport()?
-            .ok_or_else(|| ClientError::Setting { setting: "[transport]", problem: "a sender needs it".to_owned() })?;
-        let options = Options::from_config(config, seams.clone())?;
-        let transport = AnyTransport::open(&settings.into(), &seams)?;
-        Self::start(Arc::new(transport), options).await
-    }
-
-    /// Starts a client over a transport: opens the outbox, sends again what it holds undecided, follows the notices.
-    /// Needs a tokio runtime. Errors: [`ClientError::Outbox`], [`ClientError::Setting`] when the directory does not know the
-    /// key, [`ClientError::Randomness`].
-    pub async fn start<T: Transport>(transport: Arc<T>, options: Options) -> Result<Self, ClientError> {
-        let seams = options.seams.clone();
-        let (outbox_options, for_opening) = (options.outbox.clone(), seams.clone());
-        let opened = seams.work.run(move || Outbox::open(&outbox_options, &for_opening)).await;
-        let (outbox, mut contents) = opened.map_err(|_| ClientError::Closed)??;
-        for parcel in &contents.abandoned {
-            tracing::info!(%parcel, "abandoned: its sealing had not finished");
-        }
-        for parcel in &contents.missing {
-            tracing::error!(%parcel, "the outbox's file of a parcel is gone or cut: it cannot be sent again");
-        }
-        let kept = contents.directory.take();
-        let directories =
-            Arc::new(Directories::new(options.operator.clone(), options.minimum_version, options.directory.clone()));
-        if let Some(bytes) = kept {
-            directories.adopt(&bytes);
-        }
-        let directory = directories.current();
-        let public = options.key.public().bytes();
-        let sender =
-            directory.sender_by_key(&public).map(|entry| entry.name.clone()).ok_or_else(|| ClientError::Setting {
-                setting: "sender.key",
-                problem: "no sender of the directory has this key".to_owned(),
-            })?;
-        let meter = Meter::sender(&sender);
-        let window = Window::new(options.window_transactions, options.window_bytes);
-        let left_over = !contents.parcels.is_empty();
-        let clock = seams.clock.clone();
-        let tracker = Arc::new(Tracker::new(outbox.clone(), contents, &window, clock.clone(), meter.clone()));
-        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-
-        let environment = directory.name.clone();
-        let start = publisher_of(transport.clone(), environment.clone(), &options, meter.clone());
-        let publishing = Publishing::start(
-            Parts {
-                start,
-                tracker: tracker.clone(),
-                outbox: outbox.clone(),
-                work: seams.work.clone(),
-                clock: clock.clone(),
-                meter: meter.clone(),
-                closing: closing.clone(),
-            },
-            &tasks,
-        );
-        let (refused, refusals) = mpsc::unbounded_channel();
-        let counting = Arc::new(Counting::new(
-            directories.clone(),
-            tracker.clone(),
-            publishing.clone(),
-            sender.clone(),
-            meter.clone(),
-            refused,
-        ));
-        let append = {
-            let (transport, environment) = (transport.clone(), environment.clone());
-            move |name: &DestinationName, query| append_query(&*transport, &Topic::segments(&environment, name), query)
-        };
-        let asking =
-            Asking::new(options.key.clone(), directories.clone(), tracker.clone(), clock.clone(), Box::new(append));
-        tasks.spawn(asking.run(closing.clone()));
-        tasks.spawn(sweep(counting.clone(), clock.clone(), closing.clone()));
-        let positions = Positions::default();
-        let follower = Follower::new(
-            transport.clone(),
-            Topic::notices(&environment),
-            counting.clone(),
-            positions.clone(),
-            clock.clone(),
-            closing.clone(),
-            tasks.clone(),
-        );
-        let from = FollowFrom { offsets: tracker.notices_from(), time: tracker.earliest() };
-        tasks.spawn(follower.clone().run(from));
-        tasks.spawn(record(tracker.clone(), seams.clone(), closing.clone()));
-        let layout_of =
-            move |name: &DestinationName| Layout::of(&transport.partitions(&Topic::segments(&environment, name)));
-        // Asking once makes a transport learn of a topic; most have by the time the notices are reached.
-        let destinations = directory.senders.get(&sender).map(|entry| entry.destinations.clone()).unwrap_or_default();
-        let known = || destinations.iter().filter(|name| layout_of(name).is_some()).count();
-        known();
-        if !left_over {
-            follower.reached(CONNECT_PATIENCE).await;
-        }
-        let began = clock.monotonic();
-        while known() < destinations.len() && clock.monotonic().saturating_sub(began) < CONNECT_PATIENCE {
-            clock.sleep(Duration::from_millis(10)).await;
-        }
-        let sealer = Arc::new(Sealer::new(
-            Identity { key: options.key.clone(), suite: options.suite },
-            directories.clone(),
-            Box::new(layout_of),
-            positions,
-            seams.clone(),
-            meter,
-        )?);
-        let (queue, submissions) = mpsc::unbounded_channel();
-        let bundler = Bundler {
-            sealer: sealer.clone(),
-            tracker: tracker.clone(),
-            outbox: outbox.clone(),
-            publishing: publishing.clone(),
-            work: seams.work.clone(),
-            queue: queue.downgrade(),
-            closing: closing.clone(),
-        };
-        tasks.spawn(bundler.run(submissions));
-        let renewal = Renewal {
-            sealer: sealer.clone(),
-            tracker: tracker.clone(),
-            outbox: outbox.clone(),
-            publishing: publishing.clone(),
-            seams: seams.clone(),
-            closing: closing.clone(),
-        };
-        tasks.spawn(renewal.run(refusals, tasks.clone()));
-        let (work, streaming_tasks) = (seams.work.clone(), tasks.clone());
-        let streaming =
-            Streaming { sealer, tracker: tracker.clone(), outbox, publishing, work, tasks: streaming_tasks };
-        let search: Search = Box::new(move |time| Box::pin(follower.clone().search(time)));
-        let suite = options.suite;
-        let inner =
-            Inner { sender, seams, window, tracker, directories, suite, streaming, queue, search, tasks, closing };
-        Ok(Self { inner: Arc::new(inner) })
-    }
-
     /// This sender's name in the directory.
     pub fn sender(&self) -> &SenderName {
         &self.inner.sender
@@ -371,81 +207,6 @@ impl Client {
         let submission = Submission::Hold { prepared: Box::new(prepared), answer };
         self.inner.queue.send(submission).map_err(|_| ClientError::Closed)?;
         Ok(held)
-    }
-
-    /// Checks a transaction against its limits and the directory, and gives it its id and deadline.
-    fn prepare(&self, destinations: &[DestinationName], transaction: Transaction) -> Result<Prepared, SubmitError> {
-        let (directory, now) = (self.directory(), self.inner.seams.clock.now());
-        let checked = self.check(&directory, destinations, &transaction, now);
-        match checked {
-            Ok((id, deadline)) => {
-                let mut destinations = destinations.to_vec();
-                destinations.sort();
-                Ok(Prepared {
-                    transaction,
-                    id,
-                    deadline,
-                    submitted: now,
-                    started: self.inner.seams.clock.monotonic(),
-                    destinations,
-                    predecessors: std::collections::BTreeMap::new(),
-                })
-            }
-            Err(error) => Err(SubmitError { error, transaction: Box::new(transaction) }),
-        }
-    }
-
-    fn check(
-        &self,
-        directory: &Directory,
-        destinations: &[DestinationName],
-        transaction: &Transaction,
-        now: Time,
-    ) -> Result<(TransactionId, Time), ClientError> {
-        transaction.check()?;
-        if matches!(directory.validity(now), Validity::GraceEnded) {
-            return Err(ClientError::DirectoryEnded);
-        }
-        let wrong = |field, problem: String| Err(ClientError::Transaction { field, problem });
-        let distinct: std::collections::BTreeSet<_> = destinations.iter().collect();
-        if !(1..=limits::DESTINATIONS).contains(&destinations.len()) || distinct.len() < destinations.len() {
-            return wrong("destinations", format!("1 to {}, each once", limits::DESTINATIONS));
-        }
-        let mut life = Duration::MAX;
-        for name in destinations {
-            let Some(entry) = directory.destinations.get(name) else {
-                return Err(ClientError::NoDestination { destination: name.clone() });
-            };
-            if !directory.may_send(&self.inner.sender, name) {
-                return Err(ClientError::NotPermitted { destination: name.clone() });
-            }
-            let suite = self.inner.suite;
-            if entry.current_key(suite).is_none() || suite < entry.minimum_suite {
-                return Err(ClientError::Suite { destination: name.clone(), suite });
-            }
-            life = life.min(entry.max_life);
-        }
-        if transaction.after.as_ref().is_some_and(|after| !destinations.contains(&after.destination)) {
-            return wrong("after", "its destination must be one that the transaction goes to".to_owned());
-        }
-        let id = match transaction.id {
-            Some(id) => id,
-            None => TransactionId::from_parts(now, self.inner.seams.randomness.array()?),
-        };
-        let latest = id.time().after(life);
-        let deadline = match transaction.deadline {
-            Deadline::Default => id.time().after(DEFAULT_LIFE.min(life)),
-            Deadline::After(after) => now.after(after),
-            Deadline::At(time) => time,
-        };
-        if deadline > latest {
-            let most = humantime::format_duration(life);
-            return wrong("deadline", format!("at most {most} after it is submitted: the destination's longest life"));
-        }
-        if deadline <= now {
-            return wrong("deadline", "it is past already".to_owned());
-        }
-        Ok((id, deadline))
     }
 
     /// Waits until a payload of this many bytes would find a place in the window. Another submission may take it first.

@@ -13,7 +13,7 @@ use super::error::ClientError;
 use super::handle::Handle;
 use super::publishing::{Feed, Publishing};
 use super::sealing::Sealer;
-use super::tracker::Tracker;
+use super::tracker::{Known, Tracker};
 use super::window::WindowPlace;
 use crate::core::id::{DestinationName, ParcelId};
 use crate::core::limits;
@@ -110,6 +110,9 @@ impl Streaming {
         mut payload: impl AsyncRead + Unpin + Send,
         length: Option<u64>,
     ) -> Result<Vec<Handle>, ClientError> {
+        if let Some(known) = self.tracker.known(prepared.id, &prepared.destinations) {
+            return self.again(known?, &mut payload, length).await;
+        }
         let prepared = Arc::new(prepared);
         let (sealer, outbox, for_sealing) = (self.sealer.clone(), self.outbox.clone(), prepared.clone());
         let started = self.run(move || -> Result<_, ClientError> {
@@ -127,20 +130,9 @@ impl Streaming {
         };
         self.tracker.begin(row.parcel);
         let mut feed = self.publishing.feed(row.clone());
-        let mut given: u64 = 0;
+        let mut reading = Reading { payload: &mut payload, length, given: 0 };
         loop {
-            let chunk = read_chunk(&mut payload).await?;
-            given += chunk.len() as u64;
-            if let Some(said) = length
-                && (given > said || (chunk.len() < READ && given != said))
-            {
-                return Err(ClientError::Length { said, given });
-            }
-            if given > limits::PAYLOAD_BYTES {
-                let problem = format!("at most {} bytes", limits::PAYLOAD_BYTES);
-                return Err(ClientError::Transaction { field: "payload", problem });
-            }
-            let last = chunk.len() < READ;
+            let (chunk, last) = reading.chunk().await?;
             let outbox = self.outbox.clone();
             let step = self.run(move || -> Result<_, ClientError> {
                 let stripes = sealer.push(&chunk)?;
@@ -163,9 +155,6 @@ impl Streaming {
             Ok((kept, stripes, digest, transaction))
         });
         let (kept, stripes, digest, transaction) = last.await??;
-        if let Some(again) = self.tracker.again(prepared.id, &prepared.destinations, transaction.payload_tag) {
-            return again;
-        }
         let row = ParcelRow { digest, ..row };
         let ended = Ended { begun, feed, kept, row, transaction, stripes, prepared, place, held };
         let (answer, answered) = oneshot::channel();
@@ -173,6 +162,28 @@ impl Streaming {
         let span = parcel_span("publish", ended.row.parcel);
         self.tasks.spawn(self.clone().end(ended, answer).instrument(span));
         answered.await.map_err(|_| ClientError::Closed)?
+    }
+
+    /// Reads a payload that is submitted again only to see that it is the same: nothing of it is sealed or sent. Errors: as
+    /// [`Known::same`], and those of reading.
+    async fn again(
+        &self,
+        known: Known,
+        payload: &mut (impl AsyncRead + Unpin + Send),
+        length: Option<u64>,
+    ) -> Result<Vec<Handle>, ClientError> {
+        if length.is_some_and(|said| !known.has_length(said)) {
+            return Err(Known::other());
+        }
+        let mut tagger = self.sealer.tagger();
+        let mut reading = Reading { payload, length, given: 0 };
+        loop {
+            let (chunk, last) = reading.chunk().await?;
+            tagger.update(&chunk);
+            if last {
+                return known.same(reading.given, tagger.finish());
+            }
+        }
     }
 
     /// Makes a parcel the outbox's, and only then gives the brokers what makes it whole: a parcel that was not submitted can
@@ -208,9 +219,32 @@ impl Streaming {
     }
 }
 
-/// Up to [`READ`] bytes; fewer only at the end.
-async fn read_chunk(payload: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ClientError> {
-    let mut chunk = Vec::with_capacity(READ);
-    payload.take(READ as u64).read_to_end(&mut chunk).await.map_err(ClientError::Read)?;
-    Ok(chunk)
+/// A payload as it is read, held to its limit and to the length that was said.
+struct Reading<'a, R> {
+    payload: &'a mut R,
+    length: Option<u64>,
+    given: u64,
+}
+
+impl<R: AsyncRead + Unpin> Reading<'_, R> {
+    /// The next [`READ`] bytes, fewer at the end; and whether that is it. Errors: [`ClientError::Read`],
+    /// [`ClientError::Length`], [`ClientError::Transaction`] for more than a payload can have.
+    async fn chunk(&mut self) -> Result<(Vec<u8>, bool), ClientError> {
+        let mut chunk = Vec::with_capacity(READ);
+        let read = (&mut self.payload).take(READ as u64).read_to_end(&mut chunk).await;
+        read.map_err(ClientError::Read)?;
+        let last = chunk.len() < READ;
+        self.given += chunk.len() as u64;
+        let given = self.given;
+        if let Some(said) = self.length
+            && (given > said || (last && given != said))
+        {
+            return Err(ClientError::Length { said, given });
+        }
+        if given > limits::PAYLOAD_BYTES {
+            let problem = format!("at most {} bytes", limits::PAYLOAD_BYTES);
+            return Err(ClientError::Transaction { field: "payload", problem });
+        }
+        Ok((chunk, last))
+    }
 }

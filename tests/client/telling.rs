@@ -35,15 +35,27 @@ async fn an_id_that_is_submitted_again_is_the_same_transaction() {
     let mut handles: Vec<_> = futures_util::future::join_all(submits).await.into_iter().map(Result::unwrap).collect();
     handles.push(client.submit("orders", Transaction::new("x").key("k").id(one)).await.unwrap());
     handles.push(client.submit("orders", Transaction::new(large.clone()).id(two)).await.unwrap());
-    let read = client.submit_reader("orders", Transaction::new("").id(two), large.as_slice(), None).await;
-    handles.push(read.unwrap());
+    for handle in &handles {
+        handle.accepted().await.unwrap();
+    }
+    // Recognised before anything of it is sealed, whether its length is known or not.
+    let before = world.records("orders").await.len();
+    for length in [None, Some(large.len() as u64)] {
+        let read = client.submit_reader("orders", Transaction::new("").id(two), large.as_slice(), length).await;
+        handles.push(read.unwrap());
+    }
+    assert_eq!(world.records("orders").await.len(), before, "nothing of it is sent again");
     assert_eq!(client.undecided().0, 2, "they are two transactions");
+    assert!(handles[3..].iter().all(|handle| handle.payload_bytes() == Some(3_000_000)));
 
     let other = client.submit("orders", Transaction::new("y").id(one)).await.unwrap_err();
     assert!(matches!(other.error, ClientError::Transaction { field: "id", .. }), "{}", other.error);
     assert_eq!(other.transaction.payload().as_ref(), b"y");
-    let other = client.submit_reader("orders", Transaction::new("").id(two), vec![8; 3_000_000].as_slice(), None).await;
-    assert!(matches!(other, Err(ClientError::Transaction { field: "id", .. })), "{other:?}");
+    for (payload, length) in [(vec![8; 3_000_000], None), (vec![7; 2_999_999], Some(2_999_999))] {
+        let other = client.submit_reader("orders", Transaction::new("").id(two), payload.as_slice(), length).await;
+        assert!(matches!(other, Err(ClientError::Transaction { field: "id", .. })), "{other:?}");
+    }
+    assert_eq!(world.records("orders").await.len(), before);
     let other = client.submit_to(&[destination("orders"), destination("stock")], Transaction::new("x").id(one)).await;
     assert!(other.unwrap_err().error.to_string().contains("stock"));
 

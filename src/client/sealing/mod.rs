@@ -278,6 +278,11 @@ impl Sealer {
         PayloadTagger::whole(&self.identity.key, payload)
     }
 
+    /// The same for one that is read piece by piece.
+    pub fn tagger(&self) -> PayloadTagger {
+        PayloadTagger::new(&self.identity.key)
+    }
+
     /// Seals transactions for the same destinations into one parcel. What does not fit a row becomes a file, durable when
     /// this returns. Blocks. Errors: [`ClientError`].
     pub fn seal<'a>(

@@ -1,0 +1,119 @@
+//! Who waits for what: handles of submitted transactions, and tickets that somebody attached to. Must not move anything on.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+
+use super::super::error::ClientError;
+use super::super::handle::{Ended, Handle, Progress};
+use super::Tracker;
+use crate::core::id::{DestinationName, PayloadTag, Ticket, Time, TransactionId};
+use crate::store::outbox::{Outcome, TransactionRow};
+
+/// A transaction that is in the outbox already.
+pub struct Known {
+    tag: PayloadTag,
+    bytes: u64,
+    handles: Vec<Handle>,
+}
+
+impl Known {
+    /// The handles of the first time, for the same payload. Errors: [`Known::other`].
+    pub fn same(self, bytes: u64, tag: PayloadTag) -> Result<Vec<Handle>, ClientError> {
+        if self.has_length(bytes) && self.tag == tag { Ok(self.handles) } else { Err(Self::other()) }
+    }
+
+    /// What whoever submits another payload under its id is told.
+    pub fn other() -> ClientError {
+        let problem = "another payload was submitted under it: give this one an id of its own".to_owned();
+        ClientError::Transaction { field: "id", problem }
+    }
+
+    /// Whether a payload of this length can be the same.
+    pub fn has_length(&self, bytes: u64) -> bool {
+        self.bytes == bytes
+    }
+}
+
+impl Tracker {
+    pub(super) fn handle_of(
+        &self,
+        row: &TransactionRow,
+        destination: &DestinationName,
+        progress: watch::Receiver<Progress>,
+    ) -> Handle {
+        let (ticket, clock) = (row.ticket(destination), self.clock.clone());
+        Handle { ticket, submitted: row.submitted, payload_bytes: Some(row.payload_bytes), progress, clock }
+    }
+
+    /// What a transaction that is submitted again must be compared with while it is in the outbox (R6); `None` when it is not
+    /// there. Errors: [`ClientError::Transaction`] when it was submitted without one of these destinations.
+    pub fn known(&self, id: TransactionId, destinations: &[DestinationName]) -> Option<Result<Known, ClientError>> {
+        let state = self.state();
+        let tracked = state.transactions.get(&id)?;
+        let mut handles = Vec::new();
+        for name in destinations {
+            let Some(way) = tracked.ways.get(name) else {
+                let problem = format!("it was submitted without {name} before: give it an id of its own there");
+                return Some(Err(ClientError::Transaction { field: "id", problem }));
+            };
+            handles.push(self.handle_of(&tracked.row, name, way.subscribe()));
+        }
+        Some(Ok(Known { tag: tracked.row.payload_tag, bytes: tracked.row.payload_bytes, handles }))
+    }
+
+    /// A handle for a ticket that this outbox knows.
+    pub fn attach(&self, ticket: &Ticket) -> Option<Handle> {
+        let state = self.state();
+        let tracked = state.transactions.get(&ticket.transaction)?;
+        let way = tracked.ways.get(&ticket.destination)?;
+        Some(self.handle_of(&tracked.row, &ticket.destination, way.subscribe()))
+    }
+
+    /// A handle for a ticket that this outbox does not know: receipts alone tell. True when nobody waited for it before.
+    pub fn attach_other(&self, ticket: &Ticket) -> (Handle, bool) {
+        let mut state = self.state();
+        let (mut new, closed) = (false, state.closed);
+        let way = state.others.entry(ticket.clone()).or_insert_with(|| {
+            new = true;
+            let mut progress = Progress::new(Outcome::Submitted);
+            progress.ended = closed.then_some(Ended::Closed);
+            watch::Sender::new(progress)
+        });
+        let listener = way.subscribe();
+        let (ticket, clock) = (ticket.clone(), self.clock.clone());
+        let submitted = ticket.transaction.time();
+        (Handle { ticket, submitted, payload_bytes: None, progress: listener, clock }, new)
+    }
+
+    /// The ticket as it is known here, if receipts about this transaction at this destination still matter.
+    pub fn wanted(&self, destination: &DestinationName, transaction: TransactionId) -> Option<Ticket> {
+        let state = self.state();
+        if let Some(tracked) = state.transactions.get(&transaction) {
+            let at = tracked.row.outcomes.iter().find(|at| at.destination == *destination)?;
+            return (!at.outcome.done()).then(|| tracked.row.ticket(destination));
+        }
+        let least = Ticket { destination: destination.clone(), transaction, deadline: Time(0) };
+        let (ticket, way) = state.others.range(least..).next()?;
+        let same = ticket.destination == *destination && ticket.transaction == transaction;
+        (same && !way.borrow().outcome.done()).then(|| ticket.clone())
+    }
+
+    /// Tickets without a fate, with the time of their submission and the payload tag where it is known here.
+    pub fn open_tickets(&self) -> BTreeMap<Ticket, (Time, Option<PayloadTag>)> {
+        let state = self.state();
+        let mut open = BTreeMap::new();
+        for tracked in state.transactions.values() {
+            for at in tracked.row.outcomes.iter().filter(|at| !at.outcome.decided()) {
+                let known = (tracked.row.submitted, Some(tracked.row.payload_tag));
+                open.insert(tracked.row.ticket(&at.destination), known);
+            }
+        }
+        for (ticket, way) in &state.others {
+            if !way.borrow().outcome.decided() {
+                open.insert(ticket.clone(), (ticket.transaction.time(), None));
+            }
+        }
+        open
+    }
+}
