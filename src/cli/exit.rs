@@ -154,7 +154,7 @@ impl From<TransportError> for CliError {
     fn from(error: TransportError) -> Self {
         let exit = match &error {
             _ if error.retryable() => Exit::Unavailable,
-            TransportError::Kafka(KafkaError::Property { .. }) => Exit::Usage,
+            TransportError::Kafka(KafkaError::Property { .. } | KafkaError::Barred { .. }) => Exit::Usage,
             _ => Exit::Failed,
         };
         Self::new(exit, error)

@@ -21,6 +21,9 @@ const SKEW: Duration = Duration::from_secs(600);
 /// How long to wait after a partition could not be read.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How often what somebody must mend is told again.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
 /// How often new partitions are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -160,7 +163,20 @@ impl<T: Transport> Follower<T> {
         }
     }
 
+    /// Waits before a partition that could not be read is read again; says what somebody must mend.
+    async fn pause(&self, partition: &PartitionId, error: &ReadError, told: &mut Option<Duration>) {
+        let now = self.clock.monotonic();
+        if !error.retryable() && told.is_none_or(|told| now.saturating_sub(told) >= TELL_EVERY) {
+            *told = Some(now);
+            tracing::warn!("what nodes say cannot be read, fates stay unknown: {error}");
+        } else {
+            tracing::debug!(%partition, %error, "notices cannot be read now");
+        }
+        self.clock.sleep(PAUSE).await;
+    }
+
     async fn read_on(self, partition: PartitionId, from: From, started: Time) {
+        let mut told = None;
         let mut at = self.start(&partition, &from, started).await;
         self.positions.set(partition.number, at);
         loop {
@@ -179,10 +195,7 @@ impl<T: Transport> Follower<T> {
                     at = if at < low { low } else { end };
                 }
                 Err(ReadError::Closed) => return,
-                Err(error) => {
-                    tracing::debug!(%partition, %error, "notices cannot be read now");
-                    self.clock.sleep(PAUSE).await;
-                }
+                Err(error) => self.pause(&partition, &error, &mut told).await,
             }
         }
     }
@@ -201,10 +214,11 @@ impl<T: Transport> Follower<T> {
 
     /// The first offset and the end, however long it takes to learn them.
     async fn bounds(&self, partition: &PartitionId) -> (Offset, Offset) {
+        let mut told = None;
         loop {
             match self.transport.read(partition.clone(), 0).await {
                 Ok(Batch { low, end, .. }) | Err(ReadError::OutOfRange { low, end, .. }) => return (low, end),
-                Err(_) => self.clock.sleep(PAUSE).await,
+                Err(error) => self.pause(partition, &error, &mut told).await,
             }
         }
     }

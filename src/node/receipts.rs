@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::alarms::Alarms;
 use super::group::GroupContext;
-use crate::core::id::EnvironmentName;
 use crate::core::limits;
 use crate::core::receipt::{Notice, NoticeRecord, Statement, sign_receipts};
-use crate::seams::{Clock, Seams};
+use crate::seams::Clock;
 use crate::store::StoreError;
 use crate::store::group::Mutation;
 use crate::telemetry::{Meter, names};
@@ -122,8 +122,14 @@ impl Publisher {
     ) -> Result<(Signer, Self), StoreError> {
         let (say, statements) = mpsc::unbounded_channel();
         let unpublished = Arc::new(Unpublished { firsts: Mutex::new([0].into()) });
-        let outlet =
-            Outlet::new(&context.seams, context.transport.clone(), &context.environment, context.meter.clone());
+        let outlet = Outlet {
+            clock: context.seams.clock.clone(),
+            transport: context.transport.clone(),
+            topic: Topic::notices(&context.environment),
+            meter: context.meter.clone(),
+            alarms: context.alarms.clone(),
+            turn: Arc::default(),
+        };
         let note = context.store.snapshot()?.note(TOLD)?;
         let told = note.and_then(|note| std::str::from_utf8(&note).ok()?.parse().ok()).unwrap_or_default();
         let signer = Signer { statements: say, said: Arc::default(), unpublished: unpublished.clone() };
@@ -231,15 +237,14 @@ struct Outlet {
     transport: Arc<AnyTransport>,
     topic: Topic,
     meter: Meter,
+    alarms: Alarms,
     turn: Arc<AtomicU64>,
 }
 
-impl Outlet {
-    fn new(seams: &Seams, transport: Arc<AnyTransport>, environment: &EnvironmentName, meter: Meter) -> Self {
-        let topic = Topic::notices(environment);
-        Self { clock: seams.clock.clone(), transport, topic, meter, turn: Arc::default() }
-    }
+/// The alarm of notices that no broker takes; cleared by the next that one does.
+const NOTICES_ALARM: &str = "notices-unreachable";
 
+impl Outlet {
     /// Publishes a record: acknowledged in two domains, or in one when there is no other that answers. Goes on until then,
     /// or until `hurry`.
     async fn publish(&self, record: NoticeRecord, hurry: &CancellationToken) {
@@ -264,6 +269,7 @@ impl Outlet {
                     Err(error) => refused = Some(error),
                 }
             }
+            self.tell(!there.is_empty(), refused.as_ref(), again);
             // Everything that one domain acknowledged is published; another one is insurance that is tried for once more.
             if there.len() >= COPIES || (!there.is_empty() && (refused.is_none() || again > AGAIN_FIRST)) {
                 return;
@@ -277,6 +283,21 @@ impl Outlet {
                 () = hurry.cancelled() => return,
             }
         }
+    }
+
+    /// Raises or clears the alarm: at once for what somebody must mend, after a while for a topic that is not in sight.
+    fn tell(&self, published: bool, refused: Option<&AppendError>, waiting: Duration) {
+        let topic = &self.topic;
+        let cause = match refused {
+            _ if published => return self.alarms.clear(NOTICES_ALARM),
+            Some(AppendError::Refused { cause, .. }) => cause.clone(),
+            None if waiting >= AGAIN_LAST => match self.transport.trouble(topic) {
+                Some(cause) => cause,
+                None => return,
+            },
+            _ => return,
+        };
+        self.alarms.raise(NOTICES_ALARM, format!("receipts cannot be published to {topic}: {cause}"));
     }
 
     /// Partitions in different domains, none of them in `not`, as many as are still wanted: those that are up first.

@@ -97,6 +97,15 @@ impl AnyTransport {
         }
     }
 
+    /// Why a topic has no partitions, as far as it is known, and what to do; nothing while there are some, or while nobody had
+    /// time to find out.
+    pub fn trouble(&self, topic: &Topic) -> Option<String> {
+        match self.innermost() {
+            Self::Kafka(kafka) => kafka.trouble(topic),
+            _ => None,
+        }
+    }
+
     /// Tells the brokers how far a group of readers came, for tools that show lag. Best effort: nothing depends on it, and
     /// nobody but this process sees an embedded transport.
     pub fn commit_offsets(&self, group: &str, offsets: &[(PartitionId, Offset)]) {

@@ -2,4 +2,5 @@
 #![allow(dead_code)] // no test program uses all of it
 
 pub mod kafka;
+pub mod secured;
 pub mod world;

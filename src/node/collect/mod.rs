@@ -264,11 +264,14 @@ impl Collector {
             if self.unseen < UNSEEN_TICKS {
                 return;
             }
-            let text = format!(
-                "the topic {} is not there or its brokers cannot be reached: `sealcast topic init` makes it, `sealcast topic \
-                 check` says what is wrong",
-                self.source.topic
-            );
+            let topic = &self.source.topic;
+            let text = match self.context.transport.trouble(topic) {
+                Some(cause) => format!("the topic {topic} cannot be collected: {cause}"),
+                None => format!(
+                    "the topic {topic} is not there or its brokers cannot be reached: `sealcast topic init` makes it, \
+                     `sealcast topic check` says what is wrong"
+                ),
+            };
             self.context.alarms.raise("topic-unreachable", text);
             return;
         }

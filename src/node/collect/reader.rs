@@ -87,6 +87,17 @@ impl Source {
         }
     }
 
+    /// Waits before a partition that cannot be read is read again. Says so once, and again when the cause is one that
+    /// somebody must mend, or no longer is.
+    async fn pause_in(&self, partition: i32, trouble: &mut Option<ReadError>, error: ReadError) -> Result<(), Stopped> {
+        let known = trouble.as_ref().is_some_and(|before| before.retryable() && error.retryable() || *before == error);
+        if !known {
+            self.tell(Arrival::Trouble { partition, cause: Some(error.to_string()) }).await?;
+            *trouble = Some(error);
+        }
+        self.pause().await
+    }
+
     async fn read(&self, number: i32, at: i64) -> Result<Result<Batch, ReadError>, Stopped> {
         tokio::select! {
             read = self.transport.read(self.partition(number), at) => match read {
@@ -118,17 +129,17 @@ impl Source {
     }
 
     async fn follow_until_stopped(&self, partition: i32, mark: Mark) -> Result<(), Stopped> {
-        let mut next = self.start(partition, mark).await?;
+        let mut trouble = None;
+        let mut next = self.start(partition, mark, &mut trouble).await?;
         let mut last: Option<(i64, Identity)> = mark.previous.filter(|_| next == mark.offset);
-        let mut troubled = false;
         loop {
             match self.read(partition, next).await? {
                 Ok(batch) => {
-                    if troubled {
+                    if trouble.is_some() {
                         // After trouble the partition may have been cut and filled anew behind the same offset.
                         let seen = Mark { offset: next, previous: last };
-                        let from = self.start(partition, seen).await?;
-                        troubled = false;
+                        let from = self.start(partition, seen, &mut trouble).await?;
+                        trouble = None;
                         self.tell(Arrival::Trouble { partition, cause: None }).await?;
                         if from != next {
                             (next, last) = (from, None);
@@ -156,24 +167,21 @@ impl Source {
                     }
                 }
                 Err(ReadError::OutOfRange { .. }) => {
-                    let from = self.start(partition, Mark { offset: next, previous: last }).await?;
+                    let seen = Mark { offset: next, previous: last };
+                    let from = self.start(partition, seen, &mut trouble).await?;
                     if from != next {
                         (next, last) = (from, None);
                     }
                 }
                 Err(error) => {
-                    if !troubled {
-                        troubled = true;
-                        self.tell(Arrival::Trouble { partition, cause: Some(error.to_string()) }).await?;
-                    }
-                    self.pause().await?;
+                    self.pause_in(partition, &mut trouble, error).await?;
                 }
             }
         }
     }
 
     /// Compares the partition with the mark (R17): the offset to read from. A gap is told before anything is read.
-    async fn start(&self, partition: i32, mark: Mark) -> Result<i64, Stopped> {
+    async fn start(&self, partition: i32, mark: Mark, trouble: &mut Option<ReadError>) -> Result<i64, Stopped> {
         loop {
             let probe = match mark.previous {
                 Some((offset, _)) => self.read(partition, offset).await?,
@@ -188,8 +196,8 @@ impl Source {
                     (batch.low, batch.end, previous)
                 }
                 Err(ReadError::OutOfRange { low, end, .. }) => (low, end, None),
-                Err(_) => {
-                    self.pause().await?;
+                Err(error) => {
+                    self.pause_in(partition, trouble, error).await?;
                     continue;
                 }
             };

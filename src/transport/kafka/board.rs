@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::access::{Access, Failure};
 use crate::seams::Clock;
 use crate::transport::contract::{Domain, Offset, Partition, PartitionId, Topic};
 
@@ -59,8 +60,8 @@ struct State {
     topics: BTreeMap<Topic, Known>,
     brokers: BTreeMap<BrokerId, Broker>,
     watermarks: BTreeMap<PartitionId, (Offset, Offset)>,
-    /// The latest that librdkafka said about a connection that failed.
-    last_failure: Option<String>,
+    /// The latest connection that failed since the cluster last answered.
+    failure: Option<Failure>,
     /// Something changed that the refresher should look at now.
     stirred: bool,
     closed: bool,
@@ -71,11 +72,17 @@ pub(super) struct Board {
     state: Mutex<State>,
     wake: Condvar,
     clock: Arc<dyn Clock>,
+    access: Access,
 }
 
 impl Board {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), clock }
+    pub(super) fn new(clock: Arc<dyn Clock>, access: Access) -> Self {
+        Self { state: Mutex::default(), wake: Condvar::new(), clock, access }
+    }
+
+    /// Who we are to the cluster.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,9 +169,7 @@ impl Board {
     pub(super) fn connection_failed(&self, line: &str) {
         let about = {
             let mut state = self.state();
-            let text = line.rsplit_once("]: ").map_or(line, |(_, text)| text);
-            let text = text.split(" (after ").next().unwrap_or(text);
-            state.last_failure = Some(text.trim().to_owned());
+            state.failure = Some(Failure::of(line));
             state.brokers.keys().copied().find(|id| line.contains(&format!("/{id}: ")))
         };
         if let Some(broker) = about {
@@ -172,9 +177,24 @@ impl Board {
         }
     }
 
-    /// The latest that librdkafka said about a connection that failed, for people.
-    pub(super) fn last_failure(&self) -> Option<String> {
-        self.state().last_failure.clone()
+    /// The latest connection that failed since the cluster last answered.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.state().failure.clone()
+    }
+
+    /// The cluster answered: what failed before is no cause of what fails later.
+    pub(super) fn answered(&self) {
+        self.state().failure = None;
+    }
+
+    /// Why nothing is published of a topic, as far as it is known.
+    pub(super) fn trouble(&self, topic: &Topic) -> Option<String> {
+        let state = self.state();
+        match &state.topics.get(topic)?.found {
+            Found::There(..) => None,
+            Found::Refused(cause) => Some(cause.clone()),
+            Found::Unknown => Some(self.access.unreached(Some(state.failure.clone()?), String::new()).to_string()),
+        }
     }
 
     /// Brokers that are down, each with a partition that it leads, to ask it about.
@@ -353,7 +373,7 @@ mod tests {
 
     fn board(leaders: &[Option<BrokerId>], replicas: usize, in_sync: u32) -> (Board, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::new(Time(0)));
-        let board = Board::new(clock.clone());
+        let board = Board::new(clock.clone(), Access::default());
         assert!(board.partitions(&topic()).is_empty());
         board.learned(&topic(), Found::There(placed(leaders, replicas), in_sync));
         (board, clock)

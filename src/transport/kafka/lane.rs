@@ -12,9 +12,10 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio::sync::oneshot;
 
+use super::KafkaError;
+use super::access::{On, Operation};
 use super::board::{Board, BrokerId};
 use super::refresh::Watch;
-use super::{KafkaError, mend};
 use crate::seams::Clock;
 use crate::transport::contract::{Ack, AppendError, Full, PartitionId, Pending, Record};
 
@@ -59,6 +60,11 @@ fn lock(flights: &Mutex<Flights>) -> MutexGuard<'_, Flights> {
     flights.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What to do about a record that was refused, if trying again does not mend it.
+fn refusal(board: &Board, code: RDKafkaErrorCode, partition: &PartitionId) -> Option<String> {
+    board.access().mend(code, Operation::Write, On::Topic(partition.topic.as_str()))
+}
+
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.watch.log(level, facility, line);
@@ -92,12 +98,12 @@ impl ProducerContext for Reports {
             Err((error, _)) => {
                 let code = error.rdkafka_error_code();
                 let lost = [RDKafkaErrorCode::BrokerTransportFailure, RDKafkaErrorCode::MessageTimedOut];
-                if let Some(board) = board
+                if let Some(board) = &board
                     && code.is_some_and(|code| lost.contains(&code))
                 {
                     board.down(self.broker, "no acknowledgement in time");
                 }
-                Err(match code.and_then(mend) {
+                Err(match board.and_then(|board| refusal(&board, code?, &partition)) {
                     Some(cause) => AppendError::Refused { partition, cause },
                     None => AppendError::Absent { partition, cause: error.to_string() },
                 })
@@ -127,7 +133,7 @@ impl Lane {
     }
 
     /// Hands a record to librdkafka, or gives it back when the broker's credit is used up. One record always fits.
-    pub(super) fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {
+    pub(super) fn append(&self, to: PartitionId, record: Record, board: &Board) -> Result<Pending<Ack>, Full<Record>> {
         let size = record.key.len() + record.value.len();
         let (answer, pending) = Pending::new();
         let number = {
@@ -158,7 +164,7 @@ impl Lane {
             return Err(Full(record));
         }
         if let Some(answer) = flight.and_then(|flight| flight.answer) {
-            let told = match code.and_then(mend) {
+            let told = match code.and_then(|code| refusal(board, code, &to)) {
                 Some(cause) => AppendError::Refused { partition: to, cause },
                 None => AppendError::Absent { partition: to, cause: error.to_string() },
             };

@@ -4,6 +4,7 @@
 //! partition, and a thread that keeps the picture of the cluster. Blocking calls run on threads of their own or in the
 //! work seam; nothing here holds up an async thread.
 
+mod access;
 mod board;
 mod lane;
 mod properties;
@@ -18,13 +19,14 @@ use std::time::Duration;
 
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError as NativeError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError as NativeError;
 use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
 use super::contract::{
     self, Ack, AppendError, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport,
 };
 use crate::seams::Seams;
+use access::Access;
 use board::{Board, BrokerId, Route};
 use lane::{GIVE_UP, Lane};
 use reader::Readers;
@@ -84,6 +86,14 @@ pub enum KafkaError {
         /// What is known.
         cause: String,
     },
+    /// The brokers answer, and there is no way in: credentials, certificates, who signed theirs. The mend is in the text.
+    #[error("Kafka at {brokers} cannot be used: {cause}")]
+    Barred {
+        /// The bootstrap brokers.
+        brokers: String,
+        /// What the connection said, and what to do.
+        cause: String,
+    },
     /// The cluster refused.
     #[error("Kafka refuses to {what}: {cause}")]
     Rejected {
@@ -102,52 +112,6 @@ impl KafkaError {
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
-
-    fn from_native(error: NativeError) -> Self {
-        match error.rdkafka_error_code() {
-            Some(code) => Self::from_code("do this", code),
-            None => Self::Client { cause: error.to_string() },
-        }
-    }
-
-    fn from_code(what: &'static str, code: RDKafkaErrorCode) -> Self {
-        let refused = [
-            RDKafkaErrorCode::PolicyViolation,
-            RDKafkaErrorCode::InvalidConfig,
-            RDKafkaErrorCode::InvalidTopic,
-            RDKafkaErrorCode::InvalidReplicationFactor,
-            RDKafkaErrorCode::InvalidReplicaAssignment,
-            RDKafkaErrorCode::InvalidPartitions,
-            RDKafkaErrorCode::InvalidRequest,
-        ];
-        match mend(code) {
-            Some(cause) => Self::Rejected { what, cause },
-            None if refused.contains(&code) => Self::Rejected { what, cause: code.to_string() },
-            None => Self::Unavailable { cause: code.to_string() },
-        }
-    }
-}
-
-/// What to do about an error that trying again does not mend; `None` for all others.
-fn mend(code: RDKafkaErrorCode) -> Option<String> {
-    let mend = match code {
-        RDKafkaErrorCode::UnknownTopicOrPartition
-        | RDKafkaErrorCode::UnknownTopic
-        | RDKafkaErrorCode::UnknownPartition => "make it with `sealcast topic init`",
-        RDKafkaErrorCode::MessageSizeTooLarge => "raise the topic's max.message.bytes: `sealcast topic check` says how",
-        RDKafkaErrorCode::InvalidTopic => "the broker does not take this name",
-        RDKafkaErrorCode::TopicAuthorizationFailed => "grant this user the right to read and write the topic",
-        RDKafkaErrorCode::GroupAuthorizationFailed => "grant this user the right to read groups `sealcast-*`",
-        RDKafkaErrorCode::ClusterAuthorizationFailed => "grant this user the right to create and describe topics",
-        RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::Authentication => {
-            "mend user and password (sasl.*)"
-        }
-        RDKafkaErrorCode::UnsupportedForMessageFormat | RDKafkaErrorCode::InvalidTimestamp => {
-            "set the topic's message.timestamp.type to LogAppendTime"
-        }
-        _ => return None,
-    };
-    Some(format!("{code}: {mend}"))
 }
 
 /// The transport. Clones share it; the last one to go closes it.
@@ -183,10 +147,10 @@ impl Kafka {
     /// [`KafkaError::Client`].
     pub fn connect(options: &KafkaOptions, seams: &Seams) -> Result<Self, KafkaError> {
         properties::check(&options.properties)?;
-        let board = Arc::new(Board::new(seams.clock.clone()));
+        let board = Arc::new(Board::new(seams.clock.clone(), Access::new(&options.brokers, &options.properties)));
         let asking = Arc::new(Asking::new(&properties::asking(&options.brokers, &options.properties), &board)?);
         let lanes = Arc::default();
-        refresh::start(board.clone(), asking.clone(), &options.brokers)?;
+        refresh::start(board.clone(), asking.clone())?;
         watch_lanes(&board, &lanes)?;
         let config = properties::reader(&options.brokers, &options.properties);
         let readers = Readers::new(config, board.clone(), asking.clone(), seams.clone());
@@ -233,14 +197,18 @@ impl Kafka {
     /// Says which brokers do not answer, and why as far as it is known.
     fn explained(&self, error: KafkaError) -> KafkaError {
         match error {
-            KafkaError::Unavailable { cause } => {
-                let (brokers, cause) =
-                    (&self.shared.options.brokers, self.shared.board.last_failure().unwrap_or(cause));
-                let named = cause.contains(brokers.as_str());
-                KafkaError::Unavailable { cause: if named { cause } else { format!("{brokers}: {cause}") } }
-            }
+            KafkaError::Unavailable { cause } => self.access().unreached(self.shared.board.failure(), cause),
             other => other,
         }
+    }
+
+    /// Why a topic has no partitions, as far as it is known: nobody can be reached, there is no way in, no such topic, no right.
+    pub(in crate::transport) fn trouble(&self, topic: &Topic) -> Option<String> {
+        self.shared.board.trouble(topic)
+    }
+
+    fn access(&self) -> &Access {
+        self.shared.board.access()
     }
 
     fn seams(&self) -> &Seams {
@@ -299,7 +267,7 @@ impl Transport for Kafka {
                     Ok(_) if down => {
                         AppendError::Absent { partition: to, cause: "its broker cannot be reached".to_owned() }
                     }
-                    Ok(lane) => return lane.append(to, record),
+                    Ok(lane) => return lane.append(to, record, &shared.board),
                     Err(error) => AppendError::Refused { partition: to, cause: error.to_string() },
                 }
             }

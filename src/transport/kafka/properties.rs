@@ -66,6 +66,15 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), KafkaEr
             return refused(format!("must be {least} to {most}: {reason}"));
         }
     }
+    let value = |name: &str| properties.get(name).map(|value| value.to_lowercase()).unwrap_or_default();
+    if value("security.protocol").starts_with("sasl")
+        && value("sasl.mechanism").is_empty()
+        && value("sasl.mechanisms").is_empty()
+    {
+        let reason = "security.protocol asks for user and password: set it to PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, as the \
+                      listener has it";
+        return Err(KafkaError::Property { name: "sasl.mechanism".to_owned(), reason: reason.to_owned() });
+    }
     // librdkafka knows its own names and ranges.
     match producer("127.0.0.1:1", properties).create_native_config() {
         Ok(_) => Ok(()),
@@ -167,6 +176,14 @@ mod tests {
         }
         assert!(check_one("message.timeout.ms", "300000").is_err());
         assert!(check_one("message.max.bytes", "1000").is_err());
+    }
+
+    #[test]
+    fn a_user_is_not_sent_by_a_mechanism_that_nobody_chose() {
+        let refused = check_one("security.protocol", "SASL_SSL").expect_err("no mechanism");
+        assert!(matches!(refused, KafkaError::Property { name, .. } if name == "sasl.mechanism"));
+        let properties = [("security.protocol", "sasl_ssl"), ("sasl.mechanisms", "PLAIN"), ("sasl.username", "web")];
+        assert_eq!(check(&properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into()), Ok(()));
     }
 
     #[test]

@@ -21,9 +21,10 @@ use rdkafka::message::Message;
 use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 use tokio::sync::{Notify, OwnedMutexGuard};
 
+use super::KafkaError;
+use super::access::{Access, On, Operation};
 use super::board::{Board, Route};
 use super::refresh::{Asking, Watch};
-use super::{KafkaError, mend};
 use crate::core::id::Time;
 use crate::seams::Seams;
 use crate::transport::contract::{Batch, Fetched, Offset, PartitionId, READ_BYTES, READ_WAIT, ReadError, Topic};
@@ -182,7 +183,7 @@ enum Drained {
 
 impl Cursor {
     /// Takes what the queue holds. The cursor has no place until it is told its new one.
-    fn drain(&mut self, at: Offset) -> Drained {
+    fn drain(&mut self, at: Offset, from: &PartitionId, access: &Access) -> Drained {
         let Some(queue) = &self.queue else { return Drained::Lost };
         if self.stray.load(Ordering::Acquire) {
             return Drained::Lost;
@@ -214,7 +215,7 @@ impl Cursor {
                         Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                             return Drained::Lost;
                         }
-                        Some(code) => match mend(code) {
+                        Some(code) => match access.mend(code, Operation::Read, On::Topic(from.topic.as_str())) {
                             Some(cause) => return Drained::Refused(cause),
                             None => tracing::debug!(%error, "a reader's trouble"),
                         },
@@ -285,7 +286,14 @@ impl Readers {
             let (asking, asked) = (self.asking.clone(), from.clone());
             let ask = move || asking.client.fetch_watermarks(asked.topic.as_str(), asked.number, ANSWER);
             let answer = self.seams.work.run(ask).await.map_err(|_| ReadError::Closed)?;
-            let (low, end) = answer.map_err(|error| absent(format!("its watermarks: {error}")))?;
+            let (low, end) = answer.map_err(|error| {
+                let on = On::Topic(from.topic.as_str());
+                let access = self.board.access();
+                match error.rdkafka_error_code().and_then(|code| access.mend(code, Operation::Describe, on)) {
+                    Some(cause) => ReadError::Refused { partition: from.clone(), cause },
+                    None => absent(format!("its watermarks: {error}")),
+                }
+            })?;
             self.board.set_watermarks(from.clone(), low, end);
             if !(low..=end).contains(&at) {
                 return Err(ReadError::OutOfRange { partition: from, asked: at, low, end });
@@ -300,7 +308,7 @@ impl Readers {
                 Batch { records, next, low: low.min(at), end: end.max(next) }
             };
             // No await stands between taking records and giving them, so a dropped read loses none.
-            match cursor.drain(at) {
+            match cursor.drain(at, &from, self.board.access()) {
                 Drained::Records(records, next) => {
                     cursor.next = Some(next);
                     cursor.used = self.seams.clock.monotonic();

@@ -14,8 +14,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError as NativeError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::KafkaError;
+use super::access::{Asked, On, Operation};
 use super::board::{Board, BrokerId, Found, Placed};
-use super::{KafkaError, mend};
 use crate::transport::contract::{PartitionId, Topic};
 
 const CALM: Duration = Duration::from_secs(1);
@@ -79,15 +80,9 @@ impl Asking {
 }
 
 /// Starts the thread; it ends when the board is closed.
-pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, brokers: &str) -> Result<(), KafkaError> {
-    let mut refresher = Refresher {
-        board,
-        asking,
-        brokers: brokers.to_owned(),
-        probing: Arc::default(),
-        last_probe: None,
-        troubles: Troubles::default(),
-    };
+pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>) -> Result<(), KafkaError> {
+    let mut refresher =
+        Refresher { board, asking, probing: Arc::default(), last_probe: None, troubles: Troubles::default() };
     let spawned = thread::Builder::new().name("kafka-metadata".to_owned()).spawn(move || refresher.run());
     spawned.map(|_| ()).map_err(|error| KafkaError::Client { cause: format!("cannot start a thread: {error}") })
 }
@@ -95,8 +90,6 @@ pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, brokers: &str) -> Re
 struct Refresher {
     board: Arc<Board>,
     asking: Arc<Asking>,
-    /// The bootstrap brokers, for people.
-    brokers: String,
     probing: Arc<Mutex<BTreeSet<BrokerId>>>,
     last_probe: Option<std::time::Duration>,
     troubles: Troubles,
@@ -151,17 +144,16 @@ impl Refresher {
     fn look_at(&mut self, topic: &Topic, runtime: &tokio::runtime::Runtime) -> Option<(Found, Vec<BrokerId>)> {
         let metadata = match self.asking.client.fetch_metadata(Some(topic.as_str()), ANSWER) {
             Ok(metadata) => {
+                self.board.answered();
                 if self.troubles.ended(CLUSTER) {
-                    tracing::info!(brokers = self.brokers, "Kafka answers again");
+                    tracing::info!(brokers = self.board.access().brokers(), "Kafka answers again");
                 }
                 metadata
             }
             Err(error) => {
                 tracing::debug!(%topic, %error, "no metadata");
                 if self.troubles.lasts(CLUSTER, self.board.now()) {
-                    let cause = self.board.last_failure().unwrap_or_else(|| error.to_string());
-                    let brokers = &self.brokers;
-                    tracing::warn!(brokers, cause, "Kafka does not answer: are the brokers right, and running?");
+                    tracing::warn!("{}", self.board.access().unreached(self.board.failure(), error.to_string()));
                 }
                 return None;
             }
@@ -172,7 +164,8 @@ impl Refresher {
             return match RDKafkaErrorCode::from(error) {
                 RDKafkaErrorCode::LeaderNotAvailable => None,
                 code => {
-                    let cause = mend(code)?;
+                    let on = On::Topic(topic.as_str());
+                    let cause = self.board.access().mend(code, Operation::Describe, on)?;
                     if self.troubles.lasts(topic.as_str(), self.board.now()) {
                         tracing::warn!(%topic, cause, "the topic cannot be used");
                     }
@@ -207,16 +200,21 @@ impl Refresher {
     /// The topic's `min.insync.replicas`; 1 when we may not ask, so that no acknowledgement counts for more than it is.
     async fn in_sync(&self, topic: &Topic) -> u32 {
         let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let specifier = ResourceSpecifier::Topic(topic.as_str());
+        let (specifier, on) = (ResourceSpecifier::Topic(topic.as_str()), On::Topic(topic.as_str()));
         let answer = self.asking.admin.describe_configs([&specifier], &options).await;
+        let mut cause = None;
         let value = answer.ok().and_then(|found| {
-            let resource = found.into_iter().next()?.ok()?;
+            let resource = found.into_iter().next()?.inspect_err(|code| cause = self.may_not_show(*code, on)).ok()?;
             resource.get("min.insync.replicas")?.value.as_ref()?.parse().ok()
         });
         value.unwrap_or_else(|| {
-            tracing::warn!(%topic, "cannot read min.insync.replicas: an acknowledgement counts for one domain only");
+            tracing::warn!(%topic, cause, "cannot read min.insync.replicas: an acknowledgement counts for one domain only");
             1
         })
+    }
+
+    fn may_not_show(&self, code: RDKafkaErrorCode, on: On<'_>) -> Option<String> {
+        self.board.access().mend(code, Operation::DescribeConfigs, on)
     }
 
     /// Asks brokers for their racks, once each; those that do not answer are asked again later and count by themselves.
@@ -239,7 +237,12 @@ impl Refresher {
                     self.board.set_rack(id, rack.unwrap_or_default());
                 }
                 Ok(Some(Err(code))) => {
-                    tracing::warn!(broker = id, %code, "may not ask for the broker's rack: it counts as a domain by itself");
+                    let cause = self.may_not_show(code, On::Cluster).unwrap_or_else(|| code.to_string());
+                    tracing::warn!(
+                        broker = id,
+                        cause,
+                        "may not ask for the broker's rack: it counts as a domain by itself"
+                    );
                     self.board.set_rack(id, String::new());
                 }
                 Ok(_) => {}
@@ -288,11 +291,12 @@ pub(super) async fn settings(
     admin: &AdminClient<Watch>,
     specifier: ResourceSpecifier<'_>,
     within: Duration,
+    asked: Asked<'_>,
 ) -> Result<BTreeMap<String, String>, KafkaError> {
     let options = AdminOptions::new().request_timeout(Some(within));
-    let answer = admin.describe_configs([&specifier], &options).await.map_err(KafkaError::from_native)?;
+    let answer = admin.describe_configs([&specifier], &options).await.map_err(|error| asked.failed(&error))?;
     let resource =
         answer.into_iter().next().ok_or_else(|| KafkaError::Client { cause: "an empty answer".to_owned() })?;
-    let resource = resource.map_err(|code| KafkaError::from_code("read settings", code))?;
+    let resource = resource.map_err(|code| asked.refused(code))?;
     Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }

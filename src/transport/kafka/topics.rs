@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError as NativeError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 
+use super::access::{Asked, On, Operation};
 use super::board::BrokerId;
 use super::refresh::settings;
 use super::{Kafka, KafkaError};
@@ -15,6 +17,11 @@ use crate::transport::contract::{Topic, Transport};
 
 /// How long the cluster may take for one question.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long the first question to a cluster may take, and the last: each has twice the time of the one before, because a
+/// question waits to its end even when it is known that nobody can be reached.
+const FIRST_ANSWER: Duration = Duration::from_millis(500);
+const LAST_ANSWER: Duration = Duration::from_secs(4);
 
 /// A topic as the metadata has it: leader and replicas of each partition, by number.
 type Lay = BTreeMap<i32, (BrokerId, Vec<BrokerId>)>;
@@ -43,11 +50,12 @@ impl Kafka {
             topic = topic.set(name, value);
         }
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-        let made = self.asking().admin.create_topics([&topic], &options).await.map_err(KafkaError::from_native)?;
+        let asked = self.asked("make the topic", Operation::Create, &plan.topic);
+        let made = self.asking().admin.create_topics([&topic], &options).await.map_err(|error| asked.failed(&error))?;
         match made.into_iter().next() {
             Some(Ok(_)) => {}
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => return Ok(Made::Exists),
-            Some(Err((_, code))) => return Err(KafkaError::from_code("make the topic", code)),
+            Some(Err((_, code))) => return Err(asked.refused(code)),
             None => return Err(KafkaError::Client { cause: "an empty answer".to_owned() }),
         }
         let began = self.seams().clock.monotonic();
@@ -74,7 +82,8 @@ impl Kafka {
         }
         let mut mismatches = laid_out(plan, &brokers, &lay);
         let specifier = ResourceSpecifier::Topic(plan.topic.as_str());
-        let found = settings(&self.asking().admin, specifier, ANSWER).await?;
+        let asked = self.asked("show a topic's settings", Operation::DescribeConfigs, &plan.topic);
+        let found = settings(&self.asking().admin, specifier, ANSWER, asked).await?;
         mismatches.extend(set(plan, &found));
         let partitions = self.partitions(&plan.topic).to_vec();
         Ok(TopicState { partitions, mismatches })
@@ -82,10 +91,10 @@ impl Kafka {
 
     /// The cluster's brokers, ascending, and where a topic lies; nothing when there is no such topic.
     async fn lay(&self, topic: &Topic) -> Result<(Vec<BrokerId>, Lay), KafkaError> {
-        let (asking, topic) = (self.asking().clone(), topic.clone());
+        let (kafka, topic) = (self.clone(), topic.clone());
         let ask = move || {
-            let metadata =
-                asking.client.fetch_metadata(Some(topic.as_str()), ANSWER).map_err(KafkaError::from_native)?;
+            let asked = kafka.asked("look at the topic", Operation::Describe, &topic);
+            let metadata = kafka.metadata(&topic).map_err(|error| asked.failed(&error))?;
             let mut brokers: Vec<_> = metadata.brokers().iter().map(|broker| broker.id()).collect();
             brokers.sort_unstable();
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
@@ -94,7 +103,7 @@ impl Kafka {
             match found.error().map(RDKafkaErrorCode::from) {
                 None | Some(RDKafkaErrorCode::LeaderNotAvailable) => {}
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok((brokers, Lay::new())),
-                Some(code) => return Err(KafkaError::from_code("look at the topic", code)),
+                Some(code) => return Err(asked.refused(code)),
             }
             let partitions = found.partitions().iter();
             let lay = partitions.map(|found| (found.id(), (found.leader(), found.replicas().to_vec()))).collect();
@@ -102,6 +111,27 @@ impl Kafka {
         };
         let asked = self.seams().work.run(ask).await.map_err(|_| KafkaError::Closed)?;
         asked.map_err(|error| self.explained(error))
+    }
+
+    /// Asks for metadata until the cluster answers, patience ends, or it is known that there is no way in. Blocks.
+    fn metadata(&self, topic: &Topic) -> Result<Metadata, NativeError> {
+        let mut within = FIRST_ANSWER;
+        loop {
+            match self.asking().client.fetch_metadata(Some(topic.as_str()), within) {
+                Err(error) => {
+                    let barred = self.shared.board.failure().is_some_and(|failure| failure.barred);
+                    within *= 2;
+                    if barred || within > LAST_ANSWER {
+                        return Err(error);
+                    }
+                }
+                found => return found,
+            }
+        }
+    }
+
+    fn asked<'a>(&'a self, what: &'static str, operation: Operation, topic: &'a Topic) -> Asked<'a> {
+        Asked { access: self.access(), what, operation, on: On::Topic(topic.as_str()) }
     }
 }
 
