@@ -1,6 +1,7 @@
 //! One loop through which every submission passes, in order: it decides who follows whom, bundles what waits into parcels,
 //! has them sealed, and answers when they are durable in the outbox. While one round is being sealed and synced the next one
-//! gathers, so bundles grow with the load by themselves. Must not touch keys or brokers.
+//! gathers, and rounds begin a short time apart, so bundles grow with the load and nobody waits who is alone. Must not touch
+//! keys or brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,15 +17,13 @@ use super::tracker::{Known, Tracker};
 use super::transaction::Transaction;
 use super::window::WindowPlace;
 use crate::core::id::{DestinationName, Ticket, Time, TransactionId};
-use crate::seams::Work;
+use crate::core::seal::transaction::Payload;
+use crate::seams::{Clock, Work};
 use crate::store::outbox::{LastTicket, NewBody, NewParcel, Outbox, Reservation};
 use crate::telemetry::logs::parcel_span;
 
 /// Most transactions of a parcel that is bundled here.
 const BUNDLE: usize = 256;
-
-/// A bundle is closed when its payloads reach this many bytes.
-const BUNDLE_BYTES: usize = 1024 * 1024;
 
 /// Most submissions of a round.
 const ROUND: usize = 2048;
@@ -49,6 +48,8 @@ pub struct Prepared {
     pub destinations: Vec<DestinationName>,
     /// Whom it follows, per destination.
     pub predecessors: BTreeMap<DestinationName, Ticket>,
+    /// What reading it once told of a payload that is read twice.
+    pub measured: Option<Payload>,
 }
 
 impl Prepared {
@@ -109,6 +110,14 @@ pub enum Claim {
 }
 
 impl Submission {
+    /// What it adds to a bundle.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Small { prepared, .. } => prepared.transaction.payload.len(),
+            Self::Hold { .. } | Self::Release(_) => 0,
+        }
+    }
+
     fn claims(&self) -> Vec<Claim> {
         match self {
             Self::Small { prepared, .. } | Self::Hold { prepared, .. } => {
@@ -170,6 +179,12 @@ pub struct Bundler {
     pub publishing: Publishing,
     /// Where sealing runs.
     pub work: Arc<dyn Work>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// A bundle is closed when its payloads reach this many bytes.
+    pub bytes: usize,
+    /// How far apart rounds begin, unless as many bytes have come.
+    pub wait: Duration,
     /// Its own queue, for those that hold keys.
     pub queue: mpsc::WeakUnboundedSender<Submission>,
     /// Ends it.
@@ -182,6 +197,7 @@ impl Bundler {
         let mut held: BTreeSet<Claim> = BTreeSet::new();
         let mut waiting: Vec<Submission> = Vec::new();
         let mut again = false;
+        let mut next_round = Duration::ZERO;
         loop {
             if !again {
                 let next = tokio::select! {
@@ -193,6 +209,7 @@ impl Bundler {
                     Some(submission) => waiting.push(submission),
                     None => return,
                 }
+                self.gather(&mut queue, &mut waiting, next_round).await;
             }
             while waiting.len() < ROUND
                 && let Ok(next) = queue.try_recv()
@@ -208,7 +225,36 @@ impl Bundler {
             });
             let (bundles, left, more) = self.round(std::mem::take(&mut waiting), &mut held);
             (waiting, again) = (left, more);
+            if !bundles.is_empty() {
+                next_round = self.clock.monotonic() + self.wait;
+            }
             self.finish(bundles).await;
+        }
+    }
+
+    /// Lets more come until the next round may begin, or enough bytes for a bundle have come.
+    async fn gather(
+        &self,
+        queue: &mut mpsc::UnboundedReceiver<Submission>,
+        waiting: &mut Vec<Submission>,
+        next_round: Duration,
+    ) {
+        let left = next_round.saturating_sub(self.clock.monotonic());
+        let mut bytes = waiting.last().map_or(0, Submission::bytes);
+        if left.is_zero() || self.wait.is_zero() {
+            return;
+        }
+        let mut over = self.clock.sleep(left);
+        while bytes < self.bytes && waiting.len() < ROUND {
+            let next = tokio::select! {
+                biased;
+                next = queue.recv() => next,
+                () = &mut over => None,
+                () = self.closing.cancelled() => None,
+            };
+            let Some(next) = next else { return };
+            bytes += next.bytes();
+            waiting.push(next);
         }
     }
 
@@ -275,9 +321,7 @@ impl Bundler {
 
     /// Says whom a transaction follows at each destination (R9).
     fn name_predecessors(&self, prepared: &mut Prepared, last: &BTreeMap<Key, Ticket>) {
-        if let Some(after) = &prepared.transaction.after {
-            prepared.predecessors.insert(after.destination.clone(), after.clone());
-        }
+        prepared.predecessors.clone_from(&prepared.transaction.after);
         for key in prepared.keys() {
             if prepared.predecessors.contains_key(&key.0) {
                 continue;
@@ -301,7 +345,7 @@ impl Bundler {
         let bundles = bundles.entry(entry.prepared.destinations.clone()).or_default();
         let bytes = entry.prepared.transaction.payload.len();
         let open =
-            bundles.last_mut().filter(|bundle| bundle.entries.len() < BUNDLE && bundle.bytes + bytes <= BUNDLE_BYTES);
+            bundles.last_mut().filter(|bundle| bundle.entries.len() < BUNDLE && bundle.bytes + bytes <= self.bytes);
         // Room is set aside before anybody names this transaction as its predecessor.
         let room = Sealer::most_bytes(&entry.prepared);
         let room = match &open {

@@ -36,6 +36,7 @@ impl Client {
                     started: self.inner.seams.clock.monotonic(),
                     destinations,
                     predecessors: BTreeMap::new(),
+                    measured: None,
                 })
             }
             Err(error) => Err(SubmitError { error, transaction: Box::new(transaction) }),
@@ -72,8 +73,10 @@ impl Client {
             }
             life = life.min(entry.max_life);
         }
-        if transaction.after.as_ref().is_some_and(|after| !destinations.contains(&after.destination)) {
-            return wrong("after", "its destination must be one that the transaction goes to".to_owned());
+        let after = transaction.after.keys().map(|name| ("after", name));
+        let expected = transaction.expected_versions.keys().map(|name| ("expected version", name));
+        if let Some((field, other)) = after.chain(expected).find(|(_, name)| !destinations.contains(name)) {
+            return wrong(field, format!("{other} is none of its destinations"));
         }
         let id = match transaction.id {
             Some(id) => id,

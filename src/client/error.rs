@@ -66,6 +66,9 @@ pub enum ClientError {
         /// What came, at least.
         given: u64,
     },
+    /// A payload that is read twice was another one the second time; nothing was submitted.
+    #[error("the payload changed while it was read: nothing was submitted; submit it again when nobody writes to it")]
+    Changed,
     /// The operating system gave no randomness; nothing was sealed.
     #[error(transparent)]
     Randomness(#[from] crate::seams::RandomnessError),
@@ -116,7 +119,7 @@ impl ClientError {
     /// Whether the same call can succeed later by itself.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::WindowFull { .. } | Self::Randomness(_) => true,
+            Self::WindowFull { .. } | Self::Randomness(_) | Self::Changed => true,
             Self::Outbox(error) => error.retryable(),
             Self::Transport(error) => error.retryable(),
             _ => false,

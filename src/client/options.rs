@@ -1,9 +1,10 @@
 //! What a client is made of: from a configuration file, or put together by hand. Must not start anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::ClientError;
-use crate::config::{ClientConfig, WindowSection};
+use crate::config::{BundleSection, ClientConfig, WindowSection};
 use crate::core::directory::Directory;
 use crate::core::id::Suite;
 use crate::core::sign::{PublicKey, SecretKey};
@@ -29,6 +30,11 @@ pub struct Options {
     pub window_transactions: usize,
     /// Most undecided payload bytes.
     pub window_bytes: u64,
+    /// A parcel of several transactions is closed when its payloads have this many bytes: 1 to 4 MiB.
+    pub bundle_bytes: usize,
+    /// Parcels of small transactions are begun at least this far apart, unless enough bytes have come: what comes in between
+    /// shares the next one. What is submitted after such a pause goes at once.
+    pub bundle_wait: Duration,
     /// Most bytes of segments in memory, per destination, that the brokers have not accepted; less where the sender has so many
     /// destinations that all of them together would take more than four times this.
     pub publish_bytes: usize,
@@ -37,9 +43,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// With suite 2 (X-Wing), an outbox in memory (not durable), the default window and the real machine.
+    /// With suite 2 (X-Wing), an outbox in memory (not durable), the default window and bundles, and the real machine.
     pub fn new(key: SecretKey, operator: PublicKey, directory: Arc<Directory>) -> Self {
-        let window = WindowSection::default();
+        let (window, bundle) = (WindowSection::default(), BundleSection::default());
         Self {
             key,
             operator,
@@ -49,6 +55,8 @@ impl Options {
             outbox: OutboxOptions { folder: None, bytes: 4 << 30 },
             window_transactions: window.transactions,
             window_bytes: window.bytes,
+            bundle_bytes: bundle.bytes,
+            bundle_wait: bundle.wait.0,
             publish_bytes: 16 << 20,
             seams: Seams::real(),
         }
@@ -67,6 +75,8 @@ impl Options {
             outbox: OutboxOptions { folder: outbox.path.clone(), bytes: outbox.bytes },
             window_transactions: config.window.transactions,
             window_bytes: config.window.bytes,
+            bundle_bytes: config.bundle.bytes,
+            bundle_wait: config.bundle.wait.0,
             seams,
             ..Self::new(key.signing().clone(), config.environment.operator_key()?, Arc::new(directory))
         })

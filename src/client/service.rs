@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, SeekFrom};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,13 +12,13 @@ use super::bundle::{Held, Prepared, Submission};
 use super::counting::Directories;
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
-use super::stream::Streaming;
+use super::stream::{Streaming, too_long};
 use super::tracker::Tracker;
 use super::transaction::Transaction;
 use super::window::{Window, WindowPlace};
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time};
-use crate::core::limits;
+use crate::core::limits::PAYLOAD_BYTES;
 use crate::seams::{BoxFuture, Seams};
 
 /// A payload longer than this is sealed stripe by stripe rather than in one piece.
@@ -180,16 +180,62 @@ impl Client {
             transaction.payload = whole.into();
             return Ok(self.submit_to(destinations, transaction).await?);
         }
-        if length.is_some_and(|length| length > limits::PAYLOAD_BYTES) {
-            let problem = format!("at most {} bytes", limits::PAYLOAD_BYTES);
-            return Err(ClientError::Transaction { field: "payload", problem });
-        }
         if transaction.pad {
             let problem =
-                "a payload that is read cannot be padded: its length is not known before its header".to_owned();
+                "a payload that is read once cannot be padded: its header, which comes first, says its length and \
+                           tag. Submit a file, which is read twice, or its bytes"
+                    .to_owned();
             return Err(ClientError::Transaction { field: "padding", problem });
         }
         let prepared = self.prepare(destinations, transaction)?;
+        self.submit_read(destinations, prepared, payload, length).await
+    }
+
+    /// Submits what a file, or anything else that can be read twice, holds from where it stands to its end, and never holds
+    /// it in memory. It is read once; a padded one ([`Transaction::pad`]) twice, because its header says its true length and
+    /// tag. Everything else as [`Client::submit_reader`]. Errors: [`ClientError`], [`ClientError::Changed`] among them when
+    /// somebody writes to it meanwhile.
+    pub async fn submit_file(
+        &self,
+        destination: &str,
+        transaction: Transaction,
+        file: impl AsyncRead + AsyncSeek + Unpin + Send,
+    ) -> Result<Handle, ClientError> {
+        let handles = self.submit_file_to(&[DestinationName::new(destination)?], transaction, file).await?;
+        handles.into_iter().next().ok_or(ClientError::Closed)
+    }
+
+    /// The same to several destinations. Errors: as [`Client::submit_file`].
+    pub async fn submit_file_to(
+        &self,
+        destinations: &[DestinationName],
+        mut transaction: Transaction,
+        mut file: impl AsyncRead + AsyncSeek + Unpin + Send,
+    ) -> Result<Vec<Handle>, ClientError> {
+        let from = file.stream_position().await.map_err(ClientError::Read)?;
+        let length = file.seek(SeekFrom::End(0)).await.map_err(ClientError::Read)?.saturating_sub(from);
+        file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
+        if length <= SMALL || !transaction.pad {
+            return self.submit_reader_to(destinations, transaction, file, Some(length)).await;
+        }
+        transaction.payload = bytes::Bytes::new();
+        let compress = transaction.compress;
+        let mut prepared = self.prepare(destinations, transaction)?;
+        prepared.measured = Some(self.inner.streaming.measure(&mut file, Some(length), compress).await?);
+        file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
+        self.submit_read(destinations, prepared, file, Some(length)).await
+    }
+
+    async fn submit_read(
+        &self,
+        destinations: &[DestinationName],
+        prepared: Prepared,
+        payload: impl AsyncRead + Unpin + Send,
+        length: Option<u64>,
+    ) -> Result<Vec<Handle>, ClientError> {
+        if length.is_some_and(|length| length > PAYLOAD_BYTES) {
+            return Err(too_long());
+        }
         let submitted = match self.inner.window.take(length.unwrap_or(0)) {
             Ok(place) => match self.hold(prepared) {
                 Ok(held) => submit_held(&self.inner.streaming, held, place, payload, length).await,

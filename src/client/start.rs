@@ -158,6 +158,9 @@ impl Client {
             outbox: outbox.clone(),
             publishing: publishing.clone(),
             work: seams.work.clone(),
+            clock: clock.clone(),
+            bytes: options.bundle_bytes,
+            wait: options.bundle_wait,
             queue: queue.downgrade(),
             closing: closing.clone(),
         };

@@ -17,6 +17,7 @@ use super::tracker::{Known, Tracker};
 use super::window::WindowPlace;
 use crate::core::id::{DestinationName, ParcelId};
 use crate::core::limits;
+use crate::core::seal::transaction::Payload;
 use crate::core::split::stripe::Stripe;
 use crate::seams::{Work, WorkLost};
 use crate::store::outbox::{
@@ -25,7 +26,7 @@ use crate::store::outbox::{
 use crate::telemetry::logs::parcel_span;
 
 /// How much is read before it is sealed: about two stripes.
-const READ: usize = 1024 * 1024;
+pub const READ: usize = 1024 * 1024;
 
 /// What submitting a large transaction needs. Cheap to clone.
 #[derive(Clone)]
@@ -175,13 +176,25 @@ impl Streaming {
         if length.is_some_and(|said| !known.has_length(said)) {
             return Err(Known::other());
         }
-        let mut tagger = self.sealer.tagger();
+        let found = self.measure(payload, length, false).await?;
+        known.same(found.bytes, found.tag)
+    }
+
+    /// Reads a payload only to find out what its header says of it. Errors: those of reading, [`ClientError::Seal`].
+    pub async fn measure(
+        &self,
+        payload: &mut (impl AsyncRead + Unpin + Send),
+        length: Option<u64>,
+        compress: bool,
+    ) -> Result<Payload, ClientError> {
+        let mut measure = self.sealer.measure(compress)?;
         let mut reading = Reading { payload, length, given: 0 };
         loop {
             let (chunk, last) = reading.chunk().await?;
-            tagger.update(&chunk);
+            let step = self.run(move || measure.push(&chunk).map(|()| measure));
+            measure = step.await??;
             if last {
-                return known.same(reading.given, tagger.finish());
+                return self.run(move || measure.finish()).await?;
             }
         }
     }
@@ -219,6 +232,11 @@ impl Streaming {
     }
 }
 
+/// What whoever submits more than a payload can have is told.
+pub fn too_long() -> ClientError {
+    ClientError::Transaction { field: "payload", problem: format!("at most {} bytes", limits::PAYLOAD_BYTES) }
+}
+
 /// A payload as it is read, held to its limit and to the length that was said.
 struct Reading<'a, R> {
     payload: &'a mut R,
@@ -242,8 +260,7 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
             return Err(ClientError::Length { said, given });
         }
         if given > limits::PAYLOAD_BYTES {
-            let problem = format!("at most {} bytes", limits::PAYLOAD_BYTES);
-            return Err(ClientError::Transaction { field: "payload", problem });
+            return Err(too_long());
         }
         Ok((chunk, last))
     }

@@ -1,11 +1,12 @@
 //! What an application submits: a payload and what is said about it. Must not know sealing or the outbox.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::error::ClientError;
-use crate::core::id::{OnPredecessor, Position, Release, Ticket, Time, TransactionId};
+use crate::core::id::{DestinationName, OnPredecessor, Position, Release, Ticket, Time, TransactionId};
 use crate::core::limits;
 
 /// Until when a transaction is wanted.
@@ -40,7 +41,8 @@ pub struct Transaction {
     pub(super) trace: Option<String>,
     pub(super) deadline: Deadline,
     pub(super) expected_version: Option<Position>,
-    pub(super) after: Option<Ticket>,
+    pub(super) expected_versions: BTreeMap<DestinationName, Position>,
+    pub(super) after: BTreeMap<DestinationName, Ticket>,
     pub(super) on_predecessor: OnPredecessor,
     pub(super) release: Release,
     pub(super) compress: bool,
@@ -61,7 +63,8 @@ impl Transaction {
             trace: None,
             deadline: Deadline::Default,
             expected_version: None,
-            after: None,
+            expected_versions: BTreeMap::new(),
+            after: BTreeMap::new(),
             on_predecessor: OnPredecessor::Reject,
             release: Release::Committed,
             compress: false,
@@ -120,15 +123,36 @@ impl Transaction {
     }
 
     /// Compare-and-set: commits only if its ordering key's last position is this one; else it is rejected(conflict).
-    /// [`Position::default`] (0.0): only if the key is new.
+    /// [`Position::default`] (0.0): only if the key is new. At several destinations: at all for which
+    /// [`Transaction::expected_version_at`] says nothing else.
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    /// use sealcast::core::id::Position;
+    ///
+    /// let first = Transaction::new("balance 100").key("account-7").expected_version(Position::default());
+    /// let next = Transaction::new("balance 80").key("account-7").expected_version(Position { index: 12, number: 0 });
+    /// ```
     pub fn expected_version(mut self, position: Position) -> Self {
         self.expected_version = Some(position);
         self
     }
 
-    /// Follows this transaction of the same destination and sender, rather than the last of its ordering key.
+    /// The same at one of several destinations: positions are each destination's own (R20).
+    pub fn expected_version_at(mut self, destination: DestinationName, position: Position) -> Self {
+        self.expected_versions.insert(destination, position);
+        self
+    }
+
+    /// The version that it expects at a destination.
+    pub(super) fn expects(&self, destination: &DestinationName) -> Option<Position> {
+        self.expected_versions.get(destination).copied().or(self.expected_version)
+    }
+
+    /// Follows this transaction of the same destination and sender, rather than the last of its ordering key there. Once for
+    /// each destination at most: a later one replaces an earlier.
     pub fn after(mut self, ticket: Ticket) -> Self {
-        self.after = Some(ticket);
+        self.after.insert(ticket.destination.clone(), ticket);
         self
     }
 
@@ -197,7 +221,7 @@ impl Transaction {
         if self.payload.len() as u64 > limits::PAYLOAD_BYTES {
             return wrong("payload", format!("at most {} bytes", limits::PAYLOAD_BYTES));
         }
-        if self.expected_version.is_some() && self.ordering_key.is_none() {
+        if (self.expected_version.is_some() || !self.expected_versions.is_empty()) && self.ordering_key.is_none() {
             return wrong("expected version", "needs an ordering key, whose version it is".to_owned());
         }
         Ok(())

@@ -3,12 +3,13 @@
 //! Owns the client's settings. Must not submit or read.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::sections::{check_key, load_key, setting};
 use super::{ConfigError, EnvironmentSection, LogSection, Secret, Sources, TransportSection, TransportSettings};
-use crate::core::directory::Directory;
+use crate::core::directory::{Directory, Span};
 use crate::core::id::{ReaderName, SenderName, Suite};
 use crate::keys::{ReaderKey, SenderKey};
 
@@ -35,6 +36,9 @@ pub struct ClientConfig {
     /// `[window]`.
     #[serde(default)]
     pub window: WindowSection,
+    /// `[bundle]`.
+    #[serde(default)]
+    pub bundle: BundleSection,
     /// `[log]`.
     #[serde(default)]
     pub log: LogSection,
@@ -112,6 +116,24 @@ impl Default for WindowSection {
     }
 }
 
+/// `[bundle]`: when transactions that are submitted one shortly after the other share a parcel, and so a signature, records
+/// and an fsync.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BundleSection {
+    /// A parcel is closed when its payloads have this many bytes; default 1 MiB, at most 4 MiB. 1 gives each its own.
+    pub bytes: usize,
+    /// Parcels are begun at least this far apart, unless enough bytes have come; default 2 ms, at most 1 s. What is submitted
+    /// after a pause of this length goes at once; `0ms` never waits.
+    pub wait: Span,
+}
+
+impl Default for BundleSection {
+    fn default() -> Self {
+        Self { bytes: 1 << 20, wait: Span(Duration::from_millis(2)) }
+    }
+}
+
 impl ClientConfig {
     /// Reads, merges and checks settings; files that they name are not opened yet. Errors: [`ConfigError::Read`],
     /// [`ConfigError::Shape`], [`ConfigError::Setting`].
@@ -149,6 +171,12 @@ impl ClientConfig {
         }
         if config.window.bytes < 1 << 20 {
             return Err(setting(sources, "window.bytes", "at least 1048576 (1 MiB)"));
+        }
+        if !(1..=4 << 20).contains(&config.bundle.bytes) {
+            return Err(setting(sources, "bundle.bytes", "1 to 4194304 (4 MiB)"));
+        }
+        if config.bundle.wait.0 > Duration::from_secs(1) {
+            return Err(setting(sources, "bundle.wait", "at most 1s: it delays every submission but the first"));
         }
         Ok(config)
     }

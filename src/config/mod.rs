@@ -15,7 +15,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientConfig, OutboxSection, ReaderSection, SenderSection, WindowSection};
+pub use client::{BundleSection, ClientConfig, OutboxSection, ReaderSection, SenderSection, WindowSection};
 pub use node::{LimitsSection, NodeConfig, NodeSection};
 pub use sections::{EnvironmentSection, LogSection, Secret, TransportKind, TransportSection, TransportSettings};
 pub use sources::Sources;

@@ -210,6 +210,9 @@ fn wrong_settings_are_refused_by_file_key_and_mend() {
         ("path = \"outbox\"", "path = \"outbox\"\nbytes = 1", "outbox.bytes"),
         ("[outbox]\npath = \"outbox\"\n", "", "outbox"),
         ("[outbox]", "[window]\ntransactions = 0\n[outbox]", "window.transactions"),
+        ("[outbox]", "[bundle]\nbytes = 0\n[outbox]", "bundle.bytes"),
+        ("[outbox]", "[bundle]\nwait = \"2s\"\n[outbox]", "bundle.wait"),
+        ("[outbox]", "[bundle]\nwait = 2\n[outbox]", "wait"),
         ("suite = \"x-wing\"", "suite = \"rot13\"", "rot13"),
     ];
     for (at, (from, to, names)) in cases.into_iter().enumerate() {

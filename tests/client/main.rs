@@ -6,6 +6,7 @@ mod disk;
 mod fates;
 mod keeping;
 mod renewing;
+mod shaping;
 mod starting;
 mod telling;
 mod world;

@@ -13,7 +13,7 @@ use super::bundle::Prepared;
 use super::counting::Directories;
 use super::error::ClientError;
 use super::notices::Positions;
-use super::stream::frame;
+use super::stream::{READ, frame};
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationName, Digest, Epoch, ParcelId, PayloadTag, Position, Suite, Time, TransactionId};
 use crate::core::seal::compress::Compressor;
@@ -214,7 +214,7 @@ impl Sealer {
                 .predecessors
                 .get(name)
                 .map(|ticket| Predecessor { transaction: ticket.transaction, deadline: ticket.deadline });
-            let expected_version = match transaction.expected_version {
+            let expected_version = match transaction.expects(name) {
                 None => ExpectedVersion::Any,
                 Some(position) if position == Position::default() => ExpectedVersion::Absent,
                 Some(position) => ExpectedVersion::At(position),
@@ -278,9 +278,10 @@ impl Sealer {
         PayloadTagger::whole(&self.identity.key, payload)
     }
 
-    /// The same for one that is read piece by piece.
-    pub fn tagger(&self) -> PayloadTagger {
-        PayloadTagger::new(&self.identity.key)
+    /// Starts to find out what a header says of a payload that is read piece by piece. Errors: [`ClientError::Seal`].
+    pub fn measure(&self, compress: bool) -> Result<Measure, ClientError> {
+        let compressor = if compress { Some(Compressor::new().map_err(seal_error)?) } else { None };
+        Ok(Measure { tagger: PayloadTagger::new(&self.identity.key), compressor, bytes: 0, carried: 0 })
     }
 
     /// Seals transactions for the same destinations into one parcel. What does not fit a row becomes a file, durable when
@@ -331,8 +332,8 @@ impl Sealer {
         Ok(Sealed { row: begun.row, body, transactions, stripes })
     }
 
-    /// Starts a parcel whose one transaction is pushed piece by piece. Its lengths and tag come in its trailer, unless the
-    /// payload is at hand and carried as it is. Blocks. Errors: [`ClientError`].
+    /// Starts a parcel whose one transaction is pushed piece by piece. Its lengths and tag come in its trailer, unless they
+    /// are known: the payload is at hand, or was read once before. Blocks. Errors: [`ClientError`].
     pub fn start(&self, prepared: &Prepared) -> Result<(ParcelRow, StreamSealer), ClientError> {
         let mut begun = self.begin(&prepared.destinations, prepared.deadline, 1, None)?;
         let _in = parcel_span("seal", begun.row.parcel).entered();
@@ -340,8 +341,16 @@ impl Sealer {
         let transaction = &prepared.transaction;
         let plain = &transaction.payload;
         // A large payload is read through a cursor over these bytes; they are empty when it comes from elsewhere.
-        let payload =
-            (!plain.is_empty() && !transaction.compress).then(|| Payload::plain(plain.len() as u64, self.tag(plain)));
+        let payload = match (transaction.compress, transaction.pad) {
+            _ if plain.is_empty() => prepared.measured,
+            (false, _) => Some(Payload::plain(plain.len() as u64, self.tag(plain))),
+            (true, true) => {
+                let mut measure = self.measure(true)?;
+                plain.chunks(READ).try_for_each(|chunk| measure.push(chunk))?;
+                Some(measure.finish()?)
+            }
+            (true, false) => None,
+        };
         let header = self.header(prepared, &begun.directory, payload);
         let mut out = std::mem::take(&mut begun.head);
         begun.sealer.begin(header, &mut out).map_err(seal_error)?;
@@ -349,7 +358,9 @@ impl Sealer {
             sealer: begun.sealer,
             splitter: begun.splitter,
             compressor: if transaction.compress { Some(Compressor::new().map_err(seal_error)?) } else { None },
-            tagger: payload.is_none().then(|| PayloadTagger::new(&self.identity.key)),
+            // Bytes at hand do not change while they are sealed; what is read a second time may have.
+            tagger: (payload.is_none() || plain.is_empty()).then(|| PayloadTagger::new(&self.identity.key)),
+            promised: payload,
             out,
             bytes: 0,
             carried: 0,
@@ -367,11 +378,16 @@ impl Sealer {
         if let Some(compressor) = stream.compressor.take() {
             let mut carried = Vec::new();
             compressor.finish(&mut carried).map_err(seal_error)?;
-            stream.carried += carried.len() as u64;
+            stream.carries(carried.len())?;
             stream.sealer.push(&carried, &mut stream.out).map_err(seal_error)?;
         }
         let (bytes, carried) = (stream.bytes, stream.carried);
-        let trailer = stream.tagger.take().map(|tagger| Payload { bytes, carried, tag: tagger.finish() });
+        let found = stream.tagger.take().map(|tagger| Payload { bytes, carried, tag: tagger.finish() });
+        let trailer = match (stream.promised, found) {
+            (Some(promised), Some(found)) if promised != found => return Err(ClientError::Changed),
+            (Some(_), _) => None,
+            (None, found) => found,
+        };
         let sealed = stream.sealer.end(trailer, &mut stream.out).map_err(seal_error)?;
         stream.sealer.finish().map_err(seal_error)?;
         let mut stripes = stream.splitter.push(&stream.out).map_err(seal_error)?;
@@ -382,13 +398,50 @@ impl Sealer {
     }
 }
 
+/// Finds out the lengths and the tag of a payload. Compression gives as many bytes again if it is given the same pieces.
+pub struct Measure {
+    tagger: PayloadTagger,
+    compressor: Option<Compressor>,
+    bytes: u64,
+    carried: u64,
+}
+
+impl Measure {
+    /// More of the payload. Blocks. Errors: [`ClientError::Seal`].
+    pub fn push(&mut self, payload: &[u8]) -> Result<(), ClientError> {
+        self.bytes += payload.len() as u64;
+        self.tagger.update(payload);
+        let mut carried = Vec::new();
+        match &mut self.compressor {
+            Some(compressor) => {
+                compressor.push(payload, &mut carried).map_err(seal_error)?;
+                self.carried += carried.len() as u64;
+            }
+            None => self.carried += payload.len() as u64,
+        }
+        Ok(())
+    }
+
+    /// Its end. Errors: [`ClientError::Seal`].
+    pub fn finish(mut self) -> Result<Payload, ClientError> {
+        if let Some(compressor) = self.compressor.take() {
+            let mut carried = Vec::new();
+            compressor.finish(&mut carried).map_err(seal_error)?;
+            self.carried += carried.len() as u64;
+        }
+        Ok(Payload { bytes: self.bytes, carried: self.carried, tag: self.tagger.finish() })
+    }
+}
+
 /// A parcel of one transaction that is sealed as it is read.
 pub struct StreamSealer {
     sealer: ParcelSealer,
     splitter: Splitter,
     compressor: Option<Compressor>,
-    /// `None` when the header has the tag already.
+    /// `None` when the payload's tag needs not be found out.
     tagger: Option<PayloadTagger>,
+    /// What the header says already.
+    promised: Option<Payload>,
     out: Vec<u8>,
     bytes: u64,
     carried: u64,
@@ -396,7 +449,13 @@ pub struct StreamSealer {
 }
 
 impl StreamSealer {
-    /// More of the payload; gives the stripes that are full. Blocks. Errors: [`ClientError::Seal`].
+    fn carries(&mut self, bytes: usize) -> Result<(), ClientError> {
+        self.carried += bytes as u64;
+        let too_many = self.promised.is_some_and(|promised| self.carried > promised.carried);
+        if too_many { Err(ClientError::Changed) } else { Ok(()) }
+    }
+
+    /// More of the payload; gives the stripes that are full. Blocks. Errors: [`ClientError::Seal`], [`ClientError::Changed`].
     pub fn push(&mut self, payload: &[u8]) -> Result<Vec<Stripe>, ClientError> {
         self.bytes += payload.len() as u64;
         if let Some(tagger) = &mut self.tagger {
@@ -406,11 +465,11 @@ impl StreamSealer {
             Some(compressor) => {
                 let mut carried = Vec::new();
                 compressor.push(payload, &mut carried).map_err(seal_error)?;
-                self.carried += carried.len() as u64;
+                self.carries(carried.len())?;
                 self.sealer.push(&carried, &mut self.out).map_err(seal_error)?;
             }
             None => {
-                self.carried += payload.len() as u64;
+                self.carries(payload.len())?;
                 self.sealer.push(payload, &mut self.out).map_err(seal_error)?;
             }
         }
