@@ -516,8 +516,11 @@ async fn pass(give: &Give, submitted: Vec<Submitted>) {
 
 /// What is known of a transaction whose stage was not reached in time.
 fn unknown(handle: &Handle) -> String {
-    let withheld = handle.withheld();
+    let (withheld, refused) = (handle.withheld(), handle.refused());
     let known = match handle.outcome() {
+        Outcome::Submitted if refused.is_some() => {
+            format!("the brokers refuse it: {}", refused.unwrap_or_default())
+        }
         Outcome::Submitted if !withheld.is_empty() => {
             format!("the brokers have only part of it: nothing answers in {}", withheld.join(", "))
         }

@@ -140,6 +140,8 @@ pub(super) struct Progress {
     pub ended: Option<Ended>,
     /// *Accepted* is withheld for want of these domains.
     pub withheld: Arc<[Arc<str>]>,
+    /// Why the brokers refuse its parcel.
+    pub refused: Option<Arc<str>>,
     /// When each stage was reached, in monotonic time since submit.
     pub times: StageTimes,
 }
@@ -157,7 +159,15 @@ pub struct StageTimes {
 
 impl Progress {
     pub(super) fn new(outcome: Outcome) -> Self {
-        Self { outcome, parcel: None, receipt: None, ended: None, withheld: Arc::new([]), times: StageTimes::default() }
+        Self {
+            outcome,
+            parcel: None,
+            receipt: None,
+            ended: None,
+            withheld: Arc::new([]),
+            refused: None,
+            times: StageTimes::default(),
+        }
     }
 
     fn at(&self, stage: Stage) -> Option<Result<Waited, Ended>> {
@@ -223,6 +233,12 @@ impl Handle {
     /// The verified proof of its fate; `None` before it is known.
     pub fn receipt(&self) -> Option<Receipt> {
         self.progress.borrow().receipt.clone()
+    }
+
+    /// Why the brokers refuse what carries it (a record too large for the topic, a missing right) and what to do; `None` when
+    /// they do not. Nothing is lost: it is tried again until its deadline.
+    pub fn refused(&self) -> Option<Arc<str>> {
+        self.progress.borrow().refused.clone()
     }
 
     /// The domains for want of which *accepted* is withheld: empty when it is not. Committed stays possible.

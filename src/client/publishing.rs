@@ -304,7 +304,7 @@ impl Publishing {
 
     /// Follows what a destination's publisher says.
     async fn listen(self, destination: DestinationName, mut events: mpsc::UnboundedReceiver<PublisherEvent>) {
-        let mut warned = Duration::ZERO;
+        let mut refused: Option<(String, Duration)> = None;
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -314,7 +314,11 @@ impl Publishing {
                 Some(PublisherEvent::Accepted(stripe)) => self.shared.tracker.stripe_accepted(&destination, stripe),
                 Some(PublisherEvent::Settled(_)) => {}
                 Some(PublisherEvent::Withheld(names)) => {
-                    if !names.is_empty() {
+                    // Brokers that refuse were told of with the cause; it is not that they are away.
+                    let told = refused.as_ref().is_some_and(|(_, at)| {
+                        self.shared.clock.monotonic().saturating_sub(*at) < Duration::from_secs(60)
+                    });
+                    if !names.is_empty() && !told {
                         tracing::warn!(%destination, ?names, "accepted is withheld: too few domains are up");
                     }
                     self.shared.tracker.withheld(&destination, names);
@@ -326,9 +330,13 @@ impl Publishing {
                 }
                 Some(PublisherEvent::Refused { stripe, cause }) => {
                     let now = self.shared.clock.monotonic();
-                    if now.saturating_sub(warned) > Duration::from_secs(10) || warned.is_zero() {
-                        warned = now;
+                    let news = self.shared.tracker.stripe_refused(&destination, stripe, &cause);
+                    // Once for a cause, and now and then for all that meets with it.
+                    if refused.as_ref().is_none_or(|(known, at)| {
+                        news && (*known != cause || now.saturating_sub(*at) > Duration::from_secs(60))
+                    }) {
                         tracing::warn!(%destination, parcel = %stripe.parcel, %cause, "the brokers refuse segments");
+                        refused = Some((cause, now));
                     }
                 }
                 None => return,

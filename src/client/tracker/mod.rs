@@ -195,6 +195,8 @@ impl Tracker {
                 let mut progress = Progress::new(at.outcome);
                 progress.parcel = Some(transaction.parcel);
                 progress.withheld = state.withheld.get(&at.destination).cloned().unwrap_or_default();
+                let parcel = state.parcels.get(&transaction.parcel);
+                progress.refused = parcel.and_then(|parcel| parcel.refused.get(&at.destination)).cloned();
                 progress.ended = state.closed.then_some(Ended::Closed);
                 let (way, listener) = watch::channel(progress);
                 of_this.push(self.handle_of(&transaction, &at.destination, listener));

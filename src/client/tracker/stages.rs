@@ -25,6 +25,9 @@ impl Tracker {
         let mut state = self.state();
         let Some(parcel) = state.parcels.get_mut(&stripe.parcel) else { return };
         parcel.accepted.entry(destination.clone()).or_default().insert(stripe.index);
+        if parcel.refused.remove(destination).is_some() {
+            self.say_refused(&state, stripe.parcel, destination, None);
+        }
         self.check_accepted(&mut state, stripe.parcel, destination);
     }
 
@@ -63,6 +66,32 @@ impl Tracker {
         self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", stage);
         if let Some(took) = took {
             self.meter.with("stage", stage).took(names::CLIENT_STAGE_SECONDS, took);
+        }
+    }
+
+    /// A publisher says that the brokers refuse a stripe until somebody mends something. Whether that is news.
+    pub fn stripe_refused(&self, destination: &DestinationName, stripe: StripeId, cause: &str) -> bool {
+        let mut state = self.state();
+        let Some(parcel) = state.parcels.get_mut(&stripe.parcel) else { return false };
+        if parcel.refused.get(destination).is_some_and(|known| **known == *cause) {
+            return false;
+        }
+        let cause: Arc<str> = cause.into();
+        parcel.refused.insert(destination.clone(), cause.clone());
+        self.say_refused(&state, stripe.parcel, destination, Some(&cause));
+        true
+    }
+
+    fn say_refused(&self, state: &State, parcel: ParcelId, destination: &DestinationName, cause: Option<&Arc<str>>) {
+        let ids = state.parcels.get(&parcel).map(|parcel| parcel.transactions.as_slice()).unwrap_or_default();
+        for way in ids.iter().filter_map(|id| state.transactions.get(id)?.ways.get(destination)) {
+            way.send_if_modified(|progress| {
+                let news = progress.outcome == Outcome::Submitted && progress.refused.as_ref() != cause;
+                if news {
+                    progress.refused = cause.cloned();
+                }
+                news
+            });
         }
     }
 
@@ -120,6 +149,7 @@ impl Tracker {
                 progress.outcome = outcome;
                 progress.receipt = Some(receipt.clone());
                 progress.withheld = Arc::new([]);
+                progress.refused = None;
                 let committed = matches!(outcome, Outcome::Committed(_) | Outcome::Complete(_));
                 if committed && progress.times.committed.is_none() {
                     progress.times.committed = took;
@@ -196,6 +226,7 @@ impl Tracker {
                             progress.outcome = Outcome::Submitted;
                             progress.times.accepted = None;
                             progress.withheld = state.withheld.get(destination).cloned().unwrap_or_default();
+                            progress.refused = None;
                         }
                     });
                 }

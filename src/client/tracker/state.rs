@@ -27,6 +27,8 @@ pub(super) struct TrackedParcel {
     pub(super) row: Option<ParcelRow>,
     pub(super) transactions: Vec<TransactionId>,
     pub(super) accepted: BTreeMap<DestinationName, BTreeSet<u32>>,
+    /// Why the brokers refuse it, where they do.
+    pub(super) refused: BTreeMap<DestinationName, Arc<str>>,
 }
 
 #[derive(Default)]
