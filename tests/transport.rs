@@ -9,5 +9,6 @@ mod transport {
     mod conformance;
     mod embedded;
     mod kafka;
+    mod own_topics;
     mod topic_command;
 }

@@ -28,6 +28,13 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl World {
     /// Makes an environment with nodes a, b and c, destination orders, sender web and reader app, and its topics.
     pub fn new(brokers: &str) -> Self {
+        let world = Self::without_topics(brokers);
+        world.done(&["topic", "init", "--config", "env/nodes/a/node.toml"]);
+        world
+    }
+
+    /// The same without its topics.
+    pub fn without_topics(brokers: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = free_ports(6);
         let name = format!("t{}-{}", std::process::id(), ports[0]);
@@ -37,7 +44,6 @@ impl World {
         let init = ["init", &name, "-o", "env", "--kafka", &world.brokers, "--nodes", &nodes.join(",")];
         let names = ["--destination", "orders", "--sender", "web", "--reader", "app"];
         world.done(&[init.as_slice(), names.as_slice()].concat());
-        world.done(&["topic", "init", "--config", "env/nodes/a/node.toml"]);
         world
     }
 

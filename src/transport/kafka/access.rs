@@ -15,6 +15,7 @@ pub(super) enum Operation {
     Read,
     Write,
     Create,
+    Alter,
     Describe,
     DescribeConfigs,
 }
@@ -26,6 +27,7 @@ impl Operation {
             Self::Read => "Read",
             Self::Write => "Write",
             Self::Create => "Create",
+            Self::Alter => "Alter",
             Self::Describe => "Describe",
             Self::DescribeConfigs => "DescribeConfigs",
         }
@@ -37,6 +39,7 @@ impl Operation {
             Self::Read => "READ",
             Self::Write => "WRITE",
             Self::Create => "CREATE",
+            Self::Alter => "ALTER",
             Self::Describe => "DESCRIBE",
             Self::DescribeConfigs => "DESCRIBE_CONFIGS",
         }

@@ -8,18 +8,21 @@ use std::time::Duration;
 
 use super::access::{Access, Failure};
 use crate::seams::Clock;
+pub(super) use crate::transport::admin::BrokerId;
+use crate::transport::admin::{copies, domain};
 use crate::transport::contract::{Domain, Offset, Partition, PartitionId, Topic};
-
-/// A broker's number.
-pub(super) type BrokerId = i32;
 
 /// A partition as the cluster's metadata has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placed {
     pub number: i32,
     pub leader: Option<BrokerId>,
-    pub replicas: usize,
+    /// Those on brokers that the cluster lists: no other acknowledges anything.
+    pub replicas: Vec<BrokerId>,
 }
+
+/// How many of librdkafka's complaints are remembered so that they are not told again and again.
+const COMPLAINTS: usize = 64;
 
 /// What is known of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,8 @@ struct State {
     watermarks: BTreeMap<PartitionId, (Offset, Offset)>,
     /// The latest connection that failed since the cluster last answered.
     failure: Option<Failure>,
+    /// What librdkafka complained about, and of which broker: told once until that broker answers again.
+    complaints: BTreeMap<(Option<BrokerId>, String), Duration>,
     /// Something changed that the refresher should look at now.
     stirred: bool,
     closed: bool,
@@ -161,6 +166,7 @@ impl Board {
         let mut state = self.state();
         let Some(since) = state.brokers.get_mut(&broker).and_then(|found| found.down_since.take()) else { return };
         let away = self.clock.monotonic().saturating_sub(since);
+        state.complaints.retain(|(about, _), _| *about != Some(broker));
         tracing::info!(broker, away_ms = away.as_millis() as u64, "a broker can be reached again");
         self.publish(&mut state);
     }
@@ -170,7 +176,7 @@ impl Board {
         let about = {
             let mut state = self.state();
             state.failure = Some(Failure::of(line));
-            state.brokers.keys().copied().find(|id| line.contains(&format!("/{id}: ")))
+            state.about(line)
         };
         if let Some(broker) = about {
             self.down(broker, line);
@@ -197,6 +203,23 @@ impl Board {
         }
     }
 
+    /// Whether a complaint of librdkafka is news: not the same about the same broker as before, since that broker last came
+    /// back.
+    pub(super) fn is_news(&self, facility: &str, line: &str) -> bool {
+        let mut state = self.state();
+        let about = state.about(line);
+        // Numbers, addresses and durations differ from line to line.
+        let text = line.rsplit_once("]: ").map_or(line, |(_, text)| text);
+        let text: String = text.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        let key = (about, format!("{facility}: {text}"));
+        let now = self.clock.monotonic();
+        if state.complaints.len() >= COMPLAINTS && !state.complaints.contains_key(&key) {
+            let oldest = state.complaints.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
+            oldest.and_then(|oldest| state.complaints.remove(&oldest));
+        }
+        state.complaints.insert(key, now).is_none()
+    }
+
     /// Brokers that are down, each with a partition that it leads, to ask it about.
     pub(super) fn to_probe(&self) -> Vec<(BrokerId, Option<PartitionId>)> {
         let state = self.state();
@@ -204,17 +227,24 @@ impl Board {
         down.map(|(id, _)| (*id, state.led_by(*id))).collect()
     }
 
+    /// Forgets brokers that are down and are no part of the cluster any more, as far as it lists its brokers.
+    pub(super) fn listed(&self, brokers: &BTreeSet<BrokerId>) {
+        let mut state = self.state();
+        let gone: Vec<BrokerId> = state
+            .brokers
+            .iter()
+            .filter(|(id, broker)| broker.down_since.is_some() && !brokers.contains(id) && state.led_by(**id).is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            tracing::info!(broker = id, "a broker that cannot be reached is no part of the cluster any more");
+            state.brokers.remove(&id);
+        }
+    }
+
     /// Topics that somebody asked about, and whether each is settled.
     pub(super) fn topics(&self) -> Vec<Topic> {
         self.state().topics.keys().cloned().collect()
-    }
-
-    /// The replicas that must be in sync, as found before.
-    pub(super) fn in_sync(&self, topic: &Topic) -> Option<u32> {
-        match self.state().topics.get(topic)?.found {
-            Found::There(_, in_sync) => Some(in_sync),
-            _ => None,
-        }
     }
 
     /// Brokers whose domain was not asked for yet.
@@ -322,19 +352,22 @@ impl Board {
                 }
                 continue;
             };
+            let rack = |id: BrokerId| brokers.get(&id).and_then(|broker| broker.rack.as_deref());
+            let racks = brokers.values().any(|broker| broker.rack.as_deref().is_some_and(|rack| !rack.is_empty()));
+            // Where brokers declare racks, those that did not answer yet may all be in one.
+            let domain_of = |id: BrokerId| match rack(id) {
+                None if racks => None,
+                rack => Some(domain(id, rack)),
+            };
             let partition = |placed: &Placed| {
                 let broker = placed.leader.and_then(|leader| brokers.get(&leader));
-                let rack = broker.and_then(|broker| broker.rack.as_deref()).filter(|rack| !rack.is_empty());
-                let domain = match (placed.leader, rack) {
-                    (None, _) => String::new(),
-                    (Some(_), Some(rack)) => format!("rack {rack}"),
-                    (Some(leader), None) => format!("broker {leader}"),
-                };
+                let name = placed.leader.map_or(String::new(), |leader| domain(leader, rack(leader)));
+                let replicas = placed.replicas.iter().map(|id| domain_of(*id));
                 Partition {
                     id: PartitionId { topic: topic.clone(), number: placed.number },
-                    domain: Domain(domain.into()),
+                    domain: Domain(name.into()),
                     up: broker.is_some_and(|broker| broker.down_since.is_none()),
-                    copies: if placed.replicas >= 2 && *in_sync >= 2 { 2 } else { 1 },
+                    copies: copies(replicas, *in_sync as usize),
                 }
             };
             let published: Arc<[Partition]> = placed.iter().map(partition).collect();
@@ -346,6 +379,11 @@ impl Board {
 }
 
 impl State {
+    /// Which known broker a line of librdkafka's log is about.
+    fn about(&self, line: &str) -> Option<BrokerId> {
+        self.brokers.keys().copied().find(|id| line.contains(&format!("/{id}: ")))
+    }
+
     fn led_by(&self, broker: BrokerId) -> Option<PartitionId> {
         self.topics.iter().find_map(|(topic, known)| match &known.found {
             Found::There(placed, _) => placed
@@ -368,7 +406,11 @@ mod tests {
     }
 
     fn placed(leaders: &[Option<BrokerId>], replicas: usize) -> Vec<Placed> {
-        (0..).zip(leaders).map(|(number, leader)| Placed { number, leader: *leader, replicas }).collect()
+        let replicas: Vec<BrokerId> = (1..).take(replicas).collect();
+        (0..)
+            .zip(leaders)
+            .map(|(number, leader)| Placed { number, leader: *leader, replicas: replicas.clone() })
+            .collect()
     }
 
     fn board(leaders: &[Option<BrokerId>], replicas: usize, in_sync: u32) -> (Board, Arc<ManualClock>) {

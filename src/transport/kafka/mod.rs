@@ -150,7 +150,7 @@ impl Kafka {
         let board = Arc::new(Board::new(seams.clock.clone(), Access::new(&options.brokers, &options.properties)));
         let asking = Arc::new(Asking::new(&properties::asking(&options.brokers, &options.properties), &board)?);
         let lanes = Arc::default();
-        refresh::start(board.clone(), asking.clone())?;
+        refresh::start(board.clone(), asking.clone(), seams.network.clone())?;
         watch_lanes(&board, &lanes)?;
         let config = properties::reader(&options.brokers, &options.properties);
         let readers = Readers::new(config, board.clone(), asking.clone(), seams.clone());
@@ -209,6 +209,11 @@ impl Kafka {
 
     fn access(&self) -> &Access {
         self.shared.board.access()
+    }
+
+    /// The brokers' addresses as they were given, for commands that people type.
+    fn bootstrap(&self) -> &str {
+        &self.shared.options.brokers
     }
 
     fn seams(&self) -> &Seams {

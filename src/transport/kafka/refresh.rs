@@ -12,17 +12,21 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError as NativeError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataBroker};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaError;
 use super::access::{Asked, On, Operation};
 use super::board::{Board, BrokerId, Found, Placed};
+use crate::seams::Network;
 use crate::transport::contract::{PartitionId, Topic};
 
 const CALM: Duration = Duration::from_secs(1);
 const RESTLESS: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(1);
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How often a replicated topic's settings are read again.
+const SETTINGS_EVERY: Duration = Duration::from_secs(30);
 /// What is wrong for so long is told.
 const TELL_AFTER: Duration = Duration::from_secs(3);
 
@@ -32,23 +36,25 @@ pub(super) struct Watch(pub Weak<Board>);
 
 impl ClientContext for Watch {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        if facility == "FAIL" {
-            if let Some(board) = self.0.upgrade() {
-                board.connection_failed(line);
-            }
-            return tracing::debug!(target: "librdkafka", "{facility}: {line}");
+        let board = self.0.upgrade();
+        // A lost connection is told once, by the board; what times out on it besides is the same news.
+        if facility == "FAIL"
+            && let Some(board) = &board
+        {
+            board.connection_failed(line);
         }
-        match level {
+        let serious = match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning
-                if facility != "CONFWARN" =>
-            {
-                tracing::warn!(target: "librdkafka", "{facility}: {line}");
-            }
-            _ => tracing::debug!(target: "librdkafka", "{facility}: {line}"),
+            | RDKafkaLogLevel::Warning => !["FAIL", "REQTMOUT", "CONFWARN"].contains(&facility),
+            _ => false,
+        };
+        if serious && board.is_none_or(|board| board.is_news(facility, line)) {
+            tracing::warn!(target: "librdkafka", "{facility}: {line}");
+        } else {
+            tracing::debug!(target: "librdkafka", "{facility}: {line}");
         }
     }
 
@@ -80,9 +86,17 @@ impl Asking {
 }
 
 /// Starts the thread; it ends when the board is closed.
-pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>) -> Result<(), KafkaError> {
-    let mut refresher =
-        Refresher { board, asking, probing: Arc::default(), last_probe: None, troubles: Troubles::default() };
+pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, network: Arc<dyn Network>) -> Result<(), KafkaError> {
+    let mut refresher = Refresher {
+        board,
+        asking,
+        network,
+        addresses: BTreeMap::new(),
+        probing: Arc::default(),
+        last_probe: None,
+        in_sync: BTreeMap::new(),
+        troubles: Troubles::default(),
+    };
     let spawned = thread::Builder::new().name("kafka-metadata".to_owned()).spawn(move || refresher.run());
     spawned.map(|_| ()).map_err(|error| KafkaError::Client { cause: format!("cannot start a thread: {error}") })
 }
@@ -90,8 +104,13 @@ pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>) -> Result<(), KafkaE
 struct Refresher {
     board: Arc<Board>,
     asking: Arc<Asking>,
+    network: Arc<dyn Network>,
+    /// Where the brokers that are listed are, as they say.
+    addresses: BTreeMap<BrokerId, String>,
     probing: Arc<Mutex<BTreeSet<BrokerId>>>,
     last_probe: Option<std::time::Duration>,
+    /// `min.insync.replicas` of replicated topics, and when it was asked for.
+    in_sync: BTreeMap<Topic, (u32, Duration)>,
     troubles: Troubles,
 }
 
@@ -118,7 +137,7 @@ const CLUSTER: &str = "Kafka";
 
 impl Refresher {
     fn run(&mut self) {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
             return tracing::error!("cannot start the runtime of the metadata thread; the cluster stays unknown");
         };
         while self.board.wait(if self.board.restless() { RESTLESS } else { CALM }) {
@@ -132,6 +151,9 @@ impl Refresher {
                     brokers.extend(known);
                     learned.push((topic, found));
                 }
+            }
+            if !brokers.is_empty() {
+                self.board.listed(&brokers);
             }
             // Domains first: nobody should see a partition before it is known with what it fails.
             self.racks(&brokers, &runtime);
@@ -158,7 +180,8 @@ impl Refresher {
                 return None;
             }
         };
-        let brokers: Vec<_> = metadata.brokers().iter().map(|broker| broker.id()).collect();
+        self.addresses = addresses(&metadata);
+        let brokers: Vec<_> = self.addresses.keys().copied().collect();
         let found = metadata.topics().iter().find(|found| found.name() == topic.as_str())?;
         if let Some(error) = found.error() {
             return match RDKafkaErrorCode::from(error) {
@@ -176,6 +199,7 @@ impl Refresher {
         if self.troubles.ended(topic.as_str()) {
             tracing::info!(%topic, "the topic can be used again");
         }
+        let replicated = found.partitions().iter().any(|partition| partition.replicas().len() >= 2);
         let mut placed: Vec<_> = found
             .partitions()
             .iter()
@@ -185,32 +209,54 @@ impl Refresher {
                     let gone = partition.error() == Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
                     *leader >= 0 && !gone
                 }),
-                replicas: partition.replicas().len(),
+                replicas: partition.replicas().iter().copied().filter(|id| brokers.contains(id)).collect(),
             })
             .collect();
         placed.sort_by_key(|placed| placed.number);
-        let in_sync = match self.board.in_sync(topic) {
-            Some(in_sync) => in_sync,
-            None if placed.iter().all(|placed| placed.replicas < 2) => 1,
-            None => runtime.block_on(self.in_sync(topic)),
-        };
+        let in_sync = if replicated { self.in_sync_again(topic, runtime) } else { 1 };
         Some((Found::There(placed, in_sync), brokers))
     }
 
-    /// The topic's `min.insync.replicas`; 1 when we may not ask, so that no acknowledgement counts for more than it is.
-    async fn in_sync(&self, topic: &Topic) -> u32 {
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let (specifier, on) = (ResourceSpecifier::Topic(topic.as_str()), On::Topic(topic.as_str()));
-        let answer = self.asking.admin.describe_configs([&specifier], &options).await;
-        let mut cause = None;
-        let value = answer.ok().and_then(|found| {
-            let resource = found.into_iter().next()?.inspect_err(|code| cause = self.may_not_show(*code, on)).ok()?;
-            resource.get("min.insync.replicas")?.value.as_ref()?.parse().ok()
-        });
-        value.unwrap_or_else(|| {
-            tracing::warn!(%topic, cause, "cannot read min.insync.replicas: an acknowledgement counts for one domain only");
-            1
-        })
+    /// The topic's `min.insync.replicas`, asked for now and then: somebody may change it. 1 while nobody ever answered, so that
+    /// no acknowledgement counts for more than it is.
+    fn in_sync_again(&mut self, topic: &Topic, runtime: &tokio::runtime::Runtime) -> u32 {
+        let now = self.board.now();
+        let known = self.in_sync.get(topic).copied();
+        if let Some((in_sync, at)) = known
+            && now.saturating_sub(at) < SETTINGS_EVERY
+        {
+            return in_sync;
+        }
+        let (what, operation, on) = ("show a topic's settings", Operation::DescribeConfigs, On::Topic(topic.as_str()));
+        let asked = async {
+            for (id, address) in &self.addresses {
+                if self.board.down_since(*id).is_none() && listens(&self.network, address, ANSWER).await {
+                    let asked = Asked { access: self.board.access(), what, operation, on };
+                    return settings(&self.asking.admin, topic, *id, ANSWER, asked).await;
+                }
+            }
+            Err(KafkaError::Unavailable { cause: "no broker answers".to_owned() })
+        };
+        let found = match runtime.block_on(asked) {
+            Ok(found) => found.get("min.insync.replicas").and_then(|value| value.parse().ok()),
+            Err(error @ KafkaError::Rejected { .. }) => {
+                if known.is_none() {
+                    tracing::warn!(
+                        %topic,
+                        %error,
+                        "cannot read min.insync.replicas: an acknowledgement counts for one domain only"
+                    );
+                }
+                Some(1)
+            }
+            Err(error) => {
+                tracing::debug!(%topic, %error, "no answer about min.insync.replicas");
+                None
+            }
+        };
+        let Some(in_sync) = found.or(known.map(|(in_sync, _)| in_sync)) else { return 1 };
+        self.in_sync.insert(topic.clone(), (in_sync, now));
+        in_sync
     }
 
     fn may_not_show(&self, code: RDKafkaErrorCode, on: On<'_>) -> Option<String> {
@@ -224,19 +270,15 @@ impl Refresher {
         if missing.is_empty() {
             return;
         }
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let specifiers: Vec<_> = missing.iter().map(|id| ResourceSpecifier::Broker(*id)).collect();
-        let asked = missing.iter().zip(&specifiers).map(|(id, specifier)| {
-            let asking = self.asking.admin.describe_configs([specifier], &options);
-            async move { (*id, asking.await) }
+        let (admin, network) = (&self.asking.admin, &self.network);
+        let asked = missing.iter().filter_map(|id| {
+            let address = self.addresses.get(id)?;
+            Some(async move { (*id, rack_of(admin, network, *id, address, ANSWER).await) })
         });
-        for (id, answer) in runtime.block_on(futures_util::future::join_all(asked)) {
-            match answer.map(|found| found.into_iter().next()) {
-                Ok(Some(Ok(resource))) if resource.specifier == OwnedResourceSpecifier::Broker(id) => {
-                    let rack = resource.get("broker.rack").and_then(|entry| entry.value.clone());
-                    self.board.set_rack(id, rack.unwrap_or_default());
-                }
-                Ok(Some(Err(code))) => {
+        for (id, rack) in runtime.block_on(futures_util::future::join_all(asked)) {
+            match rack {
+                Rack::Is(rack) => self.board.set_rack(id, rack),
+                Rack::MayNotAsk(code) => {
                     let cause = self.may_not_show(code, On::Cluster).unwrap_or_else(|| code.to_string());
                     tracing::warn!(
                         broker = id,
@@ -245,13 +287,13 @@ impl Refresher {
                     );
                     self.board.set_rack(id, String::new());
                 }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(broker = id, %error, "the broker did not say its rack"),
+                Rack::NoAnswer => tracing::debug!(broker = id, "the broker did not say its rack"),
             }
         }
     }
 
-    /// Asks each broker that is down for a watermark, each on a thread of its own because it may take the whole second.
+    /// Asks each broker that is down for a watermark, or for its rack when it leads nothing; each on a thread of its own because
+    /// it may take the whole second.
     fn probe(&mut self) {
         let now = self.board.now();
         if self.last_probe.is_some_and(|last| now.saturating_sub(last) < PROBE_EVERY) {
@@ -263,17 +305,19 @@ impl Refresher {
         }
         self.last_probe = Some(now);
         for (broker, partition) in down {
-            // A broker that leads nothing is of no use: it is up as far as anybody cares.
-            let Some(PartitionId { topic, number }) = partition else {
-                self.board.up(broker);
-                continue;
-            };
             if !self.probing.lock().unwrap_or_else(PoisonError::into_inner).insert(broker) {
                 continue;
             }
             let (board, asking, probing) = (self.board.clone(), self.asking.clone(), self.probing.clone());
+            let (network, address) = (self.network.clone(), self.addresses.get(&broker).cloned());
             let probe = move || {
-                if asking.client.fetch_watermarks(topic.as_str(), number, ANSWER).is_ok() {
+                let answers = match partition {
+                    Some(PartitionId { topic, number }) => {
+                        asking.client.fetch_watermarks(topic.as_str(), number, ANSWER).is_ok()
+                    }
+                    None => address.is_some_and(|address| answers(&asking, &network, broker, &address)),
+                };
+                if answers {
                     board.up(broker);
                 }
                 probing.lock().unwrap_or_else(PoisonError::into_inner).remove(&broker);
@@ -286,14 +330,76 @@ impl Refresher {
     }
 }
 
-/// What a topic or broker is set to, by name; only what the cluster lets us read.
+/// Where brokers say that they are, by number.
+pub(super) fn addresses(metadata: &Metadata) -> BTreeMap<BrokerId, String> {
+    let address = |broker: &MetadataBroker| match broker.host().contains(':') {
+        true => format!("[{}]:{}", broker.host(), broker.port()),
+        false => format!("{}:{}", broker.host(), broker.port()),
+    };
+    metadata.brokers().iter().map(|broker| (broker.id(), address(broker))).collect()
+}
+
+/// Whether a broker answers at all. Blocks.
+fn answers(asking: &Asking, network: &Arc<dyn Network>, broker: BrokerId, address: &str) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let rack = rack_of(&asking.admin, network, broker, address, ANSWER);
+    runtime.is_ok_and(|runtime| !matches!(runtime.block_on(rack), Rack::NoAnswer))
+}
+
+/// Whether anybody takes connections there. Worth knowing before a question to one broker: librdkafka burns a whole core while
+/// it waits to ask one that refuses connections.
+async fn listens(network: &Arc<dyn Network>, address: &str, within: Duration) -> bool {
+    tokio::time::timeout(within, network.connect(address)).await.is_ok_and(|connected| connected.is_ok())
+}
+
+/// What a broker said when it was asked for its rack.
+pub(super) enum Rack {
+    /// This; empty when it declares none.
+    Is(String),
+    /// That we may not ask.
+    MayNotAsk(RDKafkaErrorCode),
+    /// Nothing.
+    NoAnswer,
+}
+
+/// Asks a broker itself for its rack.
+pub(super) async fn rack_of(
+    admin: &AdminClient<Watch>,
+    network: &Arc<dyn Network>,
+    id: BrokerId,
+    address: &str,
+    within: Duration,
+) -> Rack {
+    if !listens(network, address, within).await {
+        tracing::debug!(broker = id, address, "nobody listens there");
+        return Rack::NoAnswer;
+    }
+    let options = AdminOptions::new().request_timeout(Some(within));
+    let specifier = ResourceSpecifier::Broker(id);
+    match admin.describe_configs([&specifier], &options).await.map(|found| found.into_iter().next()) {
+        Ok(Some(Ok(resource))) if resource.specifier == OwnedResourceSpecifier::Broker(id) => {
+            Rack::Is(resource.get("broker.rack").and_then(|entry| entry.value.clone()).unwrap_or_default())
+        }
+        Ok(Some(Err(code))) => Rack::MayNotAsk(code),
+        Ok(_) => Rack::NoAnswer,
+        Err(error) => {
+            tracing::debug!(broker = id, %error, "the broker does not answer");
+            Rack::NoAnswer
+        }
+    }
+}
+
+/// What a topic is set to, by name, asked of this broker; only what the cluster lets us read. Without a broker's number
+/// librdkafka asks the one that was named last as the controller, dead or alive.
 pub(super) async fn settings(
     admin: &AdminClient<Watch>,
-    specifier: ResourceSpecifier<'_>,
+    topic: &Topic,
+    broker: BrokerId,
     within: Duration,
     asked: Asked<'_>,
 ) -> Result<BTreeMap<String, String>, KafkaError> {
-    let options = AdminOptions::new().request_timeout(Some(within));
+    let options = AdminOptions::new().request_timeout(Some(within)).broker_id(broker);
+    let specifier = ResourceSpecifier::Topic(topic.as_str());
     let answer = admin.describe_configs([&specifier], &options).await.map_err(|error| asked.failed(&error))?;
     let resource =
         answer.into_iter().next().ok_or_else(|| KafkaError::Client { cause: "an empty answer".to_owned() })?;

@@ -1,19 +1,24 @@
-//! Topics on a cluster: made pinned, broker by broker, and compared with their plan.
+//! Topics on a cluster: made pinned, broker by broker, and compared with their plan. Everything here is asked anew: who lists
+//! a broker may not have noticed yet that it died, so each broker is asked by itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use futures_util::future::join_all;
+use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError as NativeError, RDKafkaErrorCode};
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataPartition};
 
 use super::access::{Asked, On, Operation};
-use super::board::BrokerId;
-use super::refresh::settings;
+use super::refresh::{Rack, addresses, rack_of, settings};
 use super::{Kafka, KafkaError};
-use crate::transport::admin::{Layout, Made, Mismatch, TopicPlan, TopicState, absent};
-use crate::transport::contract::{Topic, Transport};
+use crate::transport::admin::{
+    Broker, BrokerId, Cluster, Comparison, FoundPartition, FoundTopic, Layout, Look, Made, TopicPlan, TopicState,
+    copies,
+};
+use crate::transport::contract::{Domain, Partition, PartitionId, Topic};
 
 /// How long the cluster may take for one question.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -23,51 +28,129 @@ const ANSWER: Duration = Duration::from_secs(10);
 const FIRST_ANSWER: Duration = Duration::from_millis(500);
 const LAST_ANSWER: Duration = Duration::from_secs(4);
 
-/// A topic as the metadata has it: leader and replicas of each partition, by number.
-type Lay = BTreeMap<i32, (BrokerId, Vec<BrokerId>)>;
+/// How long one broker may take to answer for itself.
+const BROKER_ANSWER: Duration = Duration::from_secs(3);
+
+/// The brokers that are listed and where, and a topic's partitions; none when there is no such topic.
+type Lay = (BTreeMap<BrokerId, String>, Vec<FoundPartition>);
 
 impl Kafka {
-    /// Makes a topic as planned, unless it exists, and waits until every partition has a leader.
-    pub(in crate::transport) async fn init_topic(&self, plan: &TopicPlan) -> Result<Made, KafkaError> {
-        let (brokers, _) = self.lay(&plan.topic).await?;
-        let factor = match plan.layout {
-            Layout::PinnedToEach => 1,
-            Layout::Replicated { factor } => usize::from(factor),
+    /// The brokers, each asked for itself now.
+    pub(in crate::transport) async fn cluster(&self) -> Result<Cluster, KafkaError> {
+        let (brokers, _) = self.lay(None).await?;
+        let (admin, network) = (&self.asking().admin, &self.seams().network);
+        let ask = |(id, address): (BrokerId, String)| async move {
+            match rack_of(admin, network, id, &address, BROKER_ANSWER).await {
+                Rack::Is(rack) => Broker { id, rack: Some(rack).filter(|rack| !rack.is_empty()), answers: true },
+                Rack::MayNotAsk(_) => Broker { id, rack: None, answers: true },
+                Rack::NoAnswer => Broker { id, rack: None, answers: false },
+            }
         };
+        Ok(Cluster { brokers: join_all(brokers.into_iter().map(ask)).await })
+    }
+
+    /// Makes a topic as planned on the brokers that answer, unless it exists, and waits until every partition has a leader.
+    pub(in crate::transport) async fn init_topic(&self, plan: &TopicPlan) -> Result<Made, KafkaError> {
+        let (_, partitions) = self.lay(Some(&plan.topic)).await?;
+        if !partitions.is_empty() {
+            return Ok(Made::Exists);
+        }
+        let cluster = self.cluster().await?;
+        let (brokers, factor) = (cluster.answering(), plan.layout.factor());
         if brokers.len() < factor || brokers.is_empty() {
-            let cause = format!("{factor} replicas need {factor} brokers, and the cluster has {}", brokers.len());
+            let cause = format!("{factor} replicas need {factor} brokers, and {} answered", brokers.len());
             return Err(KafkaError::Rejected { what: "make the topic", cause });
         }
-        // Partition i leads on broker i; further replicas are on those that follow.
-        let placed: Vec<Vec<BrokerId>> = (0..brokers.len())
-            .map(|first| brokers.iter().cycle().skip(first).take(factor).copied().collect())
-            .collect();
+        let placed = cluster.assignment(plan.layout);
         let assignment: Vec<&[BrokerId]> = placed.iter().map(Vec::as_slice).collect();
+        let asked = somebody(&cluster)?;
+        let made = self.create(plan, asked, brokers.len(), TopicReplication::Variable(&assignment)).await;
+        let made = match (made, plan.layout) {
+            // Some clusters let nobody say where replicas go. For replicated topics theirs is as good a choice.
+            (Err(code), Layout::Replicated { factor }) if dictates(code) => {
+                self.create(plan, asked, brokers.len(), TopicReplication::Fixed(factor.into())).await
+            }
+            (made, _) => made,
+        };
+        match made {
+            Ok(()) => {}
+            Err(RDKafkaErrorCode::TopicAlreadyExists) => return Ok(Made::Exists),
+            Err(code) if dictates(code) && plan.layout == Layout::PinnedToEach => {
+                let cause =
+                    format!("{code}: if this cluster dictates replication, `sealcast topic init --replicated 3`");
+                return Err(KafkaError::Rejected { what: "make a topic of replication 1", cause });
+            }
+            Err(code) => return Err(self.asked("make the topic", Operation::Create, Some(&plan.topic)).refused(code)),
+        }
+        self.wait_for_leaders(plan, brokers.len()).await?;
+        Ok(Made::Created)
+    }
+
+    /// Has this broker make a topic; or the controller, where a broker does not pass that on (before KRaft).
+    async fn create(
+        &self,
+        plan: &TopicPlan,
+        broker: BrokerId,
+        partitions: usize,
+        replication: TopicReplication<'_>,
+    ) -> Result<(), RDKafkaErrorCode> {
         let settings = plan.settings();
-        let count = i32::try_from(brokers.len()).unwrap_or(i32::MAX);
-        let mut topic = NewTopic::new(plan.topic.as_str(), count, TopicReplication::Variable(&assignment));
+        let count = i32::try_from(partitions).unwrap_or(i32::MAX);
+        let mut topic = NewTopic::new(plan.topic.as_str(), count, replication);
         for (name, value) in &settings {
             topic = topic.set(name, value);
         }
-        let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-        let asked = self.asked("make the topic", Operation::Create, &plan.topic);
-        let made = self.asking().admin.create_topics([&topic], &options).await.map_err(|error| asked.failed(&error))?;
-        match made.into_iter().next() {
-            Some(Ok(_)) => {}
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => return Ok(Made::Exists),
-            Some(Err((_, code))) => return Err(asked.refused(code)),
-            None => return Err(KafkaError::Client { cause: "an empty answer".to_owned() }),
+        let mut made = Err(RDKafkaErrorCode::NotController);
+        for broker in [Some(broker), None] {
+            if made == Err(RDKafkaErrorCode::NotController) {
+                let answer = self.asking().admin.create_topics([&topic], &changing(broker)).await;
+                made = first(answer);
+            }
         }
+        made
+    }
+
+    /// Adds a partition for each broker that is no partition's first.
+    pub(in crate::transport) async fn grow_topic(&self, plan: &TopicPlan) -> Result<usize, KafkaError> {
+        let grow = self.asked("add partitions", Operation::Alter, Some(&plan.topic));
+        let (_, partitions) = self.lay(Some(&plan.topic)).await?;
+        if partitions.is_empty() {
+            return Err(grow.refused(RDKafkaErrorCode::UnknownTopicOrPartition));
+        }
+        let found = FoundTopic { partitions, ..FoundTopic::default() };
+        let cluster = self.cluster().await?;
+        let placed = cluster.assignment(found.layout());
+        let has =
+            |broker: Option<&BrokerId>| found.partitions.iter().any(|partition| partition.replicas.first() == broker);
+        let missing: Vec<&[BrokerId]> =
+            placed.iter().map(Vec::as_slice).filter(|replicas| !has(replicas.first())).collect();
+        if missing.is_empty() {
+            return Ok(0);
+        }
+        let total = found.partitions.len() + missing.len();
+        let further = NewPartitions::new(plan.topic.as_str(), total).assign(&missing);
+        let mut made = Err(RDKafkaErrorCode::NotController);
+        for broker in [Some(somebody(&cluster)?), None] {
+            if made == Err(RDKafkaErrorCode::NotController) {
+                made = first(self.asking().admin.create_partitions([&further], &changing(broker)).await);
+            }
+        }
+        made.map_err(|code| grow.refused(code))?;
+        self.wait_for_leaders(plan, total).await?;
+        Ok(missing.len())
+    }
+
+    async fn wait_for_leaders(&self, plan: &TopicPlan, partitions: usize) -> Result<(), KafkaError> {
         let began = self.seams().clock.monotonic();
         loop {
-            let (_, lay) = self.lay(&plan.topic).await?;
-            let led = lay.values().filter(|(leader, _)| *leader >= 0).count();
-            if led == brokers.len() {
+            let (_, found) = self.lay(Some(&plan.topic)).await?;
+            let led = found.iter().filter(|partition| partition.leader.is_some()).count();
+            if led >= partitions {
                 self.forget(&plan.topic);
-                return Ok(Made::Created);
+                return Ok(());
             }
             if self.seams().clock.monotonic().saturating_sub(began) > ANSWER {
-                let cause = format!("the topic was made, and {led} of {} partitions have a leader", brokers.len());
+                let cause = format!("the topic was made, and {led} of {partitions} partitions have a leader");
                 return Err(KafkaError::Unavailable { cause });
             }
             self.seams().clock.sleep(Duration::from_millis(50)).await;
@@ -75,49 +158,68 @@ impl Kafka {
     }
 
     /// Compares a topic with its plan.
-    pub(in crate::transport) async fn check_topic(&self, plan: &TopicPlan) -> Result<TopicState, KafkaError> {
-        let (brokers, lay) = self.lay(&plan.topic).await?;
-        if lay.is_empty() {
-            return Ok(TopicState { partitions: Vec::new(), mismatches: vec![absent(plan)] });
+    pub(in crate::transport) async fn look_at_topic(
+        &self,
+        plan: &TopicPlan,
+        how: Look<'_>,
+    ) -> Result<TopicState, KafkaError> {
+        let (_, partitions) = self.lay(Some(&plan.topic)).await?;
+        if partitions.is_empty() {
+            return Ok(TopicState::absent());
         }
-        let mut mismatches = laid_out(plan, &brokers, &lay);
-        let specifier = ResourceSpecifier::Topic(plan.topic.as_str());
-        let asked = self.asked("show a topic's settings", Operation::DescribeConfigs, &plan.topic);
-        let found = settings(&self.asking().admin, specifier, ANSWER, asked).await?;
-        mismatches.extend(set(plan, &found));
-        let partitions = self.partitions(&plan.topic).to_vec();
-        Ok(TopicState { partitions, mismatches })
+        let anew;
+        let cluster = match how.cluster {
+            Some(cluster) => cluster,
+            None => {
+                anew = self.cluster().await?;
+                &anew
+            }
+        };
+        let asked = self.asked("show a topic's settings", Operation::DescribeConfigs, Some(&plan.topic));
+        let settings = settings(&self.asking().admin, &plan.topic, somebody(cluster)?, ANSWER, asked).await?;
+        let found = FoundTopic { partitions, settings };
+        let plan = match how.as_found {
+            true => TopicPlan { layout: found.layout(), ..plan.clone() },
+            false => plan.clone(),
+        };
+        let comparison = Comparison { plan: &plan, cluster, bootstrap: self.bootstrap() };
+        let mismatches = comparison.differences(&found);
+        Ok(TopicState::of(seen(&plan.topic, cluster, &found), &found, mismatches))
     }
 
-    /// The cluster's brokers, ascending, and where a topic lies; nothing when there is no such topic.
-    async fn lay(&self, topic: &Topic) -> Result<(Vec<BrokerId>, Lay), KafkaError> {
-        let (kafka, topic) = (self.clone(), topic.clone());
+    /// What is listed now: brokers, and the partitions of a topic.
+    async fn lay(&self, topic: Option<&Topic>) -> Result<Lay, KafkaError> {
+        let (kafka, topic) = (self.clone(), topic.cloned());
         let ask = move || {
-            let asked = kafka.asked("look at the topic", Operation::Describe, &topic);
-            let metadata = kafka.metadata(&topic).map_err(|error| asked.failed(&error))?;
-            let mut brokers: Vec<_> = metadata.brokers().iter().map(|broker| broker.id()).collect();
-            brokers.sort_unstable();
-            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
-                return Ok((brokers, Lay::new()));
-            };
+            let asked = kafka.asked("look at the topic", Operation::Describe, topic.as_ref());
+            let name = topic.as_ref().map(Topic::as_str);
+            let metadata = kafka.metadata(name).map_err(|error| asked.failed(&error))?;
+            let brokers = addresses(&metadata);
+            let found = metadata.topics().iter().find(|found| Some(found.name()) == name);
+            let Some(found) = found else { return Ok((brokers, Vec::new())) };
             match found.error().map(RDKafkaErrorCode::from) {
                 None | Some(RDKafkaErrorCode::LeaderNotAvailable) => {}
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok((brokers, Lay::new())),
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok((brokers, Vec::new())),
                 Some(code) => return Err(asked.refused(code)),
             }
-            let partitions = found.partitions().iter();
-            let lay = partitions.map(|found| (found.id(), (found.leader(), found.replicas().to_vec()))).collect();
-            Ok((brokers, lay))
+            let partition = |found: &MetadataPartition| FoundPartition {
+                number: found.id(),
+                leader: Some(found.leader()).filter(|leader| *leader >= 0),
+                replicas: found.replicas().to_vec(),
+            };
+            let mut partitions: Vec<_> = found.partitions().iter().map(partition).collect();
+            partitions.sort_by_key(|partition| partition.number);
+            Ok((brokers, partitions))
         };
         let asked = self.seams().work.run(ask).await.map_err(|_| KafkaError::Closed)?;
         asked.map_err(|error| self.explained(error))
     }
 
     /// Asks for metadata until the cluster answers, patience ends, or it is known that there is no way in. Blocks.
-    fn metadata(&self, topic: &Topic) -> Result<Metadata, NativeError> {
+    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, NativeError> {
         let mut within = FIRST_ANSWER;
         loop {
-            match self.asking().client.fetch_metadata(Some(topic.as_str()), within) {
+            match self.asking().client.fetch_metadata(topic, within) {
                 Err(error) => {
                     let barred = self.shared.board.failure().is_some_and(|failure| failure.barred);
                     within *= 2;
@@ -130,66 +232,53 @@ impl Kafka {
         }
     }
 
-    fn asked<'a>(&'a self, what: &'static str, operation: Operation, topic: &'a Topic) -> Asked<'a> {
-        Asked { access: self.access(), what, operation, on: On::Topic(topic.as_str()) }
+    fn asked<'a>(&'a self, what: &'static str, operation: Operation, topic: Option<&'a Topic>) -> Asked<'a> {
+        let on = topic.map_or(On::Cluster, |topic| On::Topic(topic.as_str()));
+        Asked { access: self.access(), what, operation, on }
     }
 }
 
-fn wrong(what: &str, found: String, wanted: String, mend: &str) -> Mismatch {
-    Mismatch { what: what.to_owned(), found, wanted, mend: mend.to_owned() }
+/// A broker that answers.
+fn somebody(cluster: &Cluster) -> Result<BrokerId, KafkaError> {
+    let unavailable = || KafkaError::Unavailable { cause: "no broker answers".to_owned() };
+    cluster.answering().first().copied().ok_or_else(unavailable)
 }
 
-/// What is wrong with where a topic's partitions lie.
-fn laid_out(plan: &TopicPlan, brokers: &[BrokerId], lay: &Lay) -> Vec<Mismatch> {
-    let mut mismatches = Vec::new();
-    let reassign = "move partitions with kafka-reassign-partitions, or make the topic anew";
-    let leaderless: Vec<_> = lay.iter().filter(|(_, (leader, _))| *leader < 0).map(|(number, _)| number).collect();
-    if !leaderless.is_empty() {
-        let mend = "start the brokers that hold them";
-        mismatches.push(wrong("leader", format!("none for {leaderless:?}"), "one for each partition".to_owned(), mend));
+/// How long a change may take, and whom to ask for it.
+fn changing(broker: Option<BrokerId>) -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER)).broker_id(broker)
+}
+
+/// The answer about the one topic that was asked about.
+fn first(answer: Result<Vec<TopicResult>, NativeError>) -> Result<(), RDKafkaErrorCode> {
+    let answer = answer.map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))?;
+    match answer.into_iter().next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err((_, code))) => Err(code),
+        None => Err(RDKafkaErrorCode::Fail),
     }
-    let factor = match plan.layout {
-        Layout::PinnedToEach => 1,
-        Layout::Replicated { factor } => usize::from(factor),
+}
+
+/// Whether a cluster that answers so has rules of its own about replicas.
+fn dictates(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PolicyViolation
+            | RDKafkaErrorCode::InvalidReplicationFactor
+            | RDKafkaErrorCode::InvalidReplicaAssignment
+            | RDKafkaErrorCode::InvalidRequest
+    )
+}
+
+/// A topic's partitions as the contract shows them, from what was found just now.
+fn seen(topic: &Topic, cluster: &Cluster, found: &FoundTopic) -> Vec<Partition> {
+    let answering = cluster.answering();
+    let in_sync = found.settings.get("min.insync.replicas").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let partition = |known: &FoundPartition| Partition {
+        id: PartitionId { topic: topic.clone(), number: known.number },
+        domain: Domain(known.leader.map_or(Arc::from(""), |leader| cluster.domain_of(leader).into())),
+        up: known.leader.is_some_and(|leader| answering.contains(&leader)),
+        copies: copies(known.replicas.iter().map(|id| Some(cluster.domain_of(*id))), in_sync),
     };
-    let others: BTreeMap<_, _> = lay
-        .iter()
-        .map(|(number, (_, replicas))| (*number, replicas.len()))
-        .filter(|(_, count)| *count != factor)
-        .collect();
-    if !others.is_empty() {
-        let mend =
-            "a slow replica holds back a replicated partition; make the topic anew, or use the replicated profile";
-        mismatches.push(wrong("replication", format!("{others:?}"), format!("{factor} each"), mend));
-    }
-    // The first replica is where the partition belongs; who leads it now may differ after a failure.
-    let bare: Vec<_> =
-        brokers.iter().filter(|broker| !lay.values().any(|(_, replicas)| replicas.first() == Some(broker))).collect();
-    if !bare.is_empty() {
-        let found = format!("none on brokers {bare:?}");
-        mismatches.push(wrong("partitions", found, format!("one on each of {brokers:?}"), reassign));
-    }
-    if brokers.len() < 2 {
-        let mend = "add brokers: with one, nothing survives its loss";
-        mismatches.push(wrong("domains", brokers.len().to_string(), "2 or more".to_owned(), mend));
-    }
-    mismatches
-}
-
-/// What is wrong with a topic's settings. Longer retention and larger records than planned are right as well.
-fn set(plan: &TopicPlan, found: &BTreeMap<String, String>) -> Vec<Mismatch> {
-    let number = |text: &str| text.parse::<i64>().ok().map(|number| if number < 0 { i64::MAX } else { number });
-    let at_least = ["max.message.bytes", "min.insync.replicas", "retention.bytes", "retention.ms"];
-    let exactly_one = matches!(plan.layout, Layout::PinnedToEach);
-    let compare = |(name, wanted): (&'static str, String)| {
-        let is = found.get(name).map_or("unknown", String::as_str);
-        let enough = at_least.contains(&name) && !(exactly_one && name == "min.insync.replicas");
-        let right = if enough { number(is) >= number(&wanted) && number(is).is_some() } else { is == wanted };
-        let mend = format!(
-            "kafka-configs --alter --entity-type topics --entity-name {} --add-config {name}={wanted}",
-            plan.topic
-        );
-        (!right).then(|| wrong(name, is.to_owned(), wanted, &mend))
-    };
-    plan.settings().into_iter().filter_map(compare).collect()
+    found.partitions.iter().map(partition).collect()
 }

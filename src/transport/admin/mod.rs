@@ -2,6 +2,14 @@
 //!
 //! Owns what a right topic looks like. Must not know who calls (the command line, the demo, tests).
 
+mod cluster;
+mod compare;
+
+pub(super) use cluster::domain;
+pub use cluster::{Broker, BrokerId, Cluster, FoundPartition, FoundTopic, USUAL_DOMAINS};
+pub use compare::listed;
+pub(super) use compare::{Comparison, copies};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -28,6 +36,16 @@ pub enum Layout {
         /// Replicas of each partition, 2 or more.
         factor: u16,
     },
+}
+
+impl Layout {
+    /// Replicas of each partition.
+    pub fn factor(self) -> usize {
+        match self {
+            Self::PinnedToEach => 1,
+            Self::Replicated { factor } => factor.into(),
+        }
+    }
 }
 
 /// A topic as it should be.
@@ -74,7 +92,7 @@ pub enum Made {
 /// One thing that is wrong with a topic.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Mismatch {
-    /// What: a setting's name, or `topic`, `partitions`, `replication`, `leader`, `domains`.
+    /// What: a setting's name, or `topic`, `leader`, `replication`, `partitions`, `racks`, `domains`.
     pub what: String,
     /// How it is.
     pub found: String,
@@ -95,11 +113,27 @@ impl fmt::Display for Mismatch {
 pub struct TopicState {
     /// Its partitions, as the transport sees them; empty when there is no such topic.
     pub partitions: Vec<Partition>,
+    /// Which layout it has, where a cluster was asked and has it.
+    pub layout: Option<Layout>,
+    /// How long it keeps records: `None` when that is not known; [`Duration::MAX`] for ever.
+    pub retention: Option<Duration>,
     /// What is wrong with it; empty when all is right.
     pub mismatches: Vec<Mismatch>,
 }
 
-/// Makes a topic as planned, unless it exists. Errors: [`TransportError`].
+impl TopicState {
+    pub(super) fn of(partitions: Vec<Partition>, found: &FoundTopic, mismatches: Vec<Mismatch>) -> Self {
+        let retention = found.settings.get("retention.ms").and_then(|text| text.parse::<i64>().ok());
+        let retention = retention.map(|millis| u64::try_from(millis).map_or(Duration::MAX, Duration::from_millis));
+        Self { partitions, layout: Some(found.layout()), retention, mismatches }
+    }
+
+    pub(super) fn absent() -> Self {
+        Self { partitions: Vec::new(), layout: None, retention: None, mismatches: vec![absent_topic()] }
+    }
+}
+
+/// Makes a topic as planned, on the brokers that answer, unless it exists. Errors: [`TransportError`].
 pub async fn init(transport: &AnyTransport, plan: &TopicPlan) -> Result<Made, TransportError> {
     match transport.innermost() {
         AnyTransport::Kafka(kafka) => Ok(kafka.init_topic(plan).await?),
@@ -113,26 +147,59 @@ pub async fn init(transport: &AnyTransport, plan: &TopicPlan) -> Result<Made, Tr
     }
 }
 
-/// Compares a topic with its plan. Errors: [`TransportError`] when it cannot be looked at; what is wrong with the topic is
-/// no error but the answer.
-pub async fn check(transport: &AnyTransport, plan: &TopicPlan) -> Result<TopicState, TransportError> {
+/// Adds a partition on each answering broker that is not the first of one, and gives how many those are. Nothing is moved.
+/// Errors: [`TransportError`]; a topic that is not there is one.
+pub async fn grow(transport: &AnyTransport, plan: &TopicPlan) -> Result<usize, TransportError> {
     match transport.innermost() {
-        AnyTransport::Kafka(kafka) => Ok(kafka.check_topic(plan).await?),
+        AnyTransport::Kafka(kafka) => Ok(kafka.grow_topic(plan).await?),
+        // It has all domains that it will ever have.
+        AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(0),
+    }
+}
+
+/// Which brokers there are, and which of them answer, each asked now; `None` where there are none to ask. Errors:
+/// [`TransportError`] when nobody answers.
+pub async fn cluster(transport: &AnyTransport) -> Result<Option<Cluster>, TransportError> {
+    match transport.innermost() {
+        AnyTransport::Kafka(kafka) => Ok(Some(kafka.cluster().await?)),
+        AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(None),
+    }
+}
+
+/// How a topic is compared with its plan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Look<'a> {
+    /// The brokers, when they were asked just now ([`cluster`]); otherwise they are asked again.
+    pub cluster: Option<&'a Cluster>,
+    /// Take the layout that the topic has for the planned one: pinned and replicated topics are both right by themselves.
+    pub as_found: bool,
+}
+
+/// Compares a topic with its plan; the brokers are asked now, each by itself, because what a cluster lists may have died a
+/// moment ago. Errors: [`TransportError`] when it cannot be looked at; what is wrong with the topic is no error but the answer.
+pub async fn check(transport: &AnyTransport, plan: &TopicPlan) -> Result<TopicState, TransportError> {
+    look(transport, plan, Look::default()).await
+}
+
+/// The same as [`check`], with more to say about how.
+pub async fn look(transport: &AnyTransport, plan: &TopicPlan, how: Look<'_>) -> Result<TopicState, TransportError> {
+    match transport.innermost() {
+        AnyTransport::Kafka(kafka) => Ok(kafka.look_at_topic(plan, how).await?),
         AnyTransport::Embedded(embedded) => {
             let partitions = embedded.partitions(&plan.topic).to_vec();
-            let mismatches = if partitions.is_empty() { vec![absent(plan)] } else { Vec::new() };
-            Ok(TopicState { partitions, mismatches })
+            let state = TopicState { partitions, layout: None, retention: None, mismatches: Vec::new() };
+            Ok(if state.partitions.is_empty() { TopicState::absent() } else { state })
         }
-        AnyTransport::Adversary(_) => Ok(TopicState { partitions: Vec::new(), mismatches: Vec::new() }),
+        AnyTransport::Adversary(_) => Ok(TopicState::absent()),
     }
 }
 
 /// The topic is not there.
-pub(super) fn absent(plan: &TopicPlan) -> Mismatch {
+fn absent_topic() -> Mismatch {
     Mismatch {
         what: "topic".to_owned(),
         found: "absent".to_owned(),
-        wanted: plan.topic.to_string(),
+        wanted: "there".to_owned(),
         mend: "make it with `sealcast topic init`".to_owned(),
     }
 }
