@@ -85,7 +85,7 @@ impl Pulse {
 
 fn directory(seams: &Seams, newest: &Directory, alarms: &Alarms, meter: &Meter) {
     meter.set(names::DIRECTORY_VERSION, newest.version as f64);
-    meter.set(names::DIRECTORY_VALID_SECONDS, newest.valid_until.0 as f64 / 1000.0);
+    meter.set(names::DIRECTORY_VALID_UNTIL, newest.valid_until.0 as f64 / 1000.0);
     let until = write_time(newest.valid_until);
     let mend = "sign a newer one with `sealcast directory sign` and hand it to the nodes";
     match newest.validity(seams.clock.now()) {
@@ -107,7 +107,7 @@ fn directory(seams: &Seams, newest: &Directory, alarms: &Alarms, meter: &Meter) 
 /// Measures a store's durable commits.
 pub fn measure_commits(store: &GroupStore, meter: &Meter) {
     let (commits, writes) = (meter.counter(names::STORE_COMMITS), meter.counter(names::STORE_WRITES));
-    let (took, batch) = (meter.histogram(names::STORE_COMMIT_SECONDS), meter.histogram(names::STORE_BATCH));
+    let (took, batch) = (meter.histogram(names::STORE_COMMIT_SECONDS), meter.histogram(names::STORE_COMMIT_WRITES));
     store.on_commit(move |requests, duration| {
         commits.increment(1);
         writes.increment(requests as u64);

@@ -109,7 +109,7 @@ impl Tracker {
             ClientError::Outbox(OutboxError::DiskFull { .. }) => "disk",
             _ => return,
         };
-        self.meter.count_as(names::CLIENT_FULL, "reason", reason);
+        self.meter.count_as(names::CLIENT_GIVEN_BACK, "reason", reason);
     }
 
     /// Parcels with the destinations where they are undecided, ascending.

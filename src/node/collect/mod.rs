@@ -396,8 +396,8 @@ impl Collector {
                 }
                 Action::Refuse(refused) => self.refuse(&refused),
                 Action::Abandon { parcel, because } => {
-                    let outcome = because.map_or("expired", |reason| reason.word());
-                    self.context.meter.count_as(names::GATHER_PARCELS, "outcome", outcome);
+                    let reason = because.map_or("expired", |reason| reason.word());
+                    self.context.meter.count_as(names::GATHER_ABANDONED, "reason", reason);
                     self.abandon(&parcel);
                 }
                 Action::Defer { addresses, reason } => {
