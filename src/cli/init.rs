@@ -10,6 +10,8 @@ use crate::config::TransportSettings;
 use crate::config::environment::{self, Plan, VALID_FOR, Written};
 use crate::core::directory::{Span, write_time};
 use crate::core::id::{DestinationName, EnvironmentName, NodeName, ReaderName, SenderName, Suite};
+use crate::transport::TransportError;
+use crate::transport::kafka::KafkaOptions;
 
 /// Writes a whole environment: keys, the signed directory, and a folder for each machine
 #[derive(Debug, clap::Args)]
@@ -34,7 +36,8 @@ pub(super) struct Init {
     #[arg(long, group = "transport", value_name = "PATH", num_args = 0..=1, default_missing_value = "transport")]
     embedded: Option<PathBuf>,
 
-    /// A librdkafka property for all configurations; repeat for more
+    /// A librdkafka property for all configurations; repeat for more. PROP_file=PATH takes the value from a file. Secrets and
+    /// certificates are copied into a file of their own in each folder, never into a configuration
     #[arg(short = 'X', value_name = "PROP=VALUE", value_parser = property, requires = "kafka")]
     properties: Vec<(String, String)>,
 
@@ -71,12 +74,7 @@ pub(super) struct Init {
     output: Option<PathBuf>,
 }
 
-pub(super) fn property(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected PROP=VALUE, for example security.protocol=ssl".to_owned()),
-    }
-}
+pub(super) use crate::config::given_property as property;
 
 fn node(text: &str) -> Result<(NodeName, Option<String>), String> {
     let (name, address) = match text.split_once('=') {
@@ -170,7 +168,14 @@ impl Init {
         }
         let transport = match self.embedded {
             Some(path) => TransportSettings::Embedded { path },
-            None => TransportSettings::Kafka { brokers: self.kafka, properties: self.properties.into_iter().collect() },
+            None => {
+                let options = KafkaOptions {
+                    properties: self.properties.into_iter().collect(),
+                    ..KafkaOptions::new(self.kafka.join(","))
+                };
+                options.check().map_err(TransportError::from)?;
+                TransportSettings::Kafka { brokers: self.kafka, properties: options.properties }
+            }
         };
         Ok(Plan {
             name: self.name,

@@ -7,7 +7,8 @@
 //! DIR/readers/NAME/       client.toml   reader.key  directory
 //! ```
 //!
-//! Each folder is for one machine, readable by its owner alone. The same plan, clock and randomness give the same bytes.
+//! Each folder is for one machine, readable by its owner alone. Passwords and certificates of the Kafka client lie beside the
+//! configuration, in files named like the property (`sasl.password`). The same plan, clock and randomness give the same bytes.
 //!
 //! Owns this layout. Must not start, publish or create topics.
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::TransportSettings;
+use super::properties::{FILE_SUFFIX, holds_secret};
 use crate::core::directory::{DestinationEntry, Directory, DirectoryError, Draft};
 use crate::core::id::{
     DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, Time, VerifyingKeyBytes,
@@ -153,6 +155,13 @@ pub fn write(plan: &Plan, folder: &Path, seams: &Seams) -> Result<Written, Envir
     if plan.destinations.is_empty() {
         return Err(EnvironmentError::Plan { problem: "name at least one destination".to_owned() });
     }
+    if let TransportSettings::Kafka { properties, .. } = &plan.transport {
+        let plain =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if let Some(name) = properties.keys().find(|name| !plain(name) || name.starts_with('.')) {
+            return Err(EnvironmentError::Plan { problem: format!("{name:?} is no name of a Kafka property") });
+        }
+    }
     let files = Files { root: folder, disk: &*seams.disk, written: Vec::new() };
     if !seams.disk.list(folder).map_err(files.failed(folder))?.is_empty() {
         return Err(EnvironmentError::Exists { folder: folder.to_path_buf() });
@@ -242,6 +251,15 @@ impl Files<'_> {
         Ok(())
     }
 
+    /// Writes those of the Kafka client's properties that do not stand in a configuration itself into its folder.
+    fn properties(&mut self, plan: &Plan, bundle: &Path) -> Result<(), EnvironmentError> {
+        let TransportSettings::Kafka { properties, .. } = &plan.transport else { return Ok(()) };
+        for (name, value) in properties.iter().filter(|(name, value)| apart(name, value)) {
+            self.text(bundle.join(name), value.as_bytes())?;
+        }
+        Ok(())
+    }
+
     fn secret(&mut self, path: PathBuf, key: &impl SecretFile, seams: &Seams) -> Result<(), EnvironmentError> {
         key.write(&path, seams.clock.now(), self.disk)?;
         self.written.push(path);
@@ -274,6 +292,7 @@ impl Files<'_> {
             let config = bundle.join("node.toml");
             self.text(config.clone(), configs.node(name)?.as_bytes())?;
             self.text(bundle.join("directory"), directory.bytes())?;
+            self.properties(plan, &bundle)?;
             self.secret(bundle.join("node.key"), keys, seams)?;
             for (destination, ring) in &secrets.rings {
                 let path = rings.join(format!("{destination}.keyring"));
@@ -289,6 +308,7 @@ impl Files<'_> {
             let config = bundle.join("client.toml");
             self.text(config.clone(), configs.sender(name).as_bytes())?;
             self.text(bundle.join("directory"), directory.bytes())?;
+            self.properties(plan, &bundle)?;
             self.secret(bundle.join("sender.key"), key, seams)?;
             configs.senders.insert(name.clone(), config);
         }
@@ -349,7 +369,12 @@ impl Configs<'_> {
                     text.push_str("\n[transport.properties]\n");
                 }
                 for (name, value) in properties {
-                    text.push_str(&format!("{} = {}\n", quoted(name), quoted(value)));
+                    // A secret never stands in a configuration: it lies in a file of its own beside it.
+                    let (name, value) = match apart(name, value) {
+                        true => (format!("{name}{FILE_SUFFIX}"), name),
+                        false => (name.clone(), value),
+                    };
+                    text.push_str(&format!("{} = {}\n", quoted(&name), quoted(value)));
                 }
             }
             TransportSettings::Embedded { path } => {
@@ -399,6 +424,11 @@ impl Configs<'_> {
             self.environment(),
         )
     }
+}
+
+/// Whether a property's value goes into a file of its own, named like the property, rather than into the configuration.
+fn apart(name: &str, value: &str) -> bool {
+    holds_secret(name) || value.contains('\n')
 }
 
 fn quoted(text: &str) -> String {

@@ -10,6 +10,7 @@
 mod client;
 pub mod environment;
 mod node;
+mod properties;
 mod sections;
 mod sources;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod tests;
 
 pub use client::{BundleSection, ClientConfig, OutboxSection, ReaderSection, SenderSection, WindowSection};
 pub use node::{LimitsSection, NodeConfig, NodeSection};
+pub use properties::given_property;
 pub use sections::{EnvironmentSection, LogSection, Secret, TransportKind, TransportSection, TransportSettings};
 pub use sources::Sources;
 

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+use super::properties::{self, FILE_SUFFIX, redacted, shown};
 use super::{ConfigError, Sources};
 use crate::core::directory::Directory;
 use crate::core::id::VerifyingKeyBytes;
 use crate::core::sign;
-use crate::keys::{KeyError, SecretFile, read_secret_text};
+use crate::keys::{KeyError, SecretFile};
 use crate::telemetry::logs::LogFormat;
 
 /// A secret that stands in a setting itself. It never shows.
@@ -143,8 +144,9 @@ pub struct TransportSection {
     /// Embedded: the folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Kafka: librdkafka properties, passed on as they are. `X_file` gives property X the text of a file that only its
-    /// owner can read. In the environment `_` stands for the dots of a name.
+    /// Kafka: librdkafka properties, passed on as they are, but that relative paths in `*.location` start at the
+    /// configuration's folder. `X_file` gives property X the text of a file; one with a secret only its owner may read. In
+    /// the environment `_` stands for the dots of a name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", serialize_with = "redacted")]
     pub properties: BTreeMap<String, String>,
 }
@@ -193,8 +195,6 @@ impl fmt::Debug for TransportSettings {
     }
 }
 
-const FILE_SUFFIX: &str = "_file";
-
 impl TransportSection {
     pub(super) fn check(&mut self, sources: &Sources) -> Result<(), ConfigError> {
         let wrong = |key: &str, problem: &str| Err(setting(sources, format!("transport.{key}"), problem));
@@ -228,26 +228,29 @@ impl TransportSection {
                 }
             }
         }
-        let mut properties = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for (name, value) in std::mem::take(&mut self.properties) {
             let (name, is_file) = match name.strip_suffix(FILE_SUFFIX) {
                 Some(name) => (name.replace('_', "."), true),
                 None => (name.replace('_', "."), false),
             };
-            let path = sources.folder().join(&value).display().to_string();
+            let path = || sources.folder().join(&value).display().to_string();
             let stored = if is_file { format!("{name}{FILE_SUFFIX}") } else { name.clone() };
             let other = if is_file { name.clone() } else { format!("{name}{FILE_SUFFIX}") };
-            if properties.contains_key(&other) {
+            if all.contains_key(&other) {
                 return wrong(&format!("properties.{name}"), "is set twice, as text and as a file: keep one");
             }
-            properties.insert(stored, if is_file { path } else { value });
+            let named = is_file || properties::names_file(&name, &value);
+            let value = if named { path() } else { value };
+            all.insert(stored, value);
         }
-        self.properties = properties;
+        self.properties = all;
         Ok(())
     }
 
     /// Reads what `X_file` properties name and gives what a transport opens. Errors: [`ConfigError::Key`] for a file that
-    /// is missing or that others can read, [`ConfigError::Setting`] for a section that was not checked.
+    /// is missing or that others can read, [`ConfigError::Setting`] for a `*.location` that is missing and for a section that
+    /// was not checked.
     pub(super) fn settings(&self, config: &Path) -> Result<TransportSettings, ConfigError> {
         if self.kind == TransportKind::Embedded {
             let path = self.path.clone().ok_or_else(|| ConfigError::Setting {
@@ -257,21 +260,30 @@ impl TransportSection {
             })?;
             return Ok(TransportSettings::Embedded { path });
         }
-        let mut properties = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for (name, value) in &self.properties {
+            let key = || format!("transport.properties.{name}");
             match name.strip_suffix(FILE_SUFFIX) {
-                None => properties.insert(name.clone(), value.clone()),
+                None => {
+                    if properties::names_file(name, value)
+                        && let Err(cause) = std::fs::metadata(value)
+                    {
+                        let problem = format!("{value}: {cause}");
+                        return Err(ConfigError::Setting { path: config.to_path_buf(), key: key(), problem });
+                    }
+                    all.insert(name.clone(), value.clone());
+                }
                 Some(property) => {
-                    let text = read_secret_text(Path::new(value)).map_err(|cause| ConfigError::Key {
+                    let text = properties::read(property, Path::new(value)).map_err(|cause| ConfigError::Key {
                         path: config.to_path_buf(),
-                        key: format!("transport.properties.{name}"),
+                        key: key(),
                         cause: Box::new(cause),
                     })?;
-                    properties.insert(property.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned())
+                    all.insert(property.to_owned(), text);
                 }
             };
         }
-        Ok(TransportSettings::Kafka { brokers: self.brokers.clone(), properties })
+        Ok(TransportSettings::Kafka { brokers: self.brokers.clone(), properties: all })
     }
 }
 
@@ -306,23 +318,6 @@ pub(super) fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D:
         }
     }
     from.deserialize_any(Visitor)
-}
-
-/// Whether a property holds a secret: whatever name has to do with a password, a key or a token.
-fn holds_secret(name: &str) -> bool {
-    const PUBLIC: [&str; 4] =
-        ["ssl.key.location", "ssl.keystore.location", "sasl.kerberos.keytab", "sasl.oauthbearer.token.endpoint.url"];
-    const WORDS: [&str; 7] = ["password", "secret", "key", "token", "oauthbearer.config", "pem", "credential"];
-    !name.ends_with(FILE_SUFFIX) && !PUBLIC.contains(&name) && WORDS.iter().any(|word| name.contains(word))
-}
-
-/// Properties as they may be shown, secrets among them redacted.
-fn shown(properties: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
-    properties.iter().map(|(name, value)| (name.as_str(), if holds_secret(name) { "(redacted)" } else { value }))
-}
-
-fn redacted<S: Serializer>(properties: &BTreeMap<String, String>, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_map(shown(properties))
 }
 
 pub(super) fn setting(sources: &Sources, key: impl Into<String>, problem: impl Into<String>) -> ConfigError {

@@ -265,8 +265,11 @@ fn a_property_may_come_from_a_file_of_its_owner_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let written = written(&folder.path().join("new"));
     let file = node_config(&written);
-    change(file, "\"sasl.password\" = \"hunter2\"", "\"sasl.password_file\" = \"password\"");
-    let secret = file.parent().expect("a folder").join("password");
+    let text = fs::read_to_string(file).expect("text");
+    assert!(text.contains("\"sasl.password_file\" = \"sasl.password\"") && !text.contains("hunter2"), "{text}");
+    let secret = file.parent().expect("a folder").join("sasl.password");
+    assert_eq!(fs::read_to_string(&secret).expect("text"), "hunter2");
+    assert_eq!(fs::metadata(&secret).expect("there").permissions().mode() & 0o777, 0o600);
     fs::write(&secret, "hunter3\n").expect("written");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).expect("mode");
     let config = NodeConfig::load(&Sources::file(file)).expect("a configuration");
@@ -275,6 +278,44 @@ fn a_property_may_come_from_a_file_of_its_owner_alone() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("mode");
     assert!(matches!(config.transport(), Ok(TransportSettings::Kafka { properties, .. })
         if properties["sasl.password"] == "hunter3"));
+}
+
+#[test]
+fn a_property_that_names_a_file_starts_at_the_configurations_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let written = written(&folder.path().join("new"));
+    let file = node_config(&written);
+    change(
+        file,
+        "\"sasl.password_file\" = \"sasl.password\"",
+        "\"ssl.ca.location\" = \"ca.pem\"\n\"ssl.ca.pem_file\" = \"ca.pem\"",
+    );
+    let config = NodeConfig::load(&Sources::file(file)).expect("a configuration");
+    let error = config.transport().expect_err("it is not there").to_string();
+    assert!(
+        error.contains("transport.properties.ssl.ca.location") && error.contains("ca.pem: No such file"),
+        "{error}"
+    );
+    let certificate = file.parent().expect("a folder").join("ca.pem");
+    fs::write(&certificate, "public\n").expect("written");
+    fs::set_permissions(&certificate, fs::Permissions::from_mode(0o644)).expect("mode");
+    let Ok(TransportSettings::Kafka { properties, .. }) = config.transport() else { panic!("no Kafka") };
+    assert_eq!(Path::new(&properties["ssl.ca.location"]), certificate);
+    assert_eq!(properties["ssl.ca.pem"], "public\n", "a certificate is no secret");
+}
+
+#[test]
+fn a_property_on_a_command_line_may_name_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("password");
+    fs::write(&secret, "hunter2\n").expect("written");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("mode");
+    let given = |text: &str| given_property(text);
+    let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+    assert_eq!(given("security.protocol=ssl"), pair("security.protocol", "ssl"));
+    assert_eq!(given(&format!("sasl.password_file={}", secret.display())), pair("sasl.password", "hunter2"));
+    assert!(given("sasl.password_file=/absent").expect_err("absent").contains("/absent"));
+    assert!(given("security.protocol").is_err());
 }
 
 #[test]

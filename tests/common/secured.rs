@@ -15,7 +15,7 @@ use super::kafka::{Cluster, Place};
 /// Users that log in by PLAIN.
 const PLAIN: [&str; 2] = ["admin", "operator"];
 /// Users that log in by SCRAM, either kind.
-const SCRAM: [&str; 2] = ["web", "lost"];
+const SCRAM: [&str; 1] = ["web"];
 
 /// Three brokers with secured listeners.
 pub struct Secured {
@@ -100,6 +100,11 @@ impl Secured {
         password(&self.passwords, user)
     }
 
+    /// Writes a user's password to a file that only its owner can read.
+    pub fn write_password(&self, user: &str, path: &Path) {
+        write_private(path, &self.password(user));
+    }
+
     /// Writes the authority's certificate to a file that only its owner can read, as configurations ask of files.
     pub fn write_authority(&self, path: &Path) {
         write_private(path, &self.authority.0.pem());
@@ -133,12 +138,15 @@ impl Secured {
         fs::write(path, text).expect("the tools' properties");
     }
 
-    /// Runs a command line of `kafka-acls`, as people are told to type it.
+    /// Runs a command line of `kafka-acls` as people are told to type it, but that it goes to the listener that the one who
+    /// may do everything logs in at.
     pub fn acls(&self, command: &str) -> String {
-        let words: Vec<_> = command.split_whitespace().map(|word| word.trim_matches(['\'', '"'])).collect();
-        let [program, words @ ..] = words.as_slice() else { panic!("an empty command") };
-        assert_eq!(*program, "kafka-acls", "{command}");
-        self.cluster.tool("org.apache.kafka.tools.AclCommand", words)
+        let mut words: Vec<_> = command.split_whitespace().collect();
+        assert_eq!(words.remove(0), "kafka-acls", "{command}");
+        let at = words.iter().position(|word| *word == "--bootstrap-server").expect("it names brokers") + 1;
+        let brokers = self.by_password();
+        words[at] = &brokers;
+        self.cluster.tool("org.apache.kafka.tools.AclCommand", &words)
     }
 }
 

@@ -35,16 +35,26 @@ impl World {
 
     /// The same without its topics.
     pub fn without_topics(brokers: &str) -> Self {
+        let world = Self::empty(brokers);
+        let name = format!("t{}-{}", std::process::id(), free_ports(1)[0]);
+        world.init(&name, &[]);
+        world
+    }
+
+    /// A folder without an environment.
+    pub fn empty(brokers: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self { folder, brokers: brokers.to_owned(), running: BTreeMap::new() }
+    }
+
+    /// Makes the environment, without topics.
+    pub fn init(&self, name: &str, more: &[&str]) {
         let ports = free_ports(6);
-        let name = format!("t{}-{}", std::process::id(), ports[0]);
         let nodes: Vec<_> =
             ["a", "b", "c"].iter().zip(&ports).map(|(node, port)| format!("{node}=127.0.0.1:{port}")).collect();
-        let world = Self { folder, brokers: brokers.to_owned(), running: BTreeMap::new() };
-        let init = ["init", &name, "-o", "env", "--kafka", &world.brokers, "--nodes", &nodes.join(",")];
+        let init = ["init", name, "-o", "env", "--kafka", &self.brokers, "--nodes", &nodes.join(",")];
         let names = ["--destination", "orders", "--sender", "web", "--reader", "app"];
-        world.done(&[init.as_slice(), names.as_slice()].concat());
-        world
+        self.done(&[init.as_slice(), names.as_slice(), more].concat());
     }
 
     /// The folder of everything, brokers' data apart.

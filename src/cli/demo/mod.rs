@@ -61,7 +61,7 @@ pub(super) struct Demo {
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,..")]
     kafka: Vec<String>,
 
-    /// A librdkafka property; repeat for more
+    /// A librdkafka property; repeat for more. PROP_file=PATH takes the value from a file
     #[arg(short = 'X', value_name = "PROP=VALUE", value_parser = property, requires = "kafka")]
     properties: Vec<(String, String)>,
 

@@ -100,7 +100,8 @@ struct Reach {
     #[arg(short, long, value_delimiter = ',', value_name = "HOST:PORT,..")]
     brokers: Vec<String>,
 
-    /// A librdkafka property, for example of a user who may create topics; repeat for more
+    /// A librdkafka property, for example of a user who may create topics; repeat for more. PROP_file=PATH takes the value
+    /// from a file, as for sasl.password
     #[arg(short = 'X', value_name = "PROP=VALUE", value_parser = property)]
     properties: Vec<(String, String)>,
 }

@@ -57,6 +57,12 @@ impl std::fmt::Debug for KafkaOptions {
 }
 
 impl KafkaOptions {
+    /// Whether the properties are such that a transport can be set up. Errors: [`KafkaError::Property`], by name and with
+    /// the reason.
+    pub fn check(&self) -> Result<(), KafkaError> {
+        properties::check(&self.properties)
+    }
+
     /// These brokers, no properties, 8 MiB of credit for each broker.
     pub fn new(brokers: impl Into<String>) -> Self {
         Self { brokers: brokers.into(), properties: BTreeMap::new(), credit_bytes: 8 << 20 }
