@@ -91,3 +91,53 @@ fn the_embedded_transport_has_topics_too() {
     assert_eq!(code, 0, "{errors}{out}");
     assert_eq!(out.matches("all right").count(), 2, "{out}");
 }
+
+#[test]
+fn a_plan_says_what_topics_survive_cost_and_need() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let brokers = shared();
+    let name = environment(folder.path(), &format!("--kafka {brokers}"));
+    let asked = "topic plan --config env/nodes/a/node.toml --rate 10 --size 1MiB";
+    let (code, out, errors) = sealcast(folder.path(), &format!("{asked} --format json"));
+    assert_eq!(code, 0, "{errors}");
+    let plan = &objects(&out)[0];
+    assert_eq!(plan["topic"], format!("sealcast.{name}.orders.segments"));
+    assert_eq!((&plan["recommended"], &plan["retention"]), (&"pinned_to_each".into(), &"14d".into()));
+    let partitions = plan["partitions"].as_array().expect("partitions");
+    assert!(
+        partitions.len() >= 3 && partitions.iter().all(|one| one["brokers"].as_array().expect("a list").len() == 1)
+    );
+    // 10 transactions of 1 MiB a second, a half more for parity, for 14 days.
+    let whole = plan["disk"]["segments_bytes"].as_f64().expect("bytes");
+    let least = 10.0 * f64::from(1 << 20) * 14.0 * 86_400.0;
+    assert!((1.5..1.6).contains(&(whole / least)) || partitions.len() > 3, "{whole} {least}");
+    // Nothing was made by asking.
+    let (_, found, _) = sealcast(folder.path(), "topic check --config env/nodes/a/node.toml --format json");
+    assert!(objects(&found).iter().all(|topic| topic["mismatches"][0]["what"] == "topic"), "{found}");
+
+    let (code, out, errors) = sealcast(folder.path(), asked);
+    assert_eq!(code, 0, "{errors}");
+    let rights = format!("kafka-acls --bootstrap-server {brokers} --command-config admin.properties --add");
+    for says in [
+        &format!("{rights} --allow-principal User:web --operation Write --topic sealcast.{name}.orders.segments"),
+        &format!("{rights} --allow-principal User:web --operation Read --topic sealcast.{name}.notices"),
+        "--entity-name web --add-config producer_byte_rate=",
+        "any 1 of 3: a majority decides",
+        "OfflinePartitionsCount",
+        "any one of ",
+    ] {
+        assert!(out.contains(says), "{says}\n{out}");
+    }
+
+    // Without a cluster and without a directory; and the kind that was asked for rather than the recommended one.
+    let bare = "topic plan --domains 4 --nodes 5 --life 1d --outage 2d --replicated 3 --format json";
+    let (code, out, errors) = sealcast(folder.path(), bare);
+    assert_eq!(code, 0, "{errors}");
+    let plan = &objects(&out)[0];
+    assert_eq!(plan["outlook"]["layout"]["replicated"]["factor"], 3);
+    assert_eq!((&plan["retention"], &plan["alerts_to_exclude"]), (&"3d".into(), &Value::Array(Vec::new())));
+    let replicas: Vec<_> = plan["partitions"].as_array().expect("a list").iter().map(|one| &one["brokers"]).collect();
+    assert_eq!(replicas[0].as_array().expect("replicas").len(), 3);
+    assert!(plan["survives_nodes"].as_str().expect("words").starts_with("any 2 of 5"), "{plan}");
+    assert_eq!(sealcast(folder.path(), "topic plan --rate 0").0, 2);
+}

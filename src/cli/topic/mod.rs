@@ -1,7 +1,8 @@
-//! `sealcast topic`: makes the topics of an environment, and says what is wrong with them.
+//! `sealcast topic`: plans and makes the topics of an environment, and says what is wrong with them.
 //!
 //! Owns the arguments and what is said about the cluster. What a right topic is stands in `transport::admin`.
 
+mod plan;
 mod show;
 
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ pub(super) const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long all brokers may need to hear of a new topic and to choose its leaders.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes the topics of an environment, or says what is wrong with them
+/// Plans and makes the topics of an environment, and says what is wrong with them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  sealcast topic init --config nodes/a/node.toml")]
 pub(super) struct TopicCommand {
@@ -36,6 +37,15 @@ pub(super) struct TopicCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
+    /// Says what topics would survive and cost on a cluster, and what its operator must allow; makes nothing
+    #[command(after_help = "\
+With -b, or a configuration that names a cluster, the brokers are asked: how many there are, in which racks, and whether they \
+take topics of replication 1. Without, three brokers are assumed. Principals are those of users named like the parts.
+
+Examples:
+  sealcast topic plan --config nodes/a/node.toml --rate 50 --size 100KiB
+  sealcast topic plan --domains 5 --nodes 5 --size 64MiB --outage 30d --format json")]
+    Plan(plan::Plan),
     /// Makes the segments topic of each destination and the notices topic, where they are missing
     #[command(after_help = "\
 By default each topic has replication 1 and one partition pinned to each broker that answers: the erasure code is the \
@@ -110,6 +120,7 @@ impl TopicCommand {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         block_on(async {
             match &self.action {
+                Action::Plan(plan) => plan.run(context).await,
                 Action::Init { topics, grow } => topics.init(*grow, context).await,
                 Action::Check(topics) => topics.check(context).await,
             }

@@ -4,11 +4,13 @@
 
 mod cluster;
 mod compare;
+mod outlook;
 
 pub(super) use cluster::domain;
 pub use cluster::{Broker, BrokerId, Cluster, FoundPartition, FoundTopic, USUAL_DOMAINS};
 pub use compare::listed;
 pub(super) use compare::{Comparison, copies};
+pub use outlook::{Disk, Load, Outlook, alerts_to_exclude};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -162,6 +164,15 @@ pub async fn grow(transport: &AnyTransport, plan: &TopicPlan) -> Result<usize, T
 pub async fn cluster(transport: &AnyTransport) -> Result<Option<Cluster>, TransportError> {
     match transport.innermost() {
         AnyTransport::Kafka(kafka) => Ok(Some(kafka.cluster().await?)),
+        AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(None),
+    }
+}
+
+/// Whether the cluster would make this topic now; nothing is made. `None` when that cannot be known: the topic is there, the
+/// right is missing, or there is no cluster. Errors: [`TransportError`] when nobody answers.
+pub async fn permits(transport: &AnyTransport, plan: &TopicPlan) -> Result<Option<bool>, TransportError> {
+    match transport.innermost() {
+        AnyTransport::Kafka(kafka) => Ok(kafka.permits(plan).await?),
         AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(None),
     }
 }

@@ -237,7 +237,7 @@ impl Board {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            tracing::info!(broker = id, "a broker that cannot be reached is no part of the cluster any more");
+            tracing::info!(broker = id, "a broker that cannot be reached is not listed by the cluster any more");
             state.brokers.remove(&id);
         }
     }

@@ -156,7 +156,7 @@ impl Kafka {
         let board = Arc::new(Board::new(seams.clock.clone(), Access::new(&options.brokers, &options.properties)));
         let asking = Arc::new(Asking::new(&properties::asking(&options.brokers, &options.properties), &board)?);
         let lanes = Arc::default();
-        refresh::start(board.clone(), asking.clone(), seams.network.clone())?;
+        refresh::start(board.clone(), asking.clone(), seams.clone())?;
         watch_lanes(&board, &lanes)?;
         let config = properties::reader(&options.brokers, &options.properties);
         let readers = Readers::new(config, board.clone(), asking.clone(), seams.clone());

@@ -18,7 +18,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::KafkaError;
 use super::access::{Asked, On, Operation};
 use super::board::{Board, BrokerId, Found, Placed};
-use crate::seams::Network;
+use crate::seams::Seams;
 use crate::transport::contract::{PartitionId, Topic};
 
 const CALM: Duration = Duration::from_secs(1);
@@ -86,11 +86,11 @@ impl Asking {
 }
 
 /// Starts the thread; it ends when the board is closed.
-pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, network: Arc<dyn Network>) -> Result<(), KafkaError> {
+pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, seams: Seams) -> Result<(), KafkaError> {
     let mut refresher = Refresher {
         board,
         asking,
-        network,
+        seams,
         addresses: BTreeMap::new(),
         probing: Arc::default(),
         last_probe: None,
@@ -104,7 +104,7 @@ pub(super) fn start(board: Arc<Board>, asking: Arc<Asking>, network: Arc<dyn Net
 struct Refresher {
     board: Arc<Board>,
     asking: Arc<Asking>,
-    network: Arc<dyn Network>,
+    seams: Seams,
     /// Where the brokers that are listed are, as they say.
     addresses: BTreeMap<BrokerId, String>,
     probing: Arc<Mutex<BTreeSet<BrokerId>>>,
@@ -230,7 +230,7 @@ impl Refresher {
         let (what, operation, on) = ("show a topic's settings", Operation::DescribeConfigs, On::Topic(topic.as_str()));
         let asked = async {
             for (id, address) in &self.addresses {
-                if self.board.down_since(*id).is_none() && listens(&self.network, address, ANSWER).await {
+                if self.board.down_since(*id).is_none() && listens(&self.seams, address, ANSWER).await {
                     let asked = Asked { access: self.board.access(), what, operation, on };
                     return settings(&self.asking.admin, topic, *id, ANSWER, asked).await;
                 }
@@ -270,10 +270,10 @@ impl Refresher {
         if missing.is_empty() {
             return;
         }
-        let (admin, network) = (&self.asking.admin, &self.network);
+        let (admin, seams) = (&self.asking.admin, &self.seams);
         let asked = missing.iter().filter_map(|id| {
             let address = self.addresses.get(id)?;
-            Some(async move { (*id, rack_of(admin, network, *id, address, ANSWER).await) })
+            Some(async move { (*id, rack_of(admin, seams, *id, address, ANSWER).await) })
         });
         for (id, rack) in runtime.block_on(futures_util::future::join_all(asked)) {
             match rack {
@@ -309,13 +309,13 @@ impl Refresher {
                 continue;
             }
             let (board, asking, probing) = (self.board.clone(), self.asking.clone(), self.probing.clone());
-            let (network, address) = (self.network.clone(), self.addresses.get(&broker).cloned());
+            let (seams, address) = (self.seams.clone(), self.addresses.get(&broker).cloned());
             let probe = move || {
                 let answers = match partition {
                     Some(PartitionId { topic, number }) => {
                         asking.client.fetch_watermarks(topic.as_str(), number, ANSWER).is_ok()
                     }
-                    None => address.is_some_and(|address| answers(&asking, &network, broker, &address)),
+                    None => address.is_some_and(|address| answers(&asking, &seams, broker, &address)),
                 };
                 if answers {
                     board.up(broker);
@@ -340,16 +340,19 @@ pub(super) fn addresses(metadata: &Metadata) -> BTreeMap<BrokerId, String> {
 }
 
 /// Whether a broker answers at all. Blocks.
-fn answers(asking: &Asking, network: &Arc<dyn Network>, broker: BrokerId, address: &str) -> bool {
+fn answers(asking: &Asking, seams: &Seams, broker: BrokerId, address: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let rack = rack_of(&asking.admin, network, broker, address, ANSWER);
+    let rack = rack_of(&asking.admin, seams, broker, address, ANSWER);
     runtime.is_ok_and(|runtime| !matches!(runtime.block_on(rack), Rack::NoAnswer))
 }
 
 /// Whether anybody takes connections there. Worth knowing before a question to one broker: librdkafka burns a whole core while
 /// it waits to ask one that refuses connections.
-async fn listens(network: &Arc<dyn Network>, address: &str, within: Duration) -> bool {
-    tokio::time::timeout(within, network.connect(address)).await.is_ok_and(|connected| connected.is_ok())
+async fn listens(seams: &Seams, address: &str, within: Duration) -> bool {
+    tokio::select! {
+        connected = seams.network.connect(address) => connected.is_ok(),
+        () = seams.clock.sleep(within) => false,
+    }
 }
 
 /// What a broker said when it was asked for its rack.
@@ -365,12 +368,12 @@ pub(super) enum Rack {
 /// Asks a broker itself for its rack.
 pub(super) async fn rack_of(
     admin: &AdminClient<Watch>,
-    network: &Arc<dyn Network>,
+    seams: &Seams,
     id: BrokerId,
     address: &str,
     within: Duration,
 ) -> Rack {
-    if !listens(network, address, within).await {
+    if !listens(seams, address, within).await {
         tracing::debug!(broker = id, address, "nobody listens there");
         return Rack::NoAnswer;
     }

@@ -34,13 +34,16 @@ const BROKER_ANSWER: Duration = Duration::from_secs(3);
 /// The brokers that are listed and where, and a topic's partitions; none when there is no such topic.
 type Lay = (BTreeMap<BrokerId, String>, Vec<FoundPartition>);
 
+/// How many partitions, and where their replicas go.
+type Placed<'a> = (usize, TopicReplication<'a>);
+
 impl Kafka {
     /// The brokers, each asked for itself now.
     pub(in crate::transport) async fn cluster(&self) -> Result<Cluster, KafkaError> {
         let (brokers, _) = self.lay(None).await?;
-        let (admin, network) = (&self.asking().admin, &self.seams().network);
+        let (admin, seams) = (&self.asking().admin, self.seams());
         let ask = |(id, address): (BrokerId, String)| async move {
-            match rack_of(admin, network, id, &address, BROKER_ANSWER).await {
+            match rack_of(admin, seams, id, &address, BROKER_ANSWER).await {
                 Rack::Is(rack) => Broker { id, rack: Some(rack).filter(|rack| !rack.is_empty()), answers: true },
                 Rack::MayNotAsk(_) => Broker { id, rack: None, answers: true },
                 Rack::NoAnswer => Broker { id, rack: None, answers: false },
@@ -64,11 +67,11 @@ impl Kafka {
         let placed = cluster.assignment(plan.layout);
         let assignment: Vec<&[BrokerId]> = placed.iter().map(Vec::as_slice).collect();
         let asked = somebody(&cluster)?;
-        let made = self.create(plan, asked, brokers.len(), TopicReplication::Variable(&assignment)).await;
+        let made = self.create(plan, asked, (brokers.len(), TopicReplication::Variable(&assignment))).await;
         let made = match (made, plan.layout) {
             // Some clusters let nobody say where replicas go. For replicated topics theirs is as good a choice.
             (Err(code), Layout::Replicated { factor }) if dictates(code) => {
-                self.create(plan, asked, brokers.len(), TopicReplication::Fixed(factor.into())).await
+                self.create(plan, asked, (brokers.len(), TopicReplication::Fixed(factor.into()))).await
             }
             (made, _) => made,
         };
@@ -86,13 +89,31 @@ impl Kafka {
         Ok(Made::Created)
     }
 
-    /// Has this broker make a topic; or the controller, where a broker does not pass that on (before KRaft).
-    async fn create(
+    /// Whether the cluster would make this topic; `None` when it is there, or we may not ask.
+    pub(in crate::transport) async fn permits(&self, plan: &TopicPlan) -> Result<Option<bool>, KafkaError> {
+        let cluster = self.cluster().await?;
+        let (asked, placed) = (somebody(&cluster)?, cluster.assignment(plan.layout));
+        let assignment: Vec<&[BrokerId]> = placed.iter().map(Vec::as_slice).collect();
+        let placed = (placed.len(), TopicReplication::Variable(&assignment));
+        Ok(match self.have_made(plan, asked, placed, true).await {
+            Ok(()) => Some(true),
+            Err(code) if dictates(code) => Some(false),
+            Err(_) => None,
+        })
+    }
+
+    async fn create(&self, plan: &TopicPlan, broker: BrokerId, placed: Placed<'_>) -> Result<(), RDKafkaErrorCode> {
+        self.have_made(plan, broker, placed, false).await
+    }
+
+    /// Has this broker make a topic, or see whether it could; the controller, where a broker does not pass that on (before
+    /// KRaft).
+    async fn have_made(
         &self,
         plan: &TopicPlan,
         broker: BrokerId,
-        partitions: usize,
-        replication: TopicReplication<'_>,
+        (partitions, replication): Placed<'_>,
+        only_see: bool,
     ) -> Result<(), RDKafkaErrorCode> {
         let settings = plan.settings();
         let count = i32::try_from(partitions).unwrap_or(i32::MAX);
@@ -103,8 +124,8 @@ impl Kafka {
         let mut made = Err(RDKafkaErrorCode::NotController);
         for broker in [Some(broker), None] {
             if made == Err(RDKafkaErrorCode::NotController) {
-                let answer = self.asking().admin.create_topics([&topic], &changing(broker)).await;
-                made = first(answer);
+                let options = changing(broker).validate_only(only_see);
+                made = first(self.asking().admin.create_topics([&topic], &options).await);
             }
         }
         made
