@@ -115,8 +115,10 @@ fn every_example_in_every_help_works() {
                 .replace("localhost:9092", &brokers);
             let word = command.split(' ').nth(1).unwrap_or_default();
             let folder = match word {
-                // tests/demo.rs goes that way, with less to send.
+                // tests/demo.rs and tests/bench.rs go that way, with less to send.
                 "demo" => continue,
+                "bench" if !example.contains("--config") => continue,
+                "bench" => env.clone(),
                 "" if example.contains("demo") => continue,
                 "" | "init" => tempfile::Builder::new().tempdir_in(&fresh).unwrap().keep(),
                 "keys" | "directory" => desk.clone(),

@@ -5,6 +5,7 @@
 //!
 //! Owns arguments, exit codes and what is printed. Must not hold logic that a library user would miss.
 
+mod bench;
 mod completion;
 mod config;
 mod demo;
@@ -75,6 +76,7 @@ enum Command {
     Status(status::Status),
     Get(get::Get),
     Watch(watch::Watch),
+    Bench(bench::Bench),
     Completion(completion::Completion),
     Man(man::Man),
 }
@@ -107,6 +109,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(command) => command.run(&mut context),
         Command::Get(command) => command.run(&mut context),
         Command::Watch(command) => command.run(&mut context),
+        Command::Bench(command) => command.run(&mut context),
         Command::Completion(command) => command.run(&mut context),
         Command::Man(command) => command.run(&mut context),
     };

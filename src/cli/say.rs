@@ -44,6 +44,11 @@ impl Say {
         self.bar(what, total as u64, "          {msg} {wide_bar} {pos}/{len}")
     }
 
+    /// A bar over so much of something, whose message says what happens.
+    pub(super) fn told(&self, what: &'static str, total: u64) -> ProgressBar {
+        self.bar(what, total, "          {msg} {wide_bar}")
+    }
+
     fn bar(&self, what: &'static str, total: u64, template: &str) -> ProgressBar {
         if !self.terminal {
             return ProgressBar::hidden();

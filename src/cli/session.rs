@@ -3,7 +3,7 @@
 //! Owns how a command becomes asynchronous. Must not print data.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tokio::runtime::Runtime;
@@ -31,18 +31,23 @@ pub(super) struct Configured {
 impl Configured {
     /// Reads it, the environment's overrides on top, and sets up the logs.
     pub fn load(&self) -> Result<ClientConfig, CliError> {
-        let config = match load(self.config.clone())? {
-            Either::Client(config) => *config,
-            Either::Node(_) => {
-                let shown = self.config.display();
-                return Err(CliError::usage(format!("{shown}: this is a node's configuration: name a client.toml")));
-            }
-        };
-        let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
-        logs::install(config.log.format, Some(filter.as_deref().unwrap_or(QUIET)))
-            .map_err(|error| CliError::new(Exit::Usage, error))?;
-        Ok(config)
+        load_client(&self.config)
     }
+}
+
+/// Reads a client.toml, the environment's overrides on top, and sets up the logs.
+pub(super) fn load_client(path: &Path) -> Result<ClientConfig, CliError> {
+    let config = match load(path.to_path_buf())? {
+        Either::Client(config) => *config,
+        Either::Node(_) => {
+            let shown = path.display();
+            return Err(CliError::usage(format!("{shown}: this is a node's configuration: name a client.toml")));
+        }
+    };
+    let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
+    logs::install(config.log.format, Some(filter.as_deref().unwrap_or(QUIET)))
+        .map_err(|error| CliError::new(Exit::Usage, error))?;
+    Ok(config)
 }
 
 /// Which node is asked.

@@ -8,6 +8,7 @@
 mod check;
 mod cluster;
 mod flow;
+pub(super) mod lent;
 mod payloads;
 mod report;
 

@@ -1,0 +1,343 @@
+//! `sealcast bench`: how long each stage of the way takes at a given rate, on a cluster of yours or on one of its own.
+//!
+//! - [`schedule`] says when each send is due, [`measure`] counts, [`report`] prints: pure, and the same for any system;
+//! - [`place`] is where it runs, [`pace`] keeps time, [`drive`] sends and follows.
+//!
+//! Owns the arguments, and folders with their cleaning up, also after an error and Ctrl-C.
+
+mod drive;
+mod measure;
+mod pace;
+mod place;
+mod report;
+mod schedule;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use super::demo::lent::Lent;
+use super::say::Say;
+use super::session::{self, runtime};
+use super::signals::Signals;
+use super::size::Size;
+use super::{CliError, Context, Exit};
+use crate::client::Client;
+use crate::config::ClientConfig;
+use crate::core::directory::Span;
+use crate::core::id::DestinationName;
+use crate::seams::Seams;
+use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
+use drive::Load;
+use place::Outboxes;
+use report::Report;
+use schedule::{Schedule, sends_in};
+
+/// The largest payload: it is held in memory, once.
+const LARGEST: u64 = 256 << 20;
+/// Most sends of a run.
+const MOST_SENDS: u64 = 100_000_000;
+/// Copies of each payload byte that lie on this disk when everything runs here: outbox, coded segments, three nodes, and room.
+const COPIES: u64 = 7;
+/// What each transaction takes beside its payload, in each copy.
+const BESIDE: u64 = 8 << 10;
+/// Room for databases.
+const ROOM: u64 = 128 << 20;
+/// How much longer than the run a send lives without a fate: what is left behind goes away by itself.
+const LEFT_BEHIND: Duration = Duration::from_secs(600);
+/// How long outboxes may take to write down what became known.
+const CLOSING: Duration = Duration::from_secs(10);
+/// How long what still runs may take to end.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Measures how long each stage takes at a given rate, end to end
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Sends are due at fixed times, whatever the system does (an open loop), and every latency counts from when a send was due: a \
+system that stalls shows it. Stages: sealed (durable in the sender's outbox), accepted (the brokers have it), delivered \
+(its first segment is at a majority of the nodes), staged (opened and durable there), committed (a majority's receipts are \
+counted), complete (all nodes'). Delivered and staged are said by the nodes, by their clocks.
+
+Without a destination or a configuration it makes a temporary environment with three nodes in this process; TMPDIR says on \
+which disk. With one it sends made transactions to that destination, which its readers get: let it have one of its own. Each \
+sender is a client with connections and an outbox of its own, beside the configured outbox and removed in the end; all of \
+them use the configured key.
+
+Examples:
+  sealcast bench
+  sealcast bench --rate 20 --size 64KiB --senders 2 --duration 5s --format json
+  sealcast bench orders --config senders/web/client.toml --count 200 --keys 10
+
+Exit codes: 3 when some sends had no fate in time, 4 when some were rejected or expired, 5 when not all could be sent.")]
+pub(super) struct Bench {
+    /// Where to send; needless where the sender may send to one destination alone
+    #[arg(value_name = "DEST")]
+    destination: Option<DestinationName>,
+
+    /// The sender's client.toml; with a DEST, client.toml in this folder unless it is named
+    #[arg(long, env = "SEALCAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Sends a second, over all senders
+    #[arg(short, long, value_name = "NUMBER", default_value = "100", value_parser = rate)]
+    rate: f64,
+
+    /// Payload of each send: random bytes, which do not compress
+    #[arg(short, long, value_name = "SIZE", default_value_t = Size(1 << 10), value_parser = size)]
+    size: Size,
+
+    /// Clients that send in turn
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    senders: u64,
+
+    /// How long to measure
+    #[arg(short, long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
+    duration: Span,
+
+    /// How many sends to measure, instead of how long
+    #[arg(short, long, value_name = "NUMBER", conflicts_with = "duration")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=MOST_SENDS))]
+    count: Option<u64>,
+
+    /// How long to send before anything is measured
+    #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(2)))]
+    warm_up: Span,
+
+    /// Ordering keys to spread sends over: those with equal keys follow each other. 0: without any
+    #[arg(short, long, value_name = "NUMBER", default_value_t = 0)]
+    keys: u64,
+
+    /// Where outboxes are, instead of what the configuration says
+    #[arg(long, value_enum, value_name = "WHERE")]
+    outbox: Option<Outbox>,
+
+    /// How long to wait for fates once the last send was due
+    #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
+    timeout: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Outbox {
+    /// Durable, as services should have it
+    Disk,
+    /// In memory: what that costs is not measured
+    Memory,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| (0.001..=1_000_000.0).contains(rate));
+    rate.ok_or_else(|| "expected sends a second, from 0.001 to 1000000".to_owned())
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.0 > LARGEST { Err(format!("at most {}: it is held in memory", Size(LARGEST))) } else { Ok(size) }
+}
+
+impl Bench {
+    pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
+        let schedule = self.schedule()?;
+        let config = match (&self.config, &self.destination) {
+            (Some(path), _) => Some(session::load_client(path)?),
+            (None, Some(_)) => Some(session::load_client(Path::new("client.toml"))?),
+            (None, None) => {
+                let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
+                let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or("warn,openraft=off")));
+                logs.map_err(|error| CliError::new(Exit::Usage, error))?;
+                None
+            }
+        };
+        if let Some(config) = config.as_ref().filter(|config| config.sender.is_none()) {
+            let shown = config.path().display();
+            return Err(CliError::usage(format!(
+                "{shown}: it names no sender: use a sender's client.toml, for example senders/NAME/client.toml"
+            )));
+        }
+        let runtime = runtime()?;
+        // Signals are caught before there is anything to clean up.
+        let mut signals = runtime.block_on(async { Signals::listen() })?;
+        let folder = self.folder(config.as_ref(), &schedule.0, &context.seams)?;
+        let outcome = runtime.block_on(async {
+            match &config {
+                Some(config) => self.on_configured(config, schedule, folder.as_ref(), context, &mut signals).await,
+                None => self.on_own(schedule, folder.as_ref(), context, &mut signals).await,
+            }
+        });
+        // Whatever still runs has the folder open.
+        runtime.shutdown_timeout(END_WITHIN);
+        let printed = outcome.and_then(|report| {
+            report.print(&context.output)?;
+            Ok(report.exit())
+        });
+        let closed = folder.map_or(Ok(()), |folder| {
+            let path = folder.path().to_path_buf();
+            folder.close().map_err(|error| CliError::file(&path, &error))
+        });
+        let exit = printed?;
+        closed.map(|()| exit)
+    }
+
+    /// When sends are due, and how many of them count.
+    fn schedule(&self) -> Result<(Schedule, u64), CliError> {
+        let measured = self.count.unwrap_or_else(|| sends_in(self.rate, self.duration.0));
+        let schedule = Schedule::new(self.rate, self.senders, self.warm_up.0, measured);
+        if measured == 0 {
+            return Err(CliError::usage("--duration: nothing would be measured"));
+        }
+        if schedule.total() > MOST_SENDS {
+            let total = schedule.total();
+            return Err(CliError::usage(format!(
+                "{total} sends: at most {MOST_SENDS}; take a lower rate or less time"
+            )));
+        }
+        Ok((schedule, measured))
+    }
+
+    fn in_memory(&self, config: Option<&ClientConfig>) -> bool {
+        match self.outbox {
+            Some(asked) => asked == Outbox::Memory,
+            None => config.and_then(|config| config.outbox.as_ref()).is_some_and(|outbox| outbox.memory),
+        }
+    }
+
+    /// A temporary folder: for everything, or for outboxes on the disk where the configured one is. None when nothing needs it.
+    fn folder(
+        &self,
+        config: Option<&ClientConfig>,
+        schedule: &Schedule,
+        seams: &Seams,
+    ) -> Result<Option<tempfile::TempDir>, CliError> {
+        let place = match config {
+            Some(_) if self.in_memory(config) => return Ok(None),
+            Some(config) => {
+                let outbox = config.outbox.as_ref().and_then(|outbox| outbox.path.as_deref());
+                // A folder that is not there yet lies where it will be made.
+                let beside = outbox.unwrap_or(config.path()).ancestors().skip(1).find(|path| path.is_dir());
+                beside.unwrap_or(Path::new(".")).to_path_buf()
+            }
+            None => {
+                let place = std::env::temp_dir();
+                let each = self.size.0.saturating_add(BESIDE).saturating_mul(COPIES);
+                let needed = schedule.total().saturating_mul(each).saturating_add(ROOM);
+                let free = seams.disk.free(&place).map_err(|error| CliError::file(&place, &error))?;
+                if free < needed {
+                    return Err(CliError::failed(format!(
+                        "{}: {free} bytes are free and about {needed} are needed: send less (--duration, --rate, --size), or \
+                         name a folder on a larger disk with TMPDIR",
+                        place.display()
+                    )));
+                }
+                place
+            }
+        };
+        let owner_alone = std::fs::Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new().prefix("sealcast-bench-").permissions(owner_alone).tempdir_in(&place);
+        made.map(Some).map_err(|error| CliError::file(&place, &error))
+    }
+
+    fn outboxes(&self, config: Option<&ClientConfig>, folder: Option<&tempfile::TempDir>) -> Outboxes {
+        match folder {
+            Some(folder) if !self.in_memory(config) => Outboxes::Below(folder.path().to_path_buf()),
+            _ => Outboxes::Memory,
+        }
+    }
+
+    async fn on_own(
+        &self,
+        schedule: (Schedule, u64),
+        folder: Option<&tempfile::TempDir>,
+        context: &Context,
+        signals: &mut Signals,
+    ) -> Result<Report, CliError> {
+        let say = Say::new(context.seams.clock.clone());
+        let folder = folder.map(tempfile::TempDir::path).ok_or_else(|| CliError::failed("there is no folder"))?;
+        let starting = async {
+            let own = Lent::start("bench", &folder.join("environment"), &context.seams).await?;
+            tell(context, &say, "three nodes run in this process, over the embedded transport");
+            let outboxes = if self.in_memory(None) { Outboxes::Memory } else { Outboxes::Below(folder.to_path_buf()) };
+            let clients = place::clients_of(&own, self.senders, &outboxes, &context.seams).await?;
+            Ok((own, clients))
+        };
+        let (mut own, clients) = interruptible(signals, starting).await?;
+        let outcome = self.measure(schedule, &clients, context, &say, signals, own.failure()).await;
+        close(clients).await;
+        own.shutdown().await;
+        outcome
+    }
+
+    async fn on_configured(
+        &self,
+        config: &ClientConfig,
+        schedule: (Schedule, u64),
+        folder: Option<&tempfile::TempDir>,
+        context: &Context,
+        signals: &mut Signals,
+    ) -> Result<Report, CliError> {
+        let say = Say::new(context.seams.clock.clone());
+        let outboxes = self.outboxes(Some(config), folder);
+        let starting = place::clients(config, self.senders, &outboxes, &context.seams);
+        let clients = interruptible(signals, starting).await?;
+        let outcome = self.measure(schedule, &clients, context, &say, signals, std::future::pending()).await;
+        close(clients).await;
+        outcome
+    }
+
+    async fn measure(
+        &self,
+        (schedule, measured): (Schedule, u64),
+        clients: &[Client],
+        context: &Context,
+        say: &Say,
+        signals: &mut Signals,
+        failure: impl Future<Output = CliError>,
+    ) -> Result<Report, CliError> {
+        let first = clients.first().ok_or_else(|| CliError::usage("--senders: at least 1"))?;
+        let directory = first.directory();
+        let destination = place::destination(self.destination.as_ref(), &directory, first.sender())?;
+        let life = directory.destinations.get(&destination).map_or(Duration::MAX, |entry| entry.max_life);
+        let deadline = self.timeout.0.saturating_add(LEFT_BEHIND).min(life);
+        let (keys, timeout, rate) = (self.keys, self.timeout.0, self.rate);
+        let load = Load { destination, size: self.size.0, keys, rate, schedule, timeout, deadline };
+        tell(
+            context,
+            say,
+            &format!(
+                "sending {} to {} at {} a second: {} to warm up, {measured} to measure, {:.1} s",
+                self.size,
+                load.destination,
+                self.rate,
+                schedule.warm_up(),
+                schedule.ends().as_secs_f64()
+            ),
+        );
+        let millis = u64::try_from(schedule.ends().as_millis()).unwrap_or(u64::MAX);
+        let bar = if context.output.is_json() { ProgressBar::hidden() } else { say.told("starting", millis) };
+        drive::run(load, clients, &context.seams, signals, &context.output, &bar, failure).await
+    }
+}
+
+/// Says what happens, beside the data.
+fn tell(context: &Context, say: &Say, text: &str) {
+    if context.output.is_json() { context.output.note(text) } else { say.stage(text) }
+}
+
+/// Something, unless a signal comes first.
+async fn interruptible<T>(
+    signals: &mut Signals,
+    starting: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    tokio::select! {
+        started = starting => started,
+        name = signals.next() => Err(CliError::failed(format!("ended by {name}"))),
+    }
+}
+
+/// Outboxes let go of what has its fate; what has none goes with them, and expires at the nodes.
+async fn close(clients: Vec<Client>) {
+    let closing = futures_util::future::join_all(clients.into_iter().map(Client::close));
+    if tokio::time::timeout(CLOSING, closing).await.is_err() {
+        tracing::warn!("an outbox was not closed in time");
+    }
+}

@@ -1,0 +1,328 @@
+//! What the bench found, as tables for people or objects for machines, and the exit code that it means.
+//!
+//! Owns the shape of the report and the verdict. Must not measure.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::measure::{Measured, Step};
+use super::schedule::Schedule;
+use crate::cli::latency::ms;
+use crate::cli::size::Size;
+use crate::cli::{Exit, Output, Row};
+use crate::core::id::{DestinationName, NodeName};
+
+/// Sends whose 99th percentile begins later than this do not keep to their schedule.
+const BEHIND_MS: f64 = 10.0;
+
+/// How long a stage took, from when each send was due.
+#[derive(Debug, Serialize)]
+struct StageRow {
+    object: &'static str,
+    stage: &'static str,
+    transactions: u64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+impl Row for StageRow {
+    const HEADS: &'static [&'static str] = &["stage", "transactions", "p50", "p90", "p99", "max"];
+
+    fn cells(&self) -> Vec<String> {
+        let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.max_ms];
+        // A stage that nobody reached took no time, rather than none.
+        let shown = |value: f64| if self.transactions == 0 { "-".to_owned() } else { ms(value) };
+        [self.stage.to_owned(), self.transactions.to_string()].into_iter().chain(times.map(shown)).collect()
+    }
+}
+
+/// A node's clock against this machine's.
+#[derive(Debug, Serialize)]
+struct ClockRow {
+    object: &'static str,
+    node: NodeName,
+    ahead_at_least_ms: Option<i64>,
+    ahead_at_most_ms: Option<i64>,
+}
+
+/// What was asked for, and how it ended.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    /// Where to.
+    pub destination: DestinationName,
+    /// Payload bytes of each send.
+    pub size: u64,
+    /// Clients.
+    pub senders: u64,
+    /// Ordering keys; none when 0.
+    pub keys: u64,
+    /// Sends a second that were asked for.
+    pub rate: f64,
+    /// When each send is due.
+    pub schedule: Schedule,
+    /// Sends that had become due when the sending ended, warm-up included.
+    pub due: u64,
+    /// The signal that ended the sending before its time.
+    pub ended_by: Option<&'static str>,
+}
+
+/// The whole run in one object.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    object: &'static str,
+    destination: &'a DestinationName,
+    size: u64,
+    senders: u64,
+    keys: u64,
+    /// Sends of the warm-up, which are not in any other number.
+    warm_up: u64,
+    due: u64,
+    sent: u64,
+    not_sent: u64,
+    committed: u64,
+    rejected: u64,
+    expired: u64,
+    unknown: u64,
+    /// Payload bytes that were committed.
+    bytes: u64,
+    intended_rate: f64,
+    /// Commits a second, from when the first send was due to the last commit.
+    achieved_rate: f64,
+    bytes_per_second: f64,
+    seconds: f64,
+    late_p50_ms: f64,
+    late_p99_ms: f64,
+    late_max_ms: f64,
+    given_back: u64,
+    behind: bool,
+    ended_by: Option<&'static str>,
+}
+
+/// Everything that was found.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// What was asked for.
+    pub facts: Facts,
+    /// What counts.
+    pub measured: Measured,
+}
+
+impl Report {
+    fn due(&self) -> u64 {
+        self.facts.due.saturating_sub(self.facts.schedule.warm_up())
+    }
+
+    /// Sends that were due and never began.
+    fn not_sent(&self) -> u64 {
+        self.due().saturating_sub(self.measured.began)
+    }
+
+    fn behind(&self) -> bool {
+        self.not_sent() > 0 || self.measured.given_back > 0 || self.measured.late().quantile_ms(0.99) > BEHIND_MS
+    }
+
+    /// The exit code that this means: consensus said no; nobody knows yet; not everything could be sent.
+    pub(super) fn exit(&self) -> Exit {
+        let measured = &self.measured;
+        if measured.rejected + measured.expired > 0 {
+            Exit::Rejected
+        } else if measured.unknown > 0 {
+            Exit::Unknown
+        } else if self.not_sent() > 0 && self.facts.ended_by.is_none() {
+            Exit::Unavailable
+        } else {
+            Exit::Done
+        }
+    }
+
+    fn summary(&self) -> Summary<'_> {
+        let (facts, measured) = (&self.facts, &self.measured);
+        let took = measured.last_commit.saturating_sub(facts.schedule.begins());
+        let per_second = |count: f64| if took == Duration::ZERO { 0.0 } else { count / took.as_secs_f64() };
+        let bytes = measured.committed.saturating_mul(facts.size);
+        Summary {
+            object: "summary",
+            destination: &facts.destination,
+            size: facts.size,
+            senders: facts.senders,
+            keys: facts.keys,
+            warm_up: facts.schedule.warm_up().min(facts.due),
+            due: self.due(),
+            sent: measured.began,
+            not_sent: self.not_sent(),
+            committed: measured.committed,
+            rejected: measured.rejected,
+            expired: measured.expired,
+            unknown: measured.unknown,
+            bytes,
+            intended_rate: facts.rate,
+            achieved_rate: per_second(measured.committed as f64),
+            bytes_per_second: per_second(bytes as f64),
+            seconds: took.as_secs_f64(),
+            late_p50_ms: measured.late().quantile_ms(0.5),
+            late_p99_ms: measured.late().quantile_ms(0.99),
+            late_max_ms: measured.late().max_ms(),
+            given_back: measured.given_back,
+            behind: self.behind(),
+            ended_by: facts.ended_by,
+        }
+    }
+
+    fn stages(&self) -> Vec<StageRow> {
+        let row = |step: Step| {
+            let latency = self.measured.step(step)?;
+            Some(StageRow {
+                object: "stage",
+                stage: step.word(),
+                transactions: latency.count(),
+                p50_ms: latency.quantile_ms(0.5),
+                p90_ms: latency.quantile_ms(0.9),
+                p99_ms: latency.quantile_ms(0.99),
+                max_ms: latency.max_ms(),
+            })
+        };
+        Step::ALL.into_iter().filter_map(row).collect()
+    }
+
+    fn clocks(&self) -> Vec<ClockRow> {
+        let row = |(node, bounds): (&NodeName, &super::measure::ClockBounds)| ClockRow {
+            object: "clock",
+            node: node.clone(),
+            ahead_at_least_ms: bounds.least_ms,
+            ahead_at_most_ms: bounds.most_ms,
+        };
+        self.measured.clocks().iter().map(row).collect()
+    }
+
+    /// Prints it.
+    pub(super) fn print(&self, output: &Output) -> std::io::Result<()> {
+        let summary = self.summary();
+        output.rows(&self.stages())?;
+        if output.is_json() {
+            self.clocks().iter().try_for_each(|row| output.object(row))?;
+            return output.object(&summary);
+        }
+        output.line("")?;
+        self.lines(&summary).iter().try_for_each(|line| output.line(line))
+    }
+
+    /// The summary in words.
+    fn lines(&self, summary: &Summary<'_>) -> Vec<String> {
+        let s = summary;
+        let mut lines = vec![
+            format!(
+                "Sent {} of {} due, {} each, at {} a second over {} {}; {} committed at {:.1} a second, {:.2} MiB/s.",
+                s.sent,
+                s.due,
+                Size(s.size),
+                s.intended_rate,
+                s.senders,
+                if s.senders == 1 { "sender" } else { "senders" },
+                s.committed,
+                s.achieved_rate,
+                s.bytes_per_second / f64::from(1 << 20)
+            ),
+            format!(
+                "Sends began late by {} at p50, {} at p99, {} at most; every time above counts from when its send was due.",
+                ms(s.late_p50_ms),
+                ms(s.late_p99_ms),
+                ms(s.late_max_ms)
+            ),
+        ];
+        if s.behind {
+            lines.push(format!(
+                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent): what is \
+                 measured, or this machine, does not keep up.",
+                s.given_back, s.not_sent
+            ));
+        }
+        if s.rejected + s.expired + s.unknown > 0 {
+            lines.push(format!(
+                "Not committed: {} rejected, {} expired, {} without a fate known here when the run ended; no stage above counts \
+                 what did not reach it.",
+                s.rejected, s.expired, s.unknown
+            ));
+        }
+        let clocks: Vec<_> = self.clocks().iter().map(clock).collect();
+        if !clocks.is_empty() {
+            lines.push(format!(
+                "Delivered and staged are said by nodes, in whole milliseconds of their own clocks. Ahead of this machine's: {}.",
+                clocks.join("; ")
+            ));
+        }
+        if let Some(signal) = s.ended_by {
+            lines.push(format!("Ended by {signal} before its time."));
+        }
+        lines
+    }
+}
+
+fn clock(row: &ClockRow) -> String {
+    let node = &row.node;
+    match (row.ahead_at_least_ms, row.ahead_at_most_ms) {
+        (Some(least), Some(most)) if least <= most => format!("{node} by {least} to {most} ms"),
+        (Some(_), Some(_)) => format!("{node} not steadily"),
+        (None, Some(most)) => format!("{node} by at most {most} ms"),
+        (Some(least), None) => format!("{node} by at least {least} ms"),
+        (None, None) => format!("{node} by an unknown time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measure::{Begun, Ending};
+    use super::*;
+
+    fn report(endings: &[Ending], due: u64, ended_by: Option<&'static str>) -> Report {
+        let mut measured = Measured::new().unwrap();
+        let schedule = Schedule::new(10.0, 1, Duration::from_millis(200), 10);
+        for (send, ending) in endings.iter().enumerate() {
+            let due = schedule.due(send as u64 + schedule.warm_up());
+            let begun = Begun { due, began: due };
+            measured.begin(&begun);
+            if *ending == Ending::Committed {
+                measured.commit(&begun, Duration::from_millis(5));
+            }
+            measured.end(*ending);
+        }
+        let destination = "orders".parse().unwrap();
+        let facts = Facts { destination, size: 1024, senders: 1, keys: 0, rate: 10.0, schedule, due, ended_by };
+        Report { facts, measured }
+    }
+
+    #[test]
+    fn the_exit_code_says_what_became_of_sends() {
+        use Ending::{Committed, Expired, Rejected, Unknown};
+        assert_eq!(report(&[Committed; 10], 12, None).exit(), Exit::Done);
+        assert_eq!(report(&[Committed, Unknown, Rejected], 5, None).exit(), Exit::Rejected);
+        assert_eq!(report(&[Committed, Expired], 4, None).exit(), Exit::Rejected);
+        assert_eq!(report(&[Committed, Unknown], 4, None).exit(), Exit::Unknown);
+        assert_eq!(report(&[Committed; 9], 12, None).exit(), Exit::Unavailable, "one was due and never sent");
+        assert_eq!(report(&[Committed; 9], 12, Some("Ctrl-C")).exit(), Exit::Done, "as it was told");
+    }
+
+    #[test]
+    fn the_summary_adds_up() {
+        let report = report(&[Ending::Committed; 9], 12, None);
+        let summary = report.summary();
+        assert_eq!((summary.warm_up, summary.due, summary.sent, summary.not_sent), (2, 10, 9, 1));
+        assert_eq!((summary.committed, summary.bytes, summary.behind), (9, 9 * 1024, true));
+        // Nine in the time from 0.2 s to 1.005 s.
+        assert!((summary.achieved_rate - 9.0 / 0.805).abs() < 1e-6, "{}", summary.achieved_rate);
+        assert!(report.lines(&summary).iter().any(|line| line.starts_with("BEHIND")));
+    }
+
+    #[test]
+    fn clocks_are_told_as_far_as_they_are_known() {
+        let row = |least, most| {
+            let node = "a".parse().unwrap();
+            clock(&ClockRow { object: "clock", node, ahead_at_least_ms: least, ahead_at_most_ms: most })
+        };
+        assert_eq!(row(Some(-1), Some(2)), "a by -1 to 2 ms");
+        assert_eq!(row(None, Some(1)), "a by at most 1 ms");
+        assert_eq!(row(Some(9), Some(1)), "a not steadily");
+    }
+}
