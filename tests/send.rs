@@ -55,6 +55,8 @@ fn send_ends_in_time_when_no_fate_comes() {
         ("large1 large2 large3", "2", 5, 2),
         ("- --lines", "2", 5, 2),
         ("small1 large2 small3", "100", 3, 3),
+        ("small1 large2 --pad -z", "100", 3, 2),
+        ("- --pad -k k --release complete --on-predecessor go-on --expected-version orders=0.0", "100", 3, 1),
     ];
     for (number, (files, window, exit, told)) in cases.into_iter().enumerate() {
         let send = "send orders --config env/senders/web/client.toml --format json --timeout 1s";

@@ -21,3 +21,14 @@ pub(super) fn bytes(what: &str, bytes: Option<u64>) -> ProgressBar {
         Err(_) => bar,
     }
 }
+
+/// A line that says how far something has come, in words; hidden when nobody looks.
+pub(super) fn state() -> ProgressBar {
+    let seen = std::io::stderr().is_terminal();
+    let target = if seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    match ProgressStyle::with_template("{wide_msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

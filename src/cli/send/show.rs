@@ -1,0 +1,210 @@
+//! What `send` shows: how far each transaction has come, and in the end its row. Must not submit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::super::{CliError, Context, Exit, Row, progress};
+use super::submit::Submitted;
+use super::{Send, Wait};
+use crate::client::{Client, Handle, Receipt, Stage, Waited};
+use crate::core::id::{DestinationName, Position, Ticket};
+use crate::store::outbox::Outcome;
+
+/// What is printed of a transaction at one destination.
+#[derive(Debug, Serialize)]
+struct Sent {
+    transaction: String,
+    parcel: Option<String>,
+    destination: DestinationName,
+    state: String,
+    position: Option<Position>,
+    signers: Vec<String>,
+    bytes: u64,
+    accepted_ms: Option<f64>,
+    committed_ms: Option<f64>,
+    complete_ms: Option<f64>,
+    ticket: Ticket,
+    source: String,
+}
+
+impl Row for Sent {
+    const HEADS: &'static [&'static str] =
+        &["transaction", "destination", "state", "position", "signers", "bytes", "accepted", "committed", "complete"];
+
+    fn cells(&self) -> Vec<String> {
+        let time = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} ms"));
+        vec![
+            self.transaction.clone(),
+            self.destination.to_string(),
+            self.state.clone(),
+            self.position.map_or_else(|| "-".to_owned(), |position| position.to_string()),
+            self.signers.join(","),
+            self.bytes.to_string(),
+            time(self.accepted_ms),
+            time(self.committed_ms),
+            time(self.complete_ms),
+        ]
+    }
+}
+
+impl Send {
+    /// Waits for each transaction in the order of submission, and prints it.
+    pub(super) async fn print_all(
+        &self,
+        context: &Context,
+        client: &Client,
+        take: &mut mpsc::Receiver<Submitted>,
+        mut deadline: watch::Receiver<Option<Instant>>,
+    ) -> Result<Exit, CliError> {
+        let mut worst = Exit::Done;
+        let mut rows = Vec::new();
+        let line = progress::state();
+        while let Some(submitted) = take.recv().await {
+            let telling = tell(&line, client, &submitted, take.len(), deadline.clone());
+            let over = async {
+                // While transactions are still submitted there is no end yet; what ends without setting one has no more.
+                let until = deadline.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+                tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await;
+            };
+            let waited = tokio::select! {
+                biased;
+                waited = submitted.handle.wait(self.wait.into(), Duration::MAX) => waited?,
+                () = over => Waited::Unknown,
+                () = telling => Waited::Unknown,
+            };
+            line.set_message("");
+            let (state, exit) = match waited {
+                Waited::Reached => (reached(self.wait), Exit::Done),
+                Waited::Rejected(reason) => (format!("rejected({})", reason.word()), Exit::Rejected),
+                Waited::Expired => ("expired".to_owned(), Exit::Rejected),
+                Waited::Unknown => ("unknown".to_owned(), Exit::Unknown),
+            };
+            if worst == Exit::Done || (worst == Exit::Unknown && exit == Exit::Rejected) {
+                worst = if exit == Exit::Done { worst } else { exit };
+            }
+            if exit == Exit::Unknown {
+                let said = unknown(&submitted.handle, client);
+                line.suspend(|| context.output.note(&said));
+            }
+            let row = sent(submitted, state);
+            if context.output.is_json() {
+                line.suspend(|| context.output.rows(&[row]))?;
+            } else {
+                rows.push(row);
+            }
+        }
+        line.finish_and_clear();
+        if !context.output.is_json() && !rows.is_empty() {
+            context.output.rows(&rows)?;
+        }
+        Ok(worst)
+    }
+}
+
+/// Tells on a terminal how far it has come and whom it waits for, once everything is submitted; until then other bars are
+/// shown. Never ends.
+async fn tell(
+    line: &ProgressBar,
+    client: &Client,
+    submitted: &Submitted,
+    more: usize,
+    mut deadline: watch::Receiver<Option<Instant>>,
+) {
+    // An end without a deadline is the end of everything.
+    let over = deadline.wait_for(Option::is_some).await.is_err();
+    while !over {
+        let known = known(&submitted.handle, client);
+        line.set_message(match more {
+            0 => format!("{}: {known}", submitted.source),
+            more => format!("{}: {known} ({more} more)", submitted.source),
+        });
+        if submitted.handle.changed().await.is_none() {
+            break;
+        }
+    }
+    std::future::pending().await
+}
+
+/// How far a transaction has come, and whom it waits for.
+fn known(handle: &Handle, client: &Client) -> String {
+    let directory = client.directory();
+    let entry = directory.destinations.get(&handle.ticket().destination);
+    let voters: Vec<_> = entry.into_iter().flat_map(|entry| &entry.nodes).collect();
+    let signed = handle.receipt().map(|receipt| receipt.signers).unwrap_or_default();
+    let lacking = voters.iter().filter(|voter| !signed.contains(voter)).map(ToString::to_string).collect::<Vec<_>>();
+    words(handle.outcome(), handle.refused().as_deref(), &handle.withheld(), &lacking)
+}
+
+/// The same from its parts: why brokers refuse it, the domains that are withheld, the voters whose signature is lacking.
+fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], lacking: &[String]) -> String {
+    match outcome {
+        Outcome::Submitted if refused.is_some() => format!("the brokers refuse it: {}", refused.unwrap_or_default()),
+        Outcome::Submitted if !withheld.is_empty() => {
+            format!("the brokers have only part of it: nothing answers in {}", withheld.join(", "))
+        }
+        Outcome::Submitted => "the brokers do not have it yet".to_owned(),
+        Outcome::Accepted => {
+            format!("the brokers have it, and no majority of the nodes ({}) has signed it yet", lacking.join(", "))
+        }
+        Outcome::Committed(_) => format!("it is committed, and not signed by {} yet", lacking.join(", ")),
+        Outcome::Complete(_) => "it is complete".to_owned(),
+        Outcome::Rejected(reason) => format!("rejected({})", reason.word()),
+        Outcome::Expired => "it has expired".to_owned(),
+    }
+}
+
+/// What is known of a transaction whose stage was not reached in time.
+fn unknown(handle: &Handle, client: &Client) -> String {
+    let (known, ticket) = (known(handle, client), handle.ticket());
+    format!(
+        "no answer in time: {known}. The outbox keeps it, and the next `sealcast send` here goes on with it; ask again \
+         with a reader's configuration: sealcast status {ticket} --config readers/NAME/client.toml"
+    )
+}
+
+fn reached(wait: Wait) -> String {
+    let stage: Stage = wait.into();
+    format!("{stage:?}").to_lowercase()
+}
+
+fn sent(submitted: Submitted, state: String) -> Sent {
+    let Submitted { handle, source } = submitted;
+    let bytes = handle.payload_bytes().unwrap_or_default();
+    let receipt: Option<Receipt> = handle.receipt();
+    let times = handle.times();
+    let milliseconds = |time: Option<Duration>| time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
+    Sent {
+        transaction: handle.ticket().transaction.to_string(),
+        parcel: handle.parcel().map(|parcel| parcel.to_string()),
+        destination: handle.ticket().destination.clone(),
+        state,
+        position: receipt.as_ref().and_then(|receipt| receipt.position),
+        signers: receipt.map(|receipt| receipt.signers.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        bytes,
+        accepted_ms: milliseconds(times.accepted),
+        committed_ms: milliseconds(times.committed),
+        complete_ms: milliseconds(times.complete),
+        ticket: handle.ticket().clone(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_says_whom_it_waits_for() {
+        let lacking = ["b".to_owned(), "c".to_owned()];
+        let said = |outcome, withheld: &[Arc<str>]| words(outcome, None, withheld, &lacking);
+        assert!(words(Outcome::Submitted, Some("too large"), &[], &lacking).ends_with("refuse it: too large"));
+        assert!(said(Outcome::Submitted, &["rack-2".into()]).ends_with("nothing answers in rack-2"));
+        assert!(said(Outcome::Accepted, &[]).contains("no majority of the nodes (b, c)"));
+        assert_eq!(said(Outcome::Committed(Position::default()), &[]), "it is committed, and not signed by b, c yet");
+    }
+}

@@ -1,0 +1,265 @@
+//! What `send` submits: files, whole or as they are read, standard input, its lines; and how long it waits for room.
+//! Must not wait for fates.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::time::Instant;
+
+use super::super::{CliError, Context, Exit, progress};
+use super::Send;
+use crate::client::{Client, ClientError, Handle};
+use crate::core::directory::Span;
+
+/// Payloads up to this length are read whole, so that several of them can share a parcel.
+const WHOLE_BYTES: u64 = 512 * 1024;
+
+/// How often it is looked whether lines still find room.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// When a submission last went on: what is waited for from then on has an end.
+pub(super) struct Patience {
+    pub(super) moved: Cell<Instant>,
+    pub(super) limit: Duration,
+}
+
+impl Patience {
+    /// It goes on.
+    fn renew(&self) {
+        self.moved.set(Instant::now());
+    }
+
+    fn is_over(&self) -> bool {
+        self.moved.get().elapsed() >= self.limit
+    }
+
+    /// Awaits what frees room. Errors: unavailable, when that takes too long.
+    async fn room<T>(&self, client: &Client, freed: impl Future<Output = T>) -> Result<T, CliError> {
+        let outcome = tokio::time::timeout(self.limit, freed).await.map_err(|_| self.no_room(client))?;
+        self.renew();
+        Ok(outcome)
+    }
+
+    fn no_room(&self, client: &Client) -> CliError {
+        let (undecided, _) = client.undecided();
+        CliError::with(
+            Exit::Unavailable,
+            format!(
+                "no room for more within {}: the outbox keeps {undecided} transactions without a fate; what follows was not \
+                 submitted",
+                Span(self.limit)
+            ),
+        )
+    }
+}
+
+/// Where submissions go to be waited for and printed.
+pub(super) type Give = tokio::sync::mpsc::Sender<Submitted>;
+
+/// A transaction that was submitted to one destination.
+pub(super) struct Submitted {
+    pub(super) handle: Handle,
+    /// The file that it came from.
+    pub(super) source: String,
+}
+
+fn from(source: &str, handles: Vec<Handle>) -> Vec<Submitted> {
+    handles.into_iter().map(|handle| Submitted { handle, source: source.to_owned() }).collect()
+}
+
+/// Refuses a file that is not there before anything is submitted.
+pub(super) fn there(file: &Path) -> Result<(), CliError> {
+    if file == Path::new("-") {
+        return Ok(());
+    }
+    let shown = file.display();
+    match std::fs::metadata(file) {
+        Ok(meta) if meta.is_dir() => {
+            Err(CliError::usage(format!("{shown} is a folder: name its files, for example {shown}/*")))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(CliError::usage(format!("{shown}: {error}: name a file that is there, or - for standard input")))
+        }
+    }
+}
+
+impl Send {
+    pub(super) async fn submit_all(
+        &self,
+        context: &Context,
+        client: &Client,
+        give: &Give,
+        patience: &Patience,
+    ) -> Result<(), CliError> {
+        let input = PathBuf::from("-");
+        let files = if self.files.is_empty() { std::slice::from_ref(&input) } else { &self.files };
+        for file in files {
+            let standard = file == Path::new("-");
+            if standard && std::io::stdin().is_terminal() {
+                context.output.note("reading standard input until its end (Ctrl-D)");
+            }
+            if self.lines {
+                self.submit_lines(client, file, give, patience).await?;
+            } else {
+                let submitted = if standard {
+                    self.submit_pipe(client, tokio::io::stdin(), "-", patience).await?
+                } else {
+                    self.submit_file(client, file, patience).await?
+                };
+                patience.renew();
+                patience.room(client, pass(give, submitted)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn submit_file(&self, client: &Client, file: &Path, patience: &Patience) -> Result<Vec<Submitted>, CliError> {
+        let failed = |error| CliError::file(file, &error);
+        let source = file.display().to_string();
+        let mut opened = tokio::fs::File::open(file).await.map_err(failed)?;
+        let meta = opened.metadata().await.map_err(failed)?;
+        // What is no regular file (a pipe, a device) tells no length.
+        if !meta.is_file() {
+            return self.submit_pipe(client, opened, &source, patience).await;
+        }
+        if meta.len() <= WHOLE_BYTES {
+            let mut payload = Vec::new();
+            opened.read_to_end(&mut payload).await.map_err(failed)?;
+            return self.submit_whole(client, payload.into(), &source, patience).await;
+        }
+        let bar = progress::bytes(&source, Some(meta.len()));
+        let mut payload = bar.wrap_async_read(opened);
+        let handles = loop {
+            patience.room(client, client.ready(meta.len())).await?;
+            let transaction = self.transaction(Bytes::new());
+            match client.submit_file_to(&self.destinations.0, transaction, &mut payload).await {
+                Ok(handles) => break handles,
+                // It stands where it stood: its place is taken before it is sealed.
+                Err(ClientError::WindowFull { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        bar.finish_and_clear();
+        Ok(from(&source, handles))
+    }
+
+    async fn submit_whole(
+        &self,
+        client: &Client,
+        payload: Bytes,
+        source: &str,
+        patience: &Patience,
+    ) -> Result<Vec<Submitted>, CliError> {
+        let bytes = payload.len() as u64;
+        let mut transaction = self.transaction(payload);
+        let handles = loop {
+            patience.room(client, client.ready(bytes)).await?;
+            match client.submit_to(&self.destinations.0, transaction).await {
+                Ok(handles) => break handles,
+                Err(refused) if matches!(refused.error, ClientError::WindowFull { .. }) => {
+                    transaction = *refused.transaction;
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        };
+        Ok(from(source, handles))
+    }
+
+    /// Submits what comes from somebody who writes: its length is known at its end, and it can be read once.
+    async fn submit_pipe(
+        &self,
+        client: &Client,
+        mut payload: impl AsyncRead + Unpin + std::marker::Send,
+        source: &str,
+        patience: &Patience,
+    ) -> Result<Vec<Submitted>, CliError> {
+        let mut head = Vec::new();
+        let read = (&mut payload).take(WHOLE_BYTES + 1).read_to_end(&mut head).await;
+        read.map_err(|error| CliError::file(Path::new(source), &error))?;
+        if head.len() as u64 <= WHOLE_BYTES {
+            patience.renew();
+            return self.submit_whole(client, head.into(), source, patience).await;
+        }
+        let bar = progress::bytes(source, None);
+        let mut payload = bar.wrap_async_read(std::io::Cursor::new(head).chain(payload));
+        let handles = loop {
+            patience.room(client, client.ready(0)).await?;
+            let transaction = self.transaction(Bytes::new());
+            match client.submit_reader_to(&self.destinations.0, transaction, &mut payload, None).await {
+                Ok(handles) => break handles,
+                // Nothing was read yet: its place is taken first.
+                Err(ClientError::WindowFull { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        bar.finish_and_clear();
+        Ok(from(source, handles))
+    }
+
+    async fn submit_lines(
+        &self,
+        client: &Client,
+        file: &Path,
+        give: &Give,
+        patience: &Patience,
+    ) -> Result<(), CliError> {
+        let source = file.display().to_string();
+        let failed = |error| CliError::file(file, &error);
+        let input: Box<dyn AsyncRead + Unpin + std::marker::Send> = if file == Path::new("-") {
+            Box::new(tokio::io::stdin())
+        } else {
+            Box::new(tokio::fs::File::open(file).await.map_err(failed)?)
+        };
+        let unreadable = Cell::new(None);
+        // Whoever writes the lines may take any time.
+        let reading = Cell::new(false);
+        let lines = stream::unfold(BufReader::new(input), async |mut input| {
+            let mut line = Vec::new();
+            reading.set(true);
+            let read = input.read_until(b'\n', &mut line).await;
+            reading.set(false);
+            patience.renew();
+            match read {
+                Ok(0) => None,
+                Ok(_) => {
+                    if line.last() == Some(&b'\n') {
+                        line.pop();
+                    }
+                    Some((self.transaction(line.into()), input))
+                }
+                Err(error) => {
+                    unreadable.set(Some(error));
+                    None
+                }
+            }
+        });
+        let mut submitted = std::pin::pin!(client.submit_all(&self.destinations.0, lines));
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = submitted.next() => next,
+                () = tokio::time::sleep(LOOK.min(patience.limit)) => match reading.get() || !patience.is_over() {
+                    true => continue,
+                    false => return Err(patience.no_room(client)),
+                },
+            };
+            let Some(handles) = next else { break };
+            patience.room(client, pass(give, from(&source, handles?))).await?;
+        }
+        unreadable.take().map_or(Ok(()), |error| Err(failed(error)))
+    }
+}
+
+async fn pass(give: &Give, submitted: Vec<Submitted>) {
+    for one in submitted {
+        // The printer ends before the submissions only when stdout is closed; then nobody wants to know.
+        let _ = give.send(one).await;
+    }
+}
