@@ -1,4 +1,5 @@
-//! The example programs as processes, against a real Kafka and three nodes: a submitting service and a consuming application.
+//! The example programs as processes, against a real Kafka and three nodes: a submitting service, a consuming
+//! application, and workers that count by compare-and-set.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
@@ -129,6 +130,13 @@ fn what_the_service_submits_the_application_consumes_once_and_in_order() {
         }
     }
     assert!(following.wait().unwrap().success());
+
+    // Two workers count one number up, and no step is lost.
+    let counted = ended(&world, example(&world, "compare_and_set", &[SENDER, READER, "orders", "nails", "3"]), "");
+    let value = |line: &String| line.split(' ').next().and_then(|value| value.parse().ok());
+    let mut values: Vec<u64> = counted.iter().filter_map(value).collect();
+    values.sort_unstable();
+    assert_eq!(values, [1, 2, 3, 4, 5, 6], "{counted:#?}");
 }
 
 #[test]
@@ -136,7 +144,12 @@ fn wrong_usage_says_how() {
     let folder = tempfile::tempdir().unwrap();
     let test = std::env::current_exe().unwrap();
     let examples = test.parent().and_then(Path::parent).unwrap().join("examples");
-    for (name, usage) in [("submit", "usage: submit CLIENT.TOML"), ("consume", "usage: consume CLIENT.TOML")] {
+    let usages = [
+        ("submit", "usage: submit CLIENT.TOML"),
+        ("consume", "usage: consume CLIENT.TOML"),
+        ("compare_and_set", "usage: compare_and_set CLIENT.TOML"),
+    ];
+    for (name, usage) in usages {
         let output = Command::new(examples.join(name)).current_dir(folder.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains(usage), "{output:?}");

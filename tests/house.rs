@@ -64,6 +64,32 @@ fn every_metric_that_is_described_is_measured_somewhere() {
 }
 
 #[test]
+fn every_error_says_whether_trying_again_can_help() {
+    let mut errors = 0;
+    for path in sources("src") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for derived in text.match_indices("thiserror::Error").map(|(at, _)| &text[at..]) {
+            let declared = derived.lines().skip(1).find_map(|line| line.trim().strip_prefix("pub "));
+            let Some(declared) = declared.filter(|line| line.starts_with("enum ") || line.starts_with("struct "))
+            else {
+                continue;
+            };
+            let name = declared.split(|next: char| !next.is_alphanumeric()).nth(1).unwrap();
+            // Any of its blocks may have it, a generic one too.
+            let says = text.split("\nimpl").skip(1).any(|block| {
+                let (head, body) = block.split_once('{').unwrap();
+                let of_it = head.split(|next: char| !next.is_alphanumeric()).any(|word| word == name);
+                let body = body.split_once("\n}").map_or(body, |(body, _)| body);
+                of_it && !head.contains(" for ") && body.contains("pub fn retryable(&self)")
+            });
+            assert!(says, "{}: {name} has no retryable()", path.display());
+            errors += 1;
+        }
+    }
+    assert!(errors > 40, "{errors} errors were found");
+}
+
+#[test]
 fn no_arrow_runs_back() {
     let mut back = Vec::new();
     let mut beside: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -82,7 +82,9 @@ pub enum ClientError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The directory is past its end and its grace.
-    #[error("the directory is no longer valid: nothing is submitted under it; get a newer one from its operator")]
+    #[error(
+        "the directory is no longer valid: nothing is submitted under it; get a newer one from its operator (nodes tell of it)"
+    )]
     DirectoryEnded,
     /// The configuration.
     #[error(transparent)]
@@ -116,13 +118,21 @@ impl ClientError {
         }
     }
 
-    /// Whether the same call can succeed later by itself.
+    /// Whether the same call on the same client can succeed later by itself: when there are fates, room or randomness, or a
+    /// newer directory was told of. What is false needs another call, configuration or directory.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::WindowFull { .. } | Self::Randomness(_) | Self::Changed => true,
+            Self::WindowFull { .. } | Self::Changed | Self::DirectoryEnded => true,
             Self::Outbox(error) => error.retryable(),
             Self::Transport(error) => error.retryable(),
-            _ => false,
+            Self::Randomness(error) => error.retryable(),
+            Self::Config(error) => error.retryable(),
+            Self::Directory(error) => error.retryable(),
+            Self::Id(error) => error.retryable(),
+            // A reader that failed has given part of its bytes already.
+            Self::Read(_) | Self::Length { .. } => false,
+            Self::NoDestination { .. } | Self::NotPermitted { .. } | Self::Suite { .. } => false,
+            Self::Transaction { .. } | Self::Seal { .. } | Self::Setting { .. } | Self::Closed => false,
         }
     }
 }

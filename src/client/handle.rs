@@ -112,7 +112,8 @@ pub enum WaitError {
 }
 
 impl WaitError {
-    /// Whether waiting again can succeed: after a local failure, and when only *complete* is outstanding.
+    /// Whether asking again with its ticket ([`Client::attach`](super::Client::attach)) can tell more: after a local failure,
+    /// with a new client where this one is closed, and when only *complete* is outstanding.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Local(_) | Self::Incomplete)
     }
@@ -184,6 +185,19 @@ impl Progress {
 }
 
 /// A submitted transaction at one destination. Cheap to clone.
+///
+/// ```no_run
+/// # async fn example(handle: sealcast::client::Handle) {
+/// use sealcast::client::WaitError;
+///
+/// match handle.committed().await {
+///     Ok(receipt) => println!("committed at {:?}, {} of {} signed", receipt.position, receipt.signers.len(), receipt.voters),
+///     Err(WaitError::Rejected(reason)) => println!("rejected({}): it will never be committed", reason.word()),
+///     Err(WaitError::Expired) => println!("expired: it will never be committed"),
+///     Err(unknown) => println!("{unknown}: ask again with {}", handle.ticket()),
+/// }
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Handle {
     pub(super) ticket: Ticket,

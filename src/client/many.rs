@@ -24,6 +24,22 @@ impl Client {
     ///
     /// Errors stand in the place of their transaction, which they give back; the stream goes on after them. Whoever needs
     /// the later ones to wait for it stops there: what was taken from `transactions` before is submitted all the same.
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures_util::{StreamExt, stream};
+    /// use sealcast::client::Transaction;
+    /// use sealcast::core::id::DestinationName;
+    ///
+    /// let orders = [DestinationName::new("orders")?];
+    /// let lines = stream::iter(["ten nails", "a hammer"]).map(|line| Transaction::new(line).key("customer-42"));
+    /// let mut submitted = std::pin::pin!(client.submit_all(&orders, lines));
+    /// while let Some(handles) = submitted.next().await {
+    ///     println!("{}", handles?[0].ticket());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn submit_all<'a>(
         &'a self,
         destinations: &'a [DestinationName],

@@ -11,7 +11,28 @@ use crate::core::sign::{PublicKey, SecretKey};
 use crate::seams::Seams;
 use crate::store::outbox::OutboxOptions;
 
-/// What a client is made of, when it does not come from a configuration file.
+/// What a client is made of, when it does not come from a configuration file, or not all of it does.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use sealcast::client::{Client, Options};
+/// use sealcast::config::{ClientConfig, Sources};
+/// use sealcast::seams::Seams;
+/// use sealcast::transport::AnyTransport;
+///
+/// let config = ClientConfig::load(&Sources::file("client.toml"))?;
+/// let seams = Seams::real();
+/// let mut options = Options::from_config(&config, seams.clone())?;
+/// options.bundle_wait = Duration::from_millis(20);
+/// let settings = config.transport()?.ok_or("no [transport]")?;
+/// let transport = AnyTransport::open(&settings.into(), &seams)?;
+/// let client = Client::start(Arc::new(transport), options).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Options {
     /// The sender's signing key; the directory knows its name.

@@ -54,7 +54,7 @@ impl Drop for Inner {
     }
 }
 
-/// A sender's client. Cheap to clone; when the last clone is dropped its tasks end, and what is undecided stays in the
+/// A sender's client; the [module](super) is a guide to it. Cheap to clone; when the last clone is dropped its tasks end, and what is undecided stays in the
 /// outbox until a client is started on it again.
 #[derive(Clone)]
 pub struct Client {
@@ -82,6 +82,17 @@ impl Client {
     /// was polled does not take it back, whatever its size; only the end of the client can. Errors: [`SubmitError`], with
     /// the transaction given back; when the window or the outbox is full, wait with [`Client::ready`] or for fates, and
     /// submit it again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    ///
+    /// let transaction = Transaction::new("ten nails").key("customer-42").content_type("text/plain");
+    /// let handle = client.submit("orders", transaction).await?;
+    /// handle.accepted().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit(&self, destination: &str, transaction: Transaction) -> Result<Handle, SubmitError> {
         let name = match DestinationName::new(destination) {
             Ok(name) => name,
@@ -95,6 +106,19 @@ impl Client {
 
     /// Submits one transaction to several destinations: one parcel, one handle and one outcome for each, in the order given
     /// (R20). Errors: as [`Client::submit`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    /// use sealcast::core::id::DestinationName;
+    ///
+    /// let both = [DestinationName::new("orders")?, DestinationName::new("billing")?];
+    /// for handle in client.submit_to(&both, Transaction::new("ten nails")).await? {
+    ///     println!("{}: {:?}", handle.ticket().destination, handle.committed().await?.position);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit_to(
         &self,
         destinations: &[DestinationName],
@@ -150,6 +174,17 @@ impl Client {
     /// payload inside `transaction` is not used. `length`, where it is known, is checked. When this returns, all of it is
     /// durable in the outbox. Dropping the future before the payload has been read and sealed to its end abandons it; after
     /// that it is submitted all the same. Errors: [`ClientError`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    ///
+    /// let upload = tokio::net::TcpStream::connect("camera:9000").await?;
+    /// let film = Transaction::new("").content_type("video/mp4").compress();
+    /// let handle = client.submit_reader("films", film, upload, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit_reader(
         &self,
         destination: &str,
@@ -195,6 +230,16 @@ impl Client {
     /// it in memory. It is read once; a padded one ([`Transaction::pad`]) twice, because its header says its true length and
     /// tag. Everything else as [`Client::submit_reader`]. Errors: [`ClientError`], [`ClientError::Changed`] among them when
     /// somebody writes to it meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    ///
+    /// let film = tokio::fs::File::open("film.mp4").await?;
+    /// let handle = client.submit_file("films", Transaction::new("").pad(), film).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit_file(
         &self,
         destination: &str,

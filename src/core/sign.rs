@@ -25,6 +25,13 @@ pub enum SignError {
     Signature,
 }
 
+impl SignError {
+    /// Whether the same bytes can be accepted later: never.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 /// A public key that was checked: canonical and torsion-free.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PublicKey(VerifyingKey);

@@ -1,6 +1,6 @@
 //! The Reader service: what applications read, by the directory's leave, and never past the held prefix (R23).
 //!
-//! Must not open what is sealed (that is [`super::read`]), nor change anything.
+//! Must not open what is sealed (that is `read`), nor change anything.
 
 use std::pin::Pin;
 use std::sync::Arc;

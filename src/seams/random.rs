@@ -10,6 +10,13 @@ pub struct RandomnessError {
     pub cause: String,
 }
 
+impl RandomnessError {
+    /// Whether the same draw can succeed later: the system may have some then.
+    pub fn retryable(&self) -> bool {
+        true
+    }
+}
+
 /// Where random bytes come from.
 pub trait Randomness: Send + Sync + 'static {
     /// Fills `into` whole, or fails and the bytes must not be used.

@@ -11,6 +11,13 @@ pub trait Work: Send + Sync + 'static {
 #[error("the work was dropped: this process is shutting down")]
 pub struct WorkLost;
 
+impl WorkLost {
+    /// Whether the same work can be done later: not in this process, which is ending.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 impl dyn Work {
     /// Runs `job` and gives its result. Errors: [`WorkLost`] when the runtime ends first (or the job panicked).
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkLost> {

@@ -111,6 +111,13 @@ pub struct Ack {
 #[error("the transport's credit for this partition is used up")]
 pub struct Full<T>(pub T);
 
+impl<T> Full<T> {
+    /// Whether the same append can succeed later: when the domain has acknowledged something.
+    pub fn retryable(&self) -> bool {
+        true
+    }
+}
+
 /// Why an appended record has no acknowledgement. The record may be there all the same; appending it again is harmless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {

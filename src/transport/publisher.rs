@@ -93,6 +93,13 @@ pub struct Publisher {
 #[error("the publisher is closed")]
 pub struct PublisherClosed;
 
+impl PublisherClosed {
+    /// Whether the same publisher can take it later: never.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 impl Publisher {
     /// Starts publishing to `topic`, holding at most `bytes` of records that are not accepted yet. Needs a tokio runtime.
     pub fn start<T: Transport>(

@@ -95,7 +95,9 @@ async fn submissions_that_wait_together_travel_together_and_keep_their_order() {
         let client = client.clone();
         async move { client.submit("orders", transaction).await.unwrap() }
     });
-    let handles = futures_util::future::join_all(submits).await;
+    // In tasks of their own, as a service would; one that is made first has its first step first.
+    let submits: Vec<_> = submits.map(tokio::spawn).collect();
+    let handles: Vec<_> = futures_util::future::try_join_all(submits).await.unwrap();
     let opened = world.opened("orders", 50).await;
     assert!(opened.len() < 25, "{} parcels for 50 transactions", opened.len());
     let transactions: Vec<_> = opened.iter().flat_map(|parcel| &parcel.transactions).collect();

@@ -116,18 +116,19 @@ async fn tell(
     mut deadline: watch::Receiver<Option<Instant>>,
 ) {
     // An end without a deadline is the end of everything.
-    let over = deadline.wait_for(Option::is_some).await.is_err();
-    while !over {
+    if deadline.wait_for(Option::is_some).await.is_err() {
+        return std::future::pending().await;
+    }
+    loop {
         let known = known(&submitted.handle, client);
         line.set_message(match more {
             0 => format!("{}: {known}", submitted.source),
             more => format!("{}: {known} ({more} more)", submitted.source),
         });
         if submitted.handle.changed().await.is_none() {
-            break;
+            return std::future::pending().await;
         }
     }
-    std::future::pending().await
 }
 
 /// How far a transaction has come, and whom it waits for.

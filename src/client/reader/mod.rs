@@ -1,6 +1,6 @@
 //! Reading what is committed: by id, by ordering key, as a feed from a cursor; and how transactions and nodes stand.
 //!
-//! Owns the shape of what a node gives; [`ask`] owns the choice of a node. Must not judge fates: a node's answer is believed
+//! Owns the shape of what a node gives; `ask` owns the choice of a node. Must not judge fates: a node's answer is believed
 //! because the directory names its TLS key.
 
 mod ask;
@@ -99,6 +99,7 @@ impl ReadError {
         match self {
             Self::Unavailable { .. } | Self::Undecided { .. } => true,
             Self::Config(error) => error.retryable(),
+            Self::Tls(error) => error.retryable(),
             _ => false,
         }
     }

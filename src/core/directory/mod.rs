@@ -164,6 +164,13 @@ pub enum KemKeyError {
     SmallOrder,
 }
 
+impl KemKeyError {
+    /// Whether the same key can be accepted later: never.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 /// A receiving node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeEntry {

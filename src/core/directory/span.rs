@@ -30,6 +30,13 @@ pub enum SpanError {
     },
 }
 
+impl SpanError {
+    /// Whether the same text can be accepted later: never.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 impl fmt::Display for Span {

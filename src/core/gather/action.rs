@@ -111,7 +111,7 @@ pub struct Equivocation {
 pub enum Action {
     /// Run the job in blocking work and hand the result back.
     Recover(RecoverJob),
-    /// Open these bytes; after the last, stage the parcel and say [`Reassembler::end`], or [`Reassembler::refuse`].
+    /// Open these bytes; after the last, stage the parcel and say `Reassembler::end`, or `Reassembler::refuse`.
     Deliver(Delivery),
     /// Make the refusal durable and publish it.
     Refuse(Refused),

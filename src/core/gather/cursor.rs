@@ -56,6 +56,13 @@ pub enum Gap {
     },
 }
 
+impl Gap {
+    /// Whether the same offset can be right later: never, what is gone stays gone.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 impl Mark {
     /// Whether the partition, which now has `low..end`, is still the one of this mark. `previous` is what stands now at
     /// the previous record's offset (`None`: nothing). A previous record that retention removed is no gap while the offset

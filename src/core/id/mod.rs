@@ -50,6 +50,13 @@ pub enum IdError {
     },
 }
 
+impl IdError {
+    /// Whether the same text can be accepted later: never.
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
 fn cut(given: &str, most: usize) -> String {
     given.chars().take(most).collect()
 }

@@ -14,7 +14,7 @@
 //!
 //! So after a crash all that is not staged is read again: from the cursor's mark, or because of its note. `Defer` moves down
 //! from the first line and `Pass` to the last; both go to the store in order, with the refusals, and an offset behind
-//! them ([`notes`]). A note that is there without need costs one reading; one that is missing would lose a record.
+//! them (`notes`). A note that is there without need costs one reading; one that is missing would lose a record.
 
 mod arrival;
 mod notes;
