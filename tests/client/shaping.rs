@@ -41,7 +41,8 @@ async fn what_comes_within_a_short_time_shares_a_parcel_and_who_is_alone_goes_at
     // Long enough for a round that does not wait to have begun.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let third = client.submit("orders", Transaction::new("c")).await;
-    (second.await.unwrap(), third.unwrap());
+    second.await.unwrap();
+    third.unwrap();
     assert_eq!(payloads(&world.opened("orders", 3).await), [vec!["a"], vec!["b", "c"]]);
     client.close().await;
 }
