@@ -1,7 +1,7 @@
 //! The command line: one file per command. Data goes to stdout, logs and progress to stderr.
 //!
 //! To add a command: a file with a `clap::Args` type (help text and an example in it) and its
-//! `run(self, &mut Context) -> Result<Exit, CliError>`, and one variant of [`Command`].
+//! `run(self, &mut Context) -> Result<Exit, CliError>`, and one variant of `Command`.
 //!
 //! Owns arguments, exit codes and what is printed. Must not hold logic that a library user would miss.
 
