@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use disk::CrashDisk;
-use ledger::{NOW, commit, directory_op, node, options, seams};
+use ledger::{NOW, commit, node, options, seams};
 use openraft::storage::RaftStateMachine;
 use openraft::testing::log::{StoreBuilder, Suite};
 use sealcast::core::id::{Position, Time};
