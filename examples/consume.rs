@@ -15,9 +15,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use sealcast::client::reader::{Feed, From, ReadError, Reader};
+use sealcast::client::reader::{Cursor, Feed, From, ReadError, Reader, Subscription};
 use sealcast::config::{ClientConfig, Sources};
-use sealcast::core::id::{DestinationName, Position};
+use sealcast::core::id::DestinationName;
 use sealcast::seams::Seams;
 
 /// Larger payloads are for `Feed::next`, which gives them piece by piece.
@@ -31,49 +31,62 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut left = arguments.next().map(|count| count.parse::<u64>()).transpose()?;
     let destination = DestinationName::new(&destination)?;
-    let cursor = Path::new(&cursor);
+    let path = Path::new(&cursor);
     let config = ClientConfig::load(&Sources::file(&config).with_process_environment())?;
     let reader = Reader::from_config(&config, &Seams::real())?;
-    while left != Some(0) {
-        match follow(&reader, &destination, cursor, &mut left).await {
-            Err(error) if error.retryable() => {
-                eprintln!("{error}; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            other => other?,
-        }
-    }
-    Ok(())
-}
 
-/// Follows one node's feed until it ends or breaks off, or enough have come.
-async fn follow(
-    reader: &Reader,
-    destination: &DestinationName,
-    cursor: &Path,
-    left: &mut Option<u64>,
-) -> Result<(), ReadError> {
-    let from = load(cursor).map_or(From::Start, From::After);
-    let mut feed: Feed = reader.subscribe(destination, from, true).await?;
-    while *left != Some(0) {
-        let Some((committed, payload)) = feed.transaction(LARGEST).await? else { return Ok(()) };
+    let mut feed = begin(&reader, &destination, load(path)?).await?;
+    while left != Some(0) {
+        // When its node ends, the feed goes on at another by itself; what comes here is that none can be reached.
+        let (committed, payload) = match feed.transaction(LARGEST).await {
+            Ok(Some(next)) => next,
+            Ok(None) => break,
+            Err(error) if error.retryable() => {
+                again(&error).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let key = committed.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
         println!("{} {} {key} {}", committed.position, committed.sender, String::from_utf8_lossy(&payload));
-        if let Err(error) = save(cursor, committed.position) {
-            eprintln!("{}: {error}: going on, but a restart would repeat what follows", cursor.display());
+        if let Some(cursor) = feed.cursor()
+            && let Err(error) = save(path, cursor)
+        {
+            eprintln!("{}: {error}: going on, but a restart would repeat what follows", path.display());
         }
-        *left = left.map(|left| left - 1);
+        left = left.map(|left| left - 1);
     }
     Ok(())
 }
 
-fn load(cursor: &Path) -> Option<Position> {
-    fs::read_to_string(cursor).ok()?.trim().parse().ok()
+/// Begins where the last run stopped. `Subscription::key` and `Subscription::header` would choose some transactions alone.
+async fn begin(reader: &Reader, destination: &DestinationName, cursor: Option<Cursor>) -> Result<Feed, ReadError> {
+    let subscription = Subscription::new(cursor.map_or(From::Start, From::Cursor));
+    loop {
+        match reader.subscribe(destination, subscription.clone()).await {
+            Err(error) if error.retryable() => again(&error).await,
+            other => return other,
+        }
+    }
+}
+
+async fn again(error: &ReadError) {
+    eprintln!("{error}; trying again");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+/// None where there is no file yet; a file that is no cursor is no reason to begin anew.
+fn load(path: &Path) -> Result<Option<Cursor>, Box<dyn Error>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().parse()?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Written beside it and renamed, so that a crash leaves the old cursor or the new one.
-fn save(cursor: &Path, position: Position) -> std::io::Result<()> {
-    let beside = cursor.with_extension("new");
-    fs::write(&beside, position.to_string())?;
-    fs::rename(beside, cursor)
+fn save(path: &Path, cursor: Cursor) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    fs::write(&beside, cursor.to_string())?;
+    fs::rename(beside, path)
 }

@@ -13,6 +13,7 @@ use sealcast::core::directory::{Directory, Draft};
 use sealcast::core::sign::SecretKey;
 use sealcast::keys::{OperatorKey, SecretFile};
 use sealcast::node::{Node, NodeError, NodeOptions};
+use sealcast::rpc::proto::NodeStatusRequest;
 use shop::{LIMIT, NODES, Shop, committed, name};
 
 const BOTH: [&str; 2] = ["billing", "orders"];
@@ -79,6 +80,59 @@ async fn a_directory_that_a_group_could_not_go_on_under_is_refused_by_name_and_a
     assert!(shop.nodes[&name("a")].reload_directory().unwrap());
     in_force(&shop, 2).await;
     shop.agree().await;
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_another_group_could_not_go_on_under_stays_one_groups_alone() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let key = operator(&shop);
+    in_force(&shop, 1).await;
+    // Nobody who serves both hands it over; the leader of one group gets it all the same.
+    let mut draft = Draft::after(&shop.directory);
+    with_fewer_voters(&mut draft);
+    let other = Directory::verify(&draft.sign(&key).unwrap(), &key.public(), 1).unwrap();
+    let other = Arc::new(other);
+    let offering = async {
+        let taken = |node: &Node| node.served()[&name("billing")].desk.offer(&other);
+        while !shop.nodes.values().any(taken) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, offering).await.expect("somebody leads");
+    for node in shop.nodes.values() {
+        let mut in_force = node.served()[&name("billing")].context.in_force.clone();
+        let there = in_force.wait_for(|directory| directory.version == 2);
+        tokio::time::timeout(LIMIT, there).await.expect("it comes in force").unwrap();
+        assert_eq!(node.directory().version, 1, "the node does not go by it");
+    }
+    // Node c, which it drops, goes on in the other group, and is heard there.
+    let header = shop.header_to(&["orders"], b"of three");
+    shop.send(&header, b"of three").await;
+    assert_eq!(shop.agreed("orders", &header, 3).await.signers.len(), 3);
+    let alarmed = async |shop: &Shop| {
+        let mut reader = shop.dialer.reader(&name("c")).unwrap();
+        let answer = reader.node_status(NodeStatusRequest::default()).await.unwrap().into_inner();
+        answer.alarms.iter().any(|alarm| alarm.name == "directory-contradicts")
+    };
+    assert!(alarmed(&shop).await);
+    for node in ["c", "a"] {
+        shop.stop(node).await;
+        shop.start(node).await;
+    }
+    shop.ready().await;
+    assert!(alarmed(&shop).await);
+    // One that all can go on under ends it.
+    let mut draft = Draft::after(&other);
+    draft.destinations.get_mut(&name("orders")).unwrap().nodes = NODES.map(name).to_vec();
+    let fits = draft.sign(&key).unwrap();
+    std::fs::write(file(&shop, "a"), &fits).unwrap();
+    assert!(shop.nodes[&name("a")].reload_directory().unwrap());
+    in_force(&shop, 3).await;
+    for node in shop.nodes.values() {
+        assert_eq!(node.directory().version, 3);
+    }
+    assert!(!alarmed(&shop).await);
     shop.shut().await;
 }
 

@@ -94,7 +94,8 @@ fn what_the_service_submits_the_application_consumes_once_and_in_order() {
     // In three goes: the cursor remembers where each stopped.
     let mut consumed = consume(&world, 7);
     assert_eq!(consumed.len(), 7);
-    assert_eq!(std::fs::read_to_string(world.path().join("cursor")).unwrap(), parts(&consumed[6]).0);
+    let cursor = std::fs::read_to_string(world.path().join("cursor")).unwrap();
+    assert!(cursor.starts_with(&format!("{}@", parts(&consumed[6]).0)), "{cursor}");
     consumed.extend(consume(&world, 11));
     consumed.extend(consume(&world, 12));
     let mut by_key: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -52,6 +52,11 @@ type Messages = Vec<Result<proto::ReadResponse, Status>>;
 struct Says {
     get: Result<Messages, Status>,
     status: Result<proto::StatusResponse, Status>,
+    feed: Arc<dyn Fn(proto::SubscribeRequest) -> Messages + Send + Sync>,
+}
+
+fn no_feed() -> Arc<dyn Fn(proto::SubscribeRequest) -> Messages + Send + Sync> {
+    Arc::new(|_| vec![Err(not_here())])
 }
 
 fn not_here() -> Status {
@@ -66,12 +71,16 @@ impl reader_server::Reader for Says {
     type GetStream = Stream;
     type GetByKeyStream = Stream;
 
-    async fn subscribe(&self, _: Request<proto::SubscribeRequest>) -> Result<Response<Stream>, Status> {
-        Err(not_here())
+    async fn subscribe(&self, request: Request<proto::SubscribeRequest>) -> Result<Response<Stream>, Status> {
+        Ok(Response::new(Box::pin(tokio_stream::iter((self.feed)(request.into_inner())))))
     }
 
-    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<Stream>, Status> {
-        Ok(Response::new(Box::pin(tokio_stream::iter(self.get.clone()?))))
+    async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<Stream>, Status> {
+        let messages = match request.get_ref().offset {
+            0 => self.get.clone()?,
+            offset => from(at(9), offset as usize),
+        };
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
     async fn get_by_key(&self, _: Request<proto::GetByKeyRequest>) -> Result<Response<Stream>, Status> {
@@ -96,17 +105,25 @@ fn part(part: Part) -> Result<proto::ReadResponse, Status> {
 
 /// A whole transaction, of which the last `less` bytes do not come.
 fn whole(less: usize) -> Messages {
+    let mut messages = from(at(9), 0);
+    messages[1] = part(Part::Data(Bytes::copy_from_slice(&TEXT[..TEXT.len() - less])));
+    messages
+}
+
+/// A transaction from a byte of its payload on.
+fn from(position: Position, offset: usize) -> Messages {
     let start = proto::ItemStart {
         ticket: Some((&ticket("orders")).into()),
         sender: "web".to_owned(),
-        position: Some(at(9).into()),
+        position: Some(position.into()),
         parcel: Bytes::copy_from_slice(&id().to_bytes()),
         digest: Bytes::from(vec![1; 32]),
         payload_bytes: TEXT.len() as u64,
+        offset: offset as u64,
         ..Default::default()
     };
-    let data = Bytes::copy_from_slice(&TEXT[..TEXT.len() - less]);
-    let end = proto::ItemEnd { payload_bytes: TEXT.len() as u64 };
+    let data = Bytes::copy_from_slice(&TEXT[offset..]);
+    let end = proto::ItemEnd { payload_bytes: data.len() as u64 };
     vec![part(Part::Start(start)), part(Part::Data(data)), part(Part::End(end))]
 }
 
@@ -129,7 +146,7 @@ fn known(destination: &str, state: proto::State) -> proto::TransactionStatus {
 }
 
 fn got(messages: Messages) -> Says {
-    Says { get: Ok(messages), status: Err(not_here()) }
+    Says { get: Ok(messages), status: Err(not_here()), feed: no_feed() }
 }
 
 fn stated(looked: &[&str], found: &[(&str, proto::State)], unavailable: &[&str]) -> Says {
@@ -139,7 +156,7 @@ fn stated(looked: &[&str], found: &[(&str, proto::State)], unavailable: &[&str])
         at: looked.iter().map(|name| ((*name).to_owned(), at(3).into())).collect(),
         unavailable: unavailable.iter().map(|name| (*name).to_owned()).collect(),
     };
-    Says { get: Err(not_here()), status: Ok(status) }
+    Says { get: Err(not_here()), status: Ok(status), feed: no_feed() }
 }
 
 /// Nodes `a` and `b`: both serve `orders`, only `b` serves `stock`. One without words is not there.
@@ -205,7 +222,7 @@ impl World {
 async fn what_one_node_cannot_give_another_gives() {
     use proto::Answer::{NotFound, NotPermitted, Unavailable};
     let damaged = vec![Err(Status::data_loss("its body does not open here; ask another"))];
-    let busy = Says { get: Err(Status::unavailable("it stops")), status: Err(not_here()) };
+    let busy = Says { get: Err(Status::unavailable("it stops")), ..got(Vec::new()) };
     let first = [
         None,
         Some(busy),
@@ -263,6 +280,59 @@ async fn a_payload_that_ends_early_is_no_payload() {
     assert!(matches!(&error, ReadError::Answer { cause, .. } if cause.contains("1 bytes")), "{error}");
 }
 
+fn progress(index: u64) -> Result<proto::ReadResponse, Status> {
+    part(Part::Progress(proto::Progress { held: Some(at(index).into()), group_time_ms: 1 }))
+}
+
+#[tokio::test]
+async fn a_feed_that_breaks_off_goes_on_at_another_node_with_nothing_twice_and_nothing_lost() {
+    use sealcast::client::reader::{Event, From, Subscription};
+    let cut = move |taken: usize, after: Status| {
+        let mut messages = vec![progress(3)];
+        messages.extend(from(at(9), 0).into_iter().take(taken));
+        if let Some(Ok(proto::ReadResponse { part: Some(Part::Data(data)) })) = messages.get_mut(2) {
+            data.truncate(if taken == 2 { 5 } else { data.len() });
+        }
+        messages.push(Err(after));
+        messages
+    };
+    let ends = || Status::unavailable("this node is stopping: go on at another");
+    let damaged = || Status::data_loss("its body does not open here");
+    // Before a transaction, before its first byte, within its payload, behind it.
+    for (taken, error) in [(0, ends()), (1, ends()), (2, ends()), (2, damaged()), (3, ends())] {
+        let a = Says { feed: Arc::new(move |_| cut(taken, error.clone())), ..got(Vec::new()) };
+        let feed = move |request: proto::SubscribeRequest| {
+            let after = match request.from {
+                Some(proto::subscribe_request::From::After(after)) => after.index,
+                other => panic!("where did it start? {other:?}"),
+            };
+            let fresh = request.freshness.and_then(|freshness| freshness.at_least).map(|position| position.index);
+            assert_eq!(fresh, Some(after), "a node that is behind would give less");
+            let all = [from(at(9), 0), from(at(12), 0)].into_iter().zip([9, 12]);
+            let new = all.filter(|(_, index)| *index > after).flat_map(|(messages, _)| messages);
+            // It is behind at first, and says so.
+            [vec![progress(1)], new.collect(), vec![progress(12)]].concat()
+        };
+        let b = Says { feed: Arc::new(feed), ..got(whole(0)) };
+        let world = world([Some(a), Some(b)]).await;
+        let mut feed =
+            world.reader.subscribe(&name("orders"), Subscription::new(From::Start).until_end()).await.unwrap();
+        assert_eq!(feed.node().as_str(), "a");
+        let (mut payloads, mut cursors) = (Vec::new(), Vec::new());
+        while let Some(event) = feed.next().await.unwrap() {
+            match event {
+                Event::Begin(_) => payloads.push(Vec::new()),
+                Event::Data(data) => payloads.last_mut().unwrap().extend_from_slice(&data),
+                Event::End | Event::Progress(_) => cursors.push(feed.cursor().unwrap().position()),
+            }
+        }
+        assert_eq!(feed.node().as_str(), "b");
+        assert_eq!(payloads, [TEXT, TEXT], "{taken}");
+        assert!(cursors.is_sorted(), "{cursors:?}");
+        assert_eq!(cursors.last(), Some(&at(12)));
+    }
+}
+
 #[tokio::test]
 async fn statuses_come_from_all_destinations_and_the_node_that_knows() {
     use proto::State::{Committed, NotFound, Staged};
@@ -276,7 +346,7 @@ async fn statuses_come_from_all_destinations_and_the_node_that_knows() {
     let b = stated(&["orders", "stock"], &[("orders", Committed), ("stock", Committed)], &[]);
     let both = world([Some(stated(&["orders"], &[("orders", Staged)], &[])), Some(b.clone())]).await;
     let found = both.reader.status(prefix, None).await.unwrap();
-    assert_eq!(shown(&found), [row("a", "orders", Staged), row("b", "stock", Committed)]);
+    assert_eq!(shown(&found), [row("b", "orders", Committed), row("b", "stock", Committed)], "the furthest of each");
     assert!(found.unavailable.is_empty());
     // A node that replays its log cannot say, and one that knows nothing leaves it to the next.
     for a in [stated(&[], &[], &["orders"]), stated(&["orders"], &[], &[])] {
@@ -286,6 +356,9 @@ async fn statuses_come_from_all_destinations_and_the_node_that_knows() {
         assert!(found.unavailable.is_empty());
     }
     let a = stated(&["orders"], &[("orders", NotFound)], &[]);
+    let one = world([Some(stated(&["orders"], &[("orders", Committed)], &[])), None]).await;
+    let found = one.reader.status(prefix, Some(&name("orders"))).await.unwrap();
+    assert_eq!((shown(&found), found.asked.len()), (vec![row("a", "orders", Committed)], 1), "nobody knows better");
     let late = world([Some(a), Some(stated(&["orders"], &[("orders", Committed)], &[]))]).await;
     let found = late.reader.status_of(&ticket("orders")).await.unwrap();
     assert_eq!(shown(&found), [row("b", "orders", Committed)]);

@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::session::{Asked, Named, block_on, check_destination};
+use super::session::{Asked, Fresh, Named, block_on, check_destination};
 use super::status::transaction_of;
 use super::{CliError, Context, Exit, progress};
-use crate::client::reader::{Event, Feed, Freshness, Reader};
-use crate::core::directory::Span;
-use crate::core::id::{DestinationName, Position, TransactionId};
+use crate::client::reader::{Event, Feed, Reader};
+use crate::core::id::{DestinationName, TransactionId};
 
 /// Prints the payload of a committed transaction, or writes it to a file; adds no byte
 #[derive(Debug, clap::Args)]
@@ -19,7 +17,7 @@ Examples, in the folder of a reader's client.toml:
   sealcast get 01939f6e-8d5c-7d2a-9a55-6b1f0d3c2b1a -o order.json
   sealcast get 01939f6e
   sealcast get -k customer-42
-  sealcast get -d orders -k customer-42")]
+  sealcast get -d orders -k customer-42 --linearizable")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub(super) struct Get {
     /// The transaction's id, first characters of it that name one transaction, or its ticket
@@ -41,17 +39,8 @@ pub(super) struct Get {
     #[command(flatten)]
     asked: Asked,
 
-    /// Wait until the node holds everything up to this position (read your own writes)
-    #[arg(long, value_name = "POSITION")]
-    at_least: Option<Position>,
-
-    /// Everything that was committed when the call came, by asking a majority
-    #[arg(long)]
-    linearizable: bool,
-
-    /// Longest wait for these two, for example 5s
-    #[arg(long, default_value_t = Span(Duration::from_secs(5)), value_name = "TIME")]
-    timeout: Span,
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 impl Get {
@@ -71,8 +60,7 @@ impl Get {
     }
 
     async fn feed(&self, reader: &Reader) -> Result<Feed, CliError> {
-        let freshness =
-            Freshness { at_least: self.at_least, linearizable: self.linearizable, timeout: Some(self.timeout.0) };
+        let freshness = self.fresh.freshness();
         if let Some(destination) = &self.destination {
             check_destination(reader, destination)?;
         }

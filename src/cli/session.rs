@@ -5,15 +5,17 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
 use super::config::{Either, load};
 use super::{CliError, Exit};
-use crate::client::reader::{ReadError, Reader};
+use crate::client::reader::{Freshness, ReadError, Reader};
 use crate::client::{ClientError, SubmitError};
 use crate::config::ClientConfig;
-use crate::core::id::{DestinationName, NodeName, Ticket, TransactionId};
+use crate::core::directory::Span;
+use crate::core::id::{DestinationName, NodeName, Position, Ticket, TransactionId};
 use crate::seams::Seams;
 use crate::telemetry::logs;
 
@@ -81,6 +83,37 @@ impl Asked {
             Some(node) => Ok(reader.at(node.clone())?),
             None => Ok(reader),
         }
+    }
+}
+
+/// What a read waits for before it looks.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Fresh {
+    /// Wait until the node holds everything up to this position (read your own writes)
+    #[arg(long, value_name = "POSITION")]
+    at_least: Option<Position>,
+
+    /// Everything that was committed when the call came, by asking a majority
+    #[arg(long)]
+    linearizable: bool,
+
+    /// Longest wait for these two, at most 60s
+    #[arg(long, default_value_t = Span(Duration::from_secs(5)), value_name = "TIME")]
+    timeout: Span,
+}
+
+impl Fresh {
+    /// As the reader takes it.
+    pub fn freshness(&self) -> Freshness {
+        Freshness { at_least: self.at_least, linearizable: self.linearizable, timeout: Some(self.timeout.0) }
+    }
+}
+
+/// A header, as `-H` takes it.
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE, for example content-language=en".to_owned()),
     }
 }
 
@@ -155,7 +188,7 @@ impl From<ReadError> for CliError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Config(error) => error.into(),
-            ReadError::NoReader | ReadError::NoNode(_) => Self::new(Exit::Usage, error),
+            ReadError::NoReader | ReadError::NoNode(_) | ReadError::OtherCursor { .. } => Self::new(Exit::Usage, error),
             ReadError::NotCommitted { .. } => Self::new(Exit::Rejected, error),
             ReadError::Undecided { .. } => Self::new(Exit::Unknown, error),
             error if error.retryable() => Self::new(Exit::Unavailable, error),

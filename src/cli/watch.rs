@@ -4,9 +4,9 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::session::{Asked, block_on, check_destination};
+use super::session::{Asked, Fresh, block_on, check_destination, header};
 use super::{CliError, Context, Exit};
-use crate::client::reader::{Committed, Event, From};
+use crate::client::reader::{Committed, Event, From, Subscription};
 use crate::core::directory::Span;
 use crate::core::id::{DestinationName, Position, Ticket, Time};
 use crate::seams::Clock;
@@ -18,17 +18,20 @@ Examples, in the folder of a reader's client.toml:
   sealcast watch orders --from start -e --lines
   sealcast watch orders --from -10 -e --format json
   sealcast watch orders --from 17.0 -c 5
+  sealcast watch orders -k customer-42 --at-least 17.0 -e --lines
+  sealcast watch orders -H kind=refund -e --format json
 
 With --format json each line has the transaction and its position: the cursor for --from. Without it only payloads \
-are printed, nothing between them; --lines puts a line feed behind each.")]
+are printed, nothing between them; --lines puts a line feed behind each. When its node ends, watch goes on at \
+another, where it was.")]
 pub(super) struct Watch {
     /// The destination
     #[arg(value_name = "DEST")]
     destination: DestinationName,
 
-    /// Where to start: start, end, -N (the last N), @TIME (that long ago, for example @2h), or a position, which
-    /// what is printed comes after
-    #[arg(long, default_value = "start", value_name = "start|end|-N|@TIME|POSITION", allow_hyphen_values = true,
+    /// Where to start: start, end, -N (the last N), @TIME (that long ago, for example @2h), or a cursor: a position, which
+    /// what is printed comes after, or what a feed of the library gave
+    #[arg(long, default_value = "start", value_name = "start|end|-N|@TIME|CURSOR", allow_hyphen_values = true,
           value_parser = start)]
     from: Start,
 
@@ -40,12 +43,23 @@ pub(super) struct Watch {
     #[arg(short, long, value_name = "N")]
     count: Option<u64>,
 
+    /// Only transactions with this ordering key; repeat for one of several
+    #[arg(short, long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+
+    /// Only transactions with this header; repeat for all of several
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+
     /// A line feed behind each payload
     #[arg(long)]
     lines: bool,
 
     #[command(flatten)]
     asked: Asked,
+
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +69,14 @@ enum Start {
 }
 
 fn start(text: &str) -> Result<Start, String> {
-    let wrong = || "expected start, end, -N, @TIME or a position, for example -10, @2h or 17.0".to_owned();
+    let wrong = || "expected start, end, -N, @TIME or a cursor, for example -10, @2h or 17.0".to_owned();
     Ok(match text {
         "start" => Start::Given(From::Start),
         "end" => Start::Given(From::End),
         _ => match (text.strip_prefix('-'), text.strip_prefix('@')) {
             (Some(count), _) => Start::Given(From::Last(count.parse().map_err(|_| wrong())?)),
             (_, Some(ago)) => Start::Ago(ago.parse::<Span>().map_err(|error| error.to_string())?.0),
+            _ if text.contains('@') => Start::Given(From::Cursor(text.parse().map_err(|_| wrong())?)),
             _ => Start::Given(From::After(text.parse().map_err(|_| wrong())?)),
         },
     })
@@ -111,7 +126,7 @@ impl Watch {
         block_on(async {
             let reader = self.asked.reader(&seams)?;
             check_destination(&reader, &self.destination)?;
-            let mut feed = reader.subscribe(&self.destination, from, !self.exit).await?;
+            let mut feed = reader.subscribe(&self.destination, self.subscription(from)).await?;
             let mut left = self.count.unwrap_or(u64::MAX);
             while left > 0 {
                 let Some(event) = feed.next().await? else { break };
@@ -132,6 +147,17 @@ impl Watch {
             }
             Ok(Exit::Done)
         })
+    }
+}
+
+impl Watch {
+    fn subscription(&self, from: From) -> Subscription {
+        let mut all = Subscription::new(from).fresh(self.fresh.freshness());
+        if self.exit {
+            all = all.until_end();
+        }
+        all = self.keys.iter().fold(all, |all, key| all.key(key.clone()));
+        self.headers.iter().fold(all, |all, (name, value)| all.header(name.clone(), value.clone()))
     }
 }
 

@@ -129,3 +129,9 @@ pub const TICKETS_PER_QUERY: usize = 256;
 
 /// Most statements that a client keeps of one node about one transaction: one for each directory version that it names.
 pub const STATEMENTS_PER_NODE: usize = 4;
+
+/// Most ordering keys of one subscription: each costs a look-up a page.
+pub const FILTER_KEYS: usize = 64;
+
+/// Most headers that a subscription compares.
+pub const FILTER_HEADERS: usize = 16;

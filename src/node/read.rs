@@ -25,6 +25,8 @@ use crate::telemetry::names;
 
 /// Ciphertext that is read at once.
 const READ_BYTES: usize = 256 * 1024;
+/// The same where the header alone may be wanted: a little more than the chunk that it stands in.
+const HEADER_BYTES: usize = 65 * 1024;
 /// Payload bytes in one message, at most.
 const PART_BYTES: usize = 256 * 1024;
 /// A reader that takes nothing for this long is cut off: it holds up a thread.
@@ -57,13 +59,25 @@ struct Turn {
     _of_all: OwnedSemaphorePermit,
 }
 
+/// Headers, by name and value.
+pub type Headers = Arc<Vec<(String, Bytes)>>;
+
 /// What of a transaction is wanted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// Leave the payload out.
     pub metadata_only: bool,
     /// First byte of the payload.
     pub offset: u64,
+    /// Nothing at all, unless it has all of these headers.
+    pub headers: Headers,
+}
+
+impl Wanted {
+    fn fits(&self, header: &PrivateHeader) -> bool {
+        let has = |(name, value): &(String, Bytes)| header.headers.iter().any(|(n, v)| n == name && v == value);
+        self.headers.iter().all(has)
+    }
 }
 
 /// Makes a message of a part.
@@ -81,7 +95,8 @@ impl Openings {
         Ok(Turn { _of_one: own.acquire_owned().await?, _of_all: self.all.clone().acquire_owned().await? })
     }
 
-    /// Opens a held transaction for a reader and gives its messages: start, data, end. Errors: when the reader is gone or stalls, and
+    /// Opens a held transaction for a reader and gives its messages: start, data, end; none when it does not have the headers
+    /// that are wanted. Errors: when the reader is gone or stalls, and
     /// what is wrong here with the body; the stream is to end with it.
     pub async fn open(
         &self,
@@ -107,9 +122,10 @@ impl Openings {
                     }
                 })
             };
-            Opening { context: &job_context, row: &row, wanted, sent: 0, passed: 0, send }.run(&body)
+            Opening { context: &job_context, row: &row, wanted, sent: 0, passed: 0, other: false, send }.run(&body)
         });
         let sent = outcome.await.map_err(|error| Status::unavailable(error.to_string()))??;
+        let Some(sent) = sent else { return Ok(()) };
         context.meter.count_as(names::READ_TRANSACTIONS, "method", method);
         context.meter.count(names::READ_BYTES, sent);
         Ok(())
@@ -122,12 +138,14 @@ struct Opening<'a, S> {
     wanted: Wanted,
     sent: u64,
     passed: u64,
+    /// It does not have the headers that are wanted.
+    other: bool,
     send: S,
 }
 
 impl<S: Fn(Part) -> Result<(), Status>> Opening<'_, S> {
-    /// Gives how many bytes of payload were sent.
-    fn run(mut self, body: &Body) -> Result<u64, Status> {
+    /// Gives how many bytes of payload were sent; `None` when it is not wanted.
+    fn run(mut self, body: &Body) -> Result<Option<u64>, Status> {
         let row = self.row;
         let lost = |why: &dyn std::fmt::Display| {
             Status::data_loss(format!("transaction {} does not open on this node: {why}; ask another", row.transaction))
@@ -138,7 +156,9 @@ impl<S: Fn(Part) -> Result<(), Status>> Opening<'_, S> {
         let mut opener = BodyOpener::new(&key);
         let mut at = 0;
         loop {
-            let bytes = body.reader.read(at, READ_BYTES).map_err(unavailable)?;
+            let looks = at == 0 && (self.wanted.metadata_only || !self.wanted.headers.is_empty());
+            let most = if looks { HEADER_BYTES } else { READ_BYTES };
+            let bytes = body.reader.read(at, most).map_err(unavailable)?;
             if bytes.is_empty() {
                 break;
             }
@@ -149,6 +169,9 @@ impl<S: Fn(Part) -> Result<(), Status>> Opening<'_, S> {
                 return Err(status);
             }
             opened.map_err(|error| lost(&error))?;
+            if self.other {
+                return Ok(None);
+            }
             if self.wanted.metadata_only && opener.header().is_some() {
                 return self.end();
             }
@@ -162,18 +185,25 @@ impl<S: Fn(Part) -> Result<(), Status>> Opening<'_, S> {
         self.end()
     }
 
-    fn end(self) -> Result<u64, Status> {
+    fn end(self) -> Result<Option<u64>, Status> {
+        if self.other {
+            return Ok(None);
+        }
         (self.send)(Part::End(proto::ItemEnd { payload_bytes: self.sent }))?;
-        Ok(self.sent)
+        Ok(Some(self.sent))
     }
 
     fn event(&mut self, event: BodyEvent<'_>, failed: &mut Option<Status>) {
-        if failed.is_some() {
+        if failed.is_some() || self.other {
             return;
         }
         let outcome = match event {
             BodyEvent::Length(_) => Ok(()),
-            BodyEvent::Header(header) => (self.send)(Part::Start(start(self.context, self.row, header, self.wanted))),
+            BodyEvent::Header(header) if !self.wanted.fits(header) => {
+                self.other = true;
+                Ok(())
+            }
+            BodyEvent::Header(header) => (self.send)(Part::Start(start(self.context, self.row, header, &self.wanted))),
             BodyEvent::Payload(_) if self.wanted.metadata_only => Ok(()),
             BodyEvent::Payload(bytes) => self.payload(bytes),
         };
@@ -191,7 +221,7 @@ impl<S: Fn(Part) -> Result<(), Status>> Opening<'_, S> {
     }
 }
 
-fn start(context: &GroupContext, row: &Row, header: &PrivateHeader, wanted: Wanted) -> proto::ItemStart {
+fn start(context: &GroupContext, row: &Row, header: &PrivateHeader, wanted: &Wanted) -> proto::ItemStart {
     let ticket =
         Ticket { destination: context.destination.clone(), transaction: row.transaction, deadline: row.deadline };
     let bytes = |value: &Option<Vec<u8>>| value.as_deref().map(Bytes::copy_from_slice);

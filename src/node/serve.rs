@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::alarms::Alarms;
+use super::feed::Filter;
 use super::group::{AllServed, Served};
 use super::lookup::{self, Asked, Fresh};
 use super::peer::unavailable;
@@ -117,39 +118,43 @@ impl ReaderService {
         who: PeerIdentity,
         served: Arc<Served>,
         mut after: Position,
-        request: proto::SubscribeRequest,
+        (request, filter): (proto::SubscribeRequest, Filter),
         give: &Give,
     ) -> Result<(), Status> {
         let destination = &served.context.destination;
-        let wanted = Wanted { metadata_only: request.metadata_only, offset: 0 };
+        let wanted =
+            Wanted { metadata_only: request.metadata_only, headers: filter.headers.clone(), ..Wanted::default() };
         let mut progress = served.context.store.progress();
         let stop = served.context.stop.clone();
         let clock = &self.0.clock;
-        let mut said = None;
+        let say = async |through: Position, group_time: Time| {
+            let part = proto::Progress { held: Some(through.into()), group_time_ms: group_time.0 };
+            let sent = give.send(Ok(message(Part::Progress(part)))).await;
+            sent.map_err(|_| Status::cancelled("the reader is gone")).map(|()| (clock.monotonic(), through))
+        };
+        let mut said = say(after, lookup::held(&served).1).await?;
         loop {
             let (held, group_time) = {
                 let progress = progress.borrow_and_update();
                 (progress.held, progress.group_time)
             };
             while after < held {
-                let rows = served.context.store.snapshot().and_then(|snapshot| snapshot.rows_after(after, held, PAGE));
-                let rows = rows.map_err(unavailable)?;
-                let Some(last) = rows.last().map(|row| row.position) else { break };
-                for row in rows {
+                let page = served.context.store.snapshot().and_then(|snapshot| filter.page(&snapshot, after, held));
+                let page = page.map_err(unavailable)?;
+                for row in page.rows {
                     self.may_still(&who, destination)?;
-                    if row.is_committed() {
-                        self.give(&who, &served, row, wanted, give, "Subscribe").await?;
+                    if stop.is_cancelled() {
+                        return Err(going());
                     }
+                    self.give(&who, &served, row, wanted.clone(), give, "Subscribe").await?;
                 }
-                after = last;
+                after = page.through;
+                if after < held && clock.monotonic() >= said.0 + PROGRESS_EVERY {
+                    said = say(after, group_time).await?;
+                }
             }
-            after = after.max(held);
-            let now = clock.monotonic();
-            if said.is_none_or(|(at, position)| position != held || now >= at + PROGRESS_EVERY) {
-                let part = proto::Progress { held: Some(held.into()), group_time_ms: group_time.0 };
-                let sent = give.send(Ok(message(Part::Progress(part)))).await;
-                sent.map_err(|_| Status::cancelled("the reader is gone"))?;
-                said = Some((now, held));
+            if said.1 != after || clock.monotonic() >= said.0 + PROGRESS_EVERY {
+                said = say(after, group_time).await?;
             }
             if !request.follow {
                 return Ok(());
@@ -162,7 +167,7 @@ impl ReaderService {
                 }
                 () = clock.sleep(PROGRESS_EVERY) => {}
                 _ = directory.changed() => self.may_still(&who, destination)?,
-                () = stop.cancelled() => return Err(Status::unavailable("this node is stopping: go on at another")),
+                () = stop.cancelled() => return Err(going()),
                 () = give.closed() => return Ok(()),
             }
         }
@@ -271,7 +276,7 @@ impl ReaderService {
             }
         }
         self.may_still(who, &served.context.destination)?;
-        let wanted = Wanted { metadata_only: request.metadata_only, offset: request.offset };
+        let wanted = Wanted { metadata_only: request.metadata_only, offset: request.offset, ..Wanted::default() };
         self.give(who, &served, row, wanted, give, "Get").await
     }
 
@@ -290,7 +295,7 @@ impl ReaderService {
             return miss(give, Answer::Unavailable, status.message(), None, None).await;
         }
         let tag: KeyTag = key_tag(served.context.ring.index_secret(), &request.key);
-        let wanted = Wanted { metadata_only: request.metadata_only, offset: 0 };
+        let wanted = Wanted { metadata_only: request.metadata_only, ..Wanted::default() };
         let held = lookup::held(served).0;
         let snapshot = || served.context.store.snapshot().map_err(unavailable);
         let mut after: Position = request.after.map(Into::into).unwrap_or_default();
@@ -308,7 +313,7 @@ impl ReaderService {
                 after = row.position;
                 given = true;
                 self.may_still(who, &served.context.destination)?;
-                self.give(who, served, row, wanted, give, "GetByKey").await?;
+                self.give(who, served, row, wanted.clone(), give, "GetByKey").await?;
             }
             if !request.history || count < PAGE {
                 break;
@@ -337,6 +342,10 @@ async fn miss(
     // A reader that is gone needs no answer.
     let _ = give.send(Ok(message(Part::Miss(miss)))).await;
     Ok(())
+}
+
+fn going() -> Status {
+    Status::unavailable("this node is stopping: go on at another")
 }
 
 /// Runs a read in a task of its own; an error ends its stream.
@@ -375,12 +384,14 @@ impl Reader for ReaderService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (who, served) = self.readable(&request, &request.get_ref().destination)?;
         let request = request.into_inner();
+        let filter = Filter::of(&served, &request)?;
+        Fresh::of(request.freshness)?.wait(&served).await?;
         let after = self.cursor(&served, &request).await?;
         let service = self.clone();
         Ok(stream(move |give| async move {
             let running = served.context.meter.gauge(names::READ_SUBSCRIPTIONS);
             running.increment(1.0);
-            let outcome = service.subscription(who, served, after, request, &give).await;
+            let outcome = service.subscription(who, served, after, (request, filter), &give).await;
             running.decrement(1.0);
             outcome
         }))

@@ -17,7 +17,7 @@ use super::payloads::{Chosen, Hashing, Made, Payload};
 use super::report::{Measured, NodeRow, Report, SegmentsRow, StageRow};
 use crate::cli::say::Say;
 use crate::cli::{CliError, Exit, topic};
-use crate::client::reader::{From, ReadError};
+use crate::client::reader::{From, ReadError, Subscription};
 use crate::client::{Client, Handle, Transaction, WaitError};
 use crate::config::environment::Plan;
 use crate::core::id::{DestinationName, NodeName, Position};
@@ -318,8 +318,8 @@ impl Run<'_> {
         let read = names.iter().map(|node| {
             let bar = &bar;
             async move {
-                let mut feed =
-                    cluster.reader(node)?.subscribe(destination, From::Start, false).await.map_err(failed)?;
+                let all = Subscription::new(From::Start).until_end();
+                let mut feed = cluster.reader(node)?.subscribe(destination, all).await.map_err(failed)?;
                 let mut comparison = Comparison::new(expected);
                 while let Some(event) = feed.next().await.map_err(failed)? {
                     if let crate::client::reader::Event::Data(data) = &event {

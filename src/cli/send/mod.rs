@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::session::{Configured, block_on};
+use super::session::{Configured, block_on, header};
 use super::{CliError, Context, Exit};
 use crate::client::{Client, Stage, Transaction};
 use crate::core::directory::Span;
@@ -149,13 +149,6 @@ fn on_predecessor(text: &str) -> Result<OnPredecessor, String> {
 
 fn release(text: &str) -> Result<Release, String> {
     Release::from_word(text).ok_or_else(|| "expected committed or complete".to_owned())
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected NAME=VALUE, for example content-language=en".to_owned()),
-    }
 }
 
 impl Send {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tonic::{Code, Status};
 
 use super::{ANSWER_WITHIN, Channelled, ReadError, Reader, refused};
@@ -77,6 +78,43 @@ impl Failures {
     }
 }
 
+/// What a status is about.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Said {
+    destination: String,
+    transaction: Bytes,
+    sender: String,
+}
+
+impl Said {
+    fn of(status: &proto::TransactionStatus) -> Self {
+        let ticket = status.ticket.clone().unwrap_or_default();
+        Self { destination: ticket.destination, transaction: ticket.transaction, sender: status.sender.clone() }
+    }
+}
+
+/// A transaction with a fate is this far, or further.
+const DECIDED: (u8, u8) = (3, 0);
+
+/// How far a transaction is, as a node says; of two that say the same, who knows more of what it waits for.
+fn how_far(status: &proto::TransactionStatus) -> (u8, u8) {
+    use proto::State;
+    let vague = |waiting: &proto::Waiting| match waiting.reason() {
+        proto::WaitingFor::Leader => true,
+        // Whoever leads says this of itself, without naming a node.
+        proto::WaitingFor::Commit => !waiting.nodes.is_empty(),
+        _ => false,
+    };
+    match status.state() {
+        State::Unspecified | State::NotFound => (0, 0),
+        State::Gathering => (1, 0),
+        State::Staged => (2, u8::from(!status.waiting.iter().any(vague))),
+        State::Committed | State::Rejected | State::Expired | State::Forgotten | State::Purged => {
+            (DECIDED.0, u8::from(status.held))
+        }
+    }
+}
+
 /// Whose word counts more: who knows it, then who looked further.
 fn rank(error: &ReadError) -> (bool, crate::core::id::Position) {
     match error {
@@ -87,14 +125,16 @@ fn rank(error: &ReadError) -> (bool, crate::core::id::Position) {
 }
 
 impl Reader {
-    /// The nodes to ask, in turn.
-    pub(super) fn nodes(&self, destination: Option<&DestinationName>) -> Vec<NodeName> {
+    /// The nodes to ask, in turn; one that is to be left comes last.
+    fn nodes(&self, destination: Option<&DestinationName>, leave: Option<&NodeName>) -> Vec<NodeName> {
         let directory = self.directory();
-        match (&self.only, destination.and_then(|name| directory.destinations.get(name))) {
+        let mut nodes = match (&self.only, destination.and_then(|name| directory.destinations.get(name))) {
             (Some(only), _) => vec![only.clone()],
             (None, Some(entry)) => entry.nodes.clone(),
             (None, None) => directory.nodes.keys().cloned().collect(),
-        }
+        };
+        nodes.sort_by_key(|node| Some(node) == leave);
+        nodes
     }
 
     /// The destinations that the directory lets this reader read, ascending.
@@ -117,9 +157,14 @@ impl Reader {
     }
 
     /// Calls one node. Errors: [`ReadError`].
-    async fn call<T, F>(&self, node: &NodeName, patience: Duration, call: &F) -> Result<T, ReadError>
+    async fn call<T, F>(
+        &self,
+        node: &NodeName,
+        patience: Duration,
+        call: impl Fn(Channelled) -> F,
+    ) -> Result<T, ReadError>
     where
-        F: AsyncFn(Channelled) -> Result<T, Status>,
+        F: Future<Output = Result<T, Status>>,
     {
         let client = self.dialer.reader(node).map_err(|error| match error {
             DialError::Unreachable { .. } | DialError::BackingOff { .. } => {
@@ -138,16 +183,17 @@ impl Reader {
     pub(super) async fn ask<T, F>(
         &self,
         destination: Option<&DestinationName>,
+        leave: Option<&NodeName>,
         patience: Duration,
-        call: F,
+        call: impl Fn(Channelled) -> F,
         look: impl Fn(&NodeName, &T) -> Option<ReadError>,
     ) -> Result<(NodeName, T), ReadError>
     where
-        F: AsyncFn(Channelled) -> Result<T, Status>,
+        F: Future<Output = Result<T, Status>>,
     {
         let mut failures = Failures::default();
         let mut meant = BTreeSet::new();
-        for node in self.nodes(destination) {
+        for node in self.nodes(destination, leave) {
             let serves = self.served_by(&node, destination);
             meant.extend(serves.iter().cloned());
             let error = match self.call(&node, patience, &call).await {
@@ -162,22 +208,23 @@ impl Reader {
         Err(failures.verdict(&meant))
     }
 
-    /// Asks nodes in turn for statuses, until every destination that is meant was looked through and something was
-    /// found, or all were asked.
+    /// Asks nodes in turn for statuses, until in every destination that is meant something was found and all of it has its
+    /// fate, or all were asked. Of what several say of one transaction, the furthest counts. Errors: [`ReadError`].
     async fn ask_all(
         &self,
         request: proto::StatusRequest,
         destination: Option<&DestinationName>,
     ) -> Result<Statuses, ReadError> {
         let mut failures = Failures::default();
-        let mut left: BTreeMap<DestinationName, bool> = BTreeMap::new();
-        let nodes = self.nodes(destination);
-        for node in &nodes {
-            left.extend(self.served_by(node, destination).into_iter().map(|name| (name, false)));
-        }
+        let nodes = self.nodes(destination, None);
+        let meant: BTreeSet<_> = nodes.iter().flat_map(|node| self.served_by(node, destination)).collect();
         let mut statuses = Statuses::default();
+        let mut known: BTreeMap<Said, (NodeName, proto::TransactionStatus)> = BTreeMap::new();
         for node in nodes {
-            let asked = async |mut client: Channelled| Ok(client.status(request.clone()).await?.into_inner());
+            let asked = |mut client: Channelled| {
+                let request = request.clone();
+                async move { Ok(client.status(request).await?.into_inner()) }
+            };
             let answer = match self.call(&node, ANSWER_WITHIN, &asked).await {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -185,35 +232,44 @@ impl Reader {
                     continue;
                 }
             };
-            let settled = |name: &str| left.iter().any(|(known, settled)| known.as_str() == name && *settled);
-            let of = |status: &proto::TransactionStatus| {
-                status.ticket.as_ref().map(|ticket| ticket.destination.clone()).unwrap_or_default()
-            };
-            // One word for each destination, the first that says something.
-            let new: Vec<_> = answer.statuses.into_iter().filter(|status| !settled(&of(status))).collect();
-            let known: BTreeSet<String> =
-                new.iter().filter(|status| status.state() != proto::State::NotFound).map(&of).collect();
-            let places: Vec<String> = new.iter().map(of).collect();
-            statuses.found.retain(|(_, status)| {
-                status.state() != proto::State::NotFound
-                    || status.ticket.as_ref().is_none_or(|ticket| !places.contains(&ticket.destination))
-            });
-            statuses.found.extend(new.into_iter().map(|status| (node.clone(), status)));
+            for status in answer.statuses {
+                let said = Said::of(&status);
+                if known.get(&said).is_none_or(|(_, before)| how_far(before) < how_far(&status)) {
+                    known.insert(said, (node.clone(), status));
+                }
+            }
             failures.searched.extend(answer.at.keys().filter_map(|name| DestinationName::new(name).ok()));
             for name in &answer.unavailable {
                 failures.said.push(format!("{node}: the log of {name} is not replayed yet"));
             }
-            left.iter_mut().for_each(|(name, settled)| *settled |= known.contains(name.as_str()));
             statuses.more |= answer.more;
             statuses.asked.push(node);
-            if left.values().all(|settled| *settled) {
+            let settled = |name: &DestinationName| {
+                let mut of = known.iter().filter(|(said, _)| said.destination == name.as_str()).peekable();
+                of.peek().is_some() && of.all(|(_, (_, status))| how_far(status) >= DECIDED)
+            };
+            if meant.iter().all(settled) {
                 break;
             }
         }
-        if failures.searched.is_empty() && statuses.found.is_empty() {
+        if failures.searched.is_empty() && known.is_empty() {
             return Err(failures.verdict(&BTreeSet::new()));
         }
-        statuses.unavailable = left.into_keys().filter(|name| !failures.searched.contains(name)).collect();
+        // That one node knows nothing of it says nothing where another does.
+        let somewhere: BTreeSet<_> = known
+            .iter()
+            .filter(|(_, (_, status))| status.state() != proto::State::NotFound)
+            .map(|(said, _)| (said.destination.clone(), said.transaction.clone()))
+            .collect();
+        statuses.found = known
+            .into_iter()
+            .filter(|(said, (_, status))| {
+                status.state() != proto::State::NotFound
+                    || !somewhere.contains(&(said.destination.clone(), said.transaction.clone()))
+            })
+            .map(|(_, found)| found)
+            .collect();
+        statuses.unavailable = meant.into_iter().filter(|name| !failures.searched.contains(name)).collect();
         statuses.said = failures.said;
         Ok(statuses)
     }
@@ -240,8 +296,9 @@ impl Reader {
 
     /// How one node does. Errors: [`ReadError`].
     pub async fn node_status(&self, node: &NodeName) -> Result<proto::NodeStatusResponse, ReadError> {
-        let asked =
-            async |mut client: Channelled| Ok(client.node_status(proto::NodeStatusRequest {}).await?.into_inner());
+        let asked = |mut client: Channelled| async move {
+            Ok(client.node_status(proto::NodeStatusRequest {}).await?.into_inner())
+        };
         self.call(node, ANSWER_WITHIN, &asked).await
     }
 }

@@ -1,31 +1,34 @@
 //! Reading what is committed: by id, by ordering key, as a feed from a cursor; and how transactions and nodes stand.
 //!
-//! Owns the shape of what a node gives; `ask` owns the choice of a node. Must not judge fates: a node's answer is believed
-//! because the directory names its TLS key.
+//! `feed` owns what a node gives and how that goes on at another, `subscription` what is subscribed to, `ask` the choice
+//! of a node. Must not judge fates: a node's answer is believed because the directory names its TLS key.
 
 mod ask;
+mod feed;
+mod subscription;
 
 pub use ask::Statuses;
+pub use feed::{Committed, Event, Feed};
+pub use subscription::{Cursor, From, Subscription};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::config::{ClientConfig, ConfigError};
 use crate::core::directory::Directory;
-use crate::core::id::{
-    DestinationName, Digest, Fate, NodeName, ParcelId, Position, SenderName, Ticket, Time, TransactionId,
-};
+use crate::core::id::{DestinationName, Fate, NodeName, Position, Ticket, TransactionId};
 use crate::core::sign::{PublicKey, SecretKey};
 use crate::rpc::client::{Dialer, explain, retryable};
-use crate::rpc::convert::{self, ConvertError};
+use crate::rpc::convert;
 use crate::rpc::proto;
 use crate::rpc::tls::{Credentials, TlsError};
 use crate::seams::Seams;
 use crate::telemetry::Meter;
+use feed::Wanted;
 
 /// How long a node may take to begin an answer, beyond what the call itself asks to wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -66,6 +69,24 @@ pub enum ReadError {
     /// It was committed, and its key and bytes were erased since.
     #[error("purged: its key and bytes were erased")]
     Purged,
+    /// A transaction whose payload is longer than may be in memory. `Feed::next` gives it piece by piece.
+    #[error("transaction {ticket}: its payload has {bytes} bytes, and {most} may come")]
+    TooLarge {
+        /// Which one.
+        ticket: Ticket,
+        /// Length of its payload.
+        bytes: u64,
+        /// How long it may be.
+        most: usize,
+    },
+    /// A cursor of another destination, or of another environment's.
+    #[error(
+        "this cursor belongs to another destination or environment than {destination}: positions mean nothing there"
+    )]
+    OtherCursor {
+        /// The destination that is read.
+        destination: DestinationName,
+    },
     /// The directory does not let this reader read it, or there is no such destination.
     #[error("not permitted: the directory does not let this reader read it, or there is no such destination")]
     NotPermitted,
@@ -117,6 +138,21 @@ pub struct Freshness {
 }
 
 impl Freshness {
+    /// Everything up to here: with the position of one's own receipt, one's own writes. Waits five seconds at most.
+    pub fn at_least(position: Position) -> Self {
+        Self { at_least: Some(position), ..Self::default() }
+    }
+
+    /// Everything that is committed when the read begins, confirmed by a majority. Waits five seconds at most.
+    pub fn linearizable() -> Self {
+        Self { linearizable: true, ..Self::default() }
+    }
+
+    /// The same with another longest wait: at most a minute.
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self }
+    }
+
     fn message(self) -> proto::Freshness {
         let consistency = if self.linearizable { proto::Consistency::Linearizable } else { proto::Consistency::Prefix };
         proto::Freshness {
@@ -132,170 +168,8 @@ impl Freshness {
     }
 }
 
-/// Where a feed starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum From {
-    /// At the first transaction.
-    #[default]
-    Start,
-    /// At what is committed from now on.
-    End,
-    /// After this position: a cursor, portable between the destination's nodes.
-    After(Position),
-    /// At the last so many.
-    Last(u64),
-    /// At this group time.
-    Since(Time),
-}
-
-/// A committed transaction without its payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
-    /// Which transaction, where, until when.
-    pub ticket: Ticket,
-    /// Who sent it.
-    pub sender: SenderName,
-    /// Where it was committed: the cursor to go on after it.
-    pub position: Position,
-    /// The parcel that brought it.
-    pub parcel: ParcelId,
-    /// D of that parcel.
-    pub digest: Digest,
-    /// Group time of the entry that committed it.
-    pub committed: Time,
-    /// Length of the payload in bytes.
-    pub payload_bytes: u64,
-    /// Its ordering key.
-    pub key: Option<Bytes>,
-    /// The application's headers, in its order.
-    pub headers: Vec<(String, Bytes)>,
-    /// The payload's media type, as the application named it.
-    pub content_type: Option<String>,
-}
-
-/// One message of a feed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A transaction begins.
-    Begin(Box<Committed>),
-    /// The next bytes of its payload, at most 1 MiB.
-    Data(Bytes),
-    /// It is whole.
-    End,
-    /// Everything committed up to here was given.
-    Progress(Position),
-}
-
-/// Transactions as a node gives them, in the order of the log.
-#[derive(Debug)]
-pub struct Feed {
-    node: NodeName,
-    stream: Streaming<proto::ReadResponse>,
-    /// What came first: by it the node was chosen.
-    first: Option<proto::ReadResponse>,
-    left: Option<u64>,
-}
-
-/// A node's stream, with its first message; `None` when it ended without one.
-type Begun = (Option<proto::ReadResponse>, Streaming<proto::ReadResponse>);
-
 /// How nodes are called.
 type Channelled = proto::reader_client::ReaderClient<tonic::transport::Channel>;
-
-async fn begin(response: tonic::Response<Streaming<proto::ReadResponse>>) -> Result<Begun, Status> {
-    let mut stream = response.into_inner();
-    Ok((stream.message().await?, stream))
-}
-
-/// Why a stream gives nothing, if its first message says so.
-fn gives_nothing(node: &NodeName, (first, _): &Begun) -> Option<ReadError> {
-    match first.as_ref()?.part.as_ref()? {
-        proto::read_response::Part::Miss(miss) => Some(missed(node, miss)),
-        _ => None,
-    }
-}
-
-impl Feed {
-    /// The node that gives them.
-    pub fn node(&self) -> &NodeName {
-        &self.node
-    }
-
-    /// What comes next; `None` at the end. Errors: [`ReadError`]; begin a new feed after the last whole transaction then.
-    pub async fn next(&mut self) -> Result<Option<Event>, ReadError> {
-        let answer = |cause: String| ReadError::Answer { node: self.node.clone(), cause };
-        let message = match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => self.stream.message().await,
-        };
-        let message = match message {
-            Ok(Some(message)) => message,
-            Ok(None) if self.left.is_none() => return Ok(None),
-            Ok(None) => return Err(answer("the stream ended within a transaction".to_owned())),
-            Err(status) => return Err(refused(&self.node, &status)),
-        };
-        let part = message.part.ok_or_else(|| answer("a message without a part".to_owned()))?;
-        Ok(Some(match (part, self.left) {
-            (proto::read_response::Part::Start(start), None) => {
-                let committed = committed(start).map_err(|error| answer(error.to_string()))?;
-                self.left = Some(committed.payload_bytes);
-                Event::Begin(Box::new(committed))
-            }
-            (proto::read_response::Part::Data(data), Some(left)) if data.len() as u64 <= left => {
-                self.left = Some(left - data.len() as u64);
-                Event::Data(data)
-            }
-            (proto::read_response::Part::End(_), Some(left)) if left > 0 => {
-                return Err(answer(format!("{left} bytes of the payload are missing at its end")));
-            }
-            (proto::read_response::Part::End(_), Some(_)) => {
-                self.left = None;
-                Event::End
-            }
-            (proto::read_response::Part::Progress(progress), None) => {
-                Event::Progress(progress.held.map(Into::into).unwrap_or_default())
-            }
-            (proto::read_response::Part::Miss(miss), None) => return Err(missed(&self.node, &miss)),
-            _ => return Err(answer("a message out of order".to_owned())),
-        }))
-    }
-
-    /// The next whole transaction with its payload in memory, which may have `most` bytes; `None` at the end. Passes over
-    /// progress. Errors: [`ReadError`].
-    pub async fn transaction(&mut self, most: usize) -> Result<Option<(Committed, Bytes)>, ReadError> {
-        let mut current: Option<(Committed, Vec<u8>)> = None;
-        while let Some(event) = self.next().await? {
-            match (event, &mut current) {
-                (Event::Begin(committed), _) => {
-                    if committed.payload_bytes > most as u64 {
-                        let cause = format!("a payload of {} bytes, and {most} may come", committed.payload_bytes);
-                        return Err(ReadError::Answer { node: self.node.clone(), cause });
-                    }
-                    current = Some((*committed, Vec::new()));
-                }
-                (Event::Data(data), Some((_, payload))) => payload.extend_from_slice(&data),
-                (Event::End, _) => break,
-                _ => {}
-            }
-        }
-        Ok(current.map(|(committed, payload)| (committed, payload.into())))
-    }
-}
-
-fn committed(start: proto::ItemStart) -> Result<Committed, ConvertError> {
-    Ok(Committed {
-        ticket: convert::required(start.ticket.as_ref(), "ItemStart.ticket")?.try_into()?,
-        sender: convert::sender(&start.sender, "ItemStart.sender")?,
-        position: convert::required(start.position, "ItemStart.position")?.into(),
-        parcel: convert::parcel(&start.parcel, "ItemStart.parcel")?,
-        digest: convert::digest(&start.digest, "ItemStart.digest")?,
-        committed: Time(start.committed_ms),
-        payload_bytes: start.payload_bytes,
-        key: start.key,
-        headers: start.headers.into_iter().map(|header| (header.name, header.value)).collect(),
-        content_type: start.content_type,
-    })
-}
 
 fn missed(node: &NodeName, miss: &proto::ReadMiss) -> ReadError {
     let at = miss.at.map(Into::into).unwrap_or_default();
@@ -334,6 +208,13 @@ pub struct Reader {
     /// This reader's, by which the directory says what it may read.
     key: PublicKey,
     only: Option<NodeName>,
+    seams: Seams,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("key", &self.key).field("only", &self.only).finish_non_exhaustive()
+    }
 }
 
 impl Reader {
@@ -341,7 +222,7 @@ impl Reader {
     pub fn new(key: &SecretKey, directory: Arc<Directory>, seams: &Seams, meter: Meter) -> Result<Self, ReadError> {
         let (source, directory) = watch::channel(directory);
         let dialer = Dialer::new(seams, Credentials::new(key)?, directory.clone(), meter);
-        Ok(Self { dialer, directory, _source: Arc::new(source), key: key.public(), only: None })
+        Ok(Self { dialer, directory, _source: Arc::new(source), key: key.public(), only: None, seams: seams.clone() })
     }
 
     /// The reader of a `client.toml`. Errors: [`ReadError::Config`], [`ReadError::NoReader`], [`ReadError::Tls`].
@@ -372,15 +253,8 @@ impl Reader {
         destination: Option<&DestinationName>,
         freshness: Freshness,
     ) -> Result<Feed, ReadError> {
-        let request = proto::GetRequest {
-            transaction: Bytes::copy_from_slice(&transaction.to_bytes()),
-            destination: destination.map(ToString::to_string),
-            freshness: Some(freshness.message()),
-            ..Default::default()
-        };
-        let call = async |mut client: Channelled| begin(client.get(request.clone()).await?).await;
-        let (node, (first, stream)) = self.ask(destination, freshness.patience(), call, gives_nothing).await?;
-        Ok(Feed { node, stream, first, left: None })
+        let destination = destination.cloned();
+        Feed::begin(self.clone(), Wanted::One { transaction, destination, freshness }).await
     }
 
     /// The latest transaction of an ordering key, or with `history` all of them in order. Errors: [`ReadError`].
@@ -391,35 +265,32 @@ impl Reader {
         history: bool,
         freshness: Freshness,
     ) -> Result<Feed, ReadError> {
-        let request = proto::GetByKeyRequest {
-            destination: destination.to_string(),
-            key: Bytes::copy_from_slice(key),
-            history,
-            freshness: Some(freshness.message()),
-            ..Default::default()
-        };
-        let call = async |mut client: Channelled| begin(client.get_by_key(request.clone()).await?).await;
-        let (node, (first, stream)) = self.ask(Some(destination), freshness.patience(), call, gives_nothing).await?;
-        Ok(Feed { node, stream, first, left: None })
+        let (destination, key) = (destination.clone(), Bytes::copy_from_slice(key));
+        Feed::begin(self.clone(), Wanted::Key { destination, key, history, freshness }).await
     }
 
-    /// The committed feed of a destination; with `follow` it waits for more at its end. Errors: [`ReadError`].
-    pub async fn subscribe(&self, destination: &DestinationName, from: From, follow: bool) -> Result<Feed, ReadError> {
-        use proto::subscribe_request::From as Start;
-        let request = proto::SubscribeRequest {
-            destination: destination.to_string(),
-            from: match from {
-                From::Start => None,
-                From::End => Some(Start::End(true)),
-                From::After(position) => Some(Start::After(position.into())),
-                From::Last(count) => Some(Start::Last(count)),
-                From::Since(time) => Some(Start::SinceMs(time.0)),
-            },
-            follow,
-            ..Default::default()
-        };
-        let call = async |mut client: Channelled| begin(client.subscribe(request.clone()).await?).await;
-        let (node, (first, stream)) = self.ask(Some(destination), ANSWER_WITHIN, call, gives_nothing).await?;
-        Ok(Feed { node, stream, first, left: None })
+    /// Committed transactions of a destination, in the order of its log. Errors: [`ReadError`].
+    ///
+    /// ```no_run
+    /// use sealcast::client::reader::{From, Reader, Subscription};
+    /// # async fn example(reader: Reader, kept: Option<sealcast::client::reader::Cursor>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let from = kept.map_or(From::Start, From::Cursor);
+    /// let mut feed = reader.subscribe(&"orders".parse()?, Subscription::new(from)).await?;
+    /// while let Some((committed, payload)) = feed.transaction(1 << 20).await? {
+    ///     println!("{} from {}: {} bytes", committed.position, committed.sender, payload.len());
+    ///     // Store what was made of it, and feed.cursor(), together.
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe(
+        &self,
+        destination: &DestinationName,
+        subscription: Subscription,
+    ) -> Result<Feed, ReadError> {
+        let group = self.directory().destinations.get(destination).map(|entry| entry.tag);
+        let group = group.ok_or(ReadError::NotPermitted)?;
+        let destination = destination.clone();
+        Feed::begin(self.clone(), Wanted::All { destination, group, subscription }).await
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::group::{GroupContext, Repeat};
+use super::newest::Newest;
 use super::propose::Desk;
 use super::receipts::Signer;
 use super::recent::Recent;
@@ -61,8 +62,8 @@ type Parcels = BTreeMap<Digest, (ParcelKey, Time)>;
 pub struct News {
     /// The directory in force.
     pub in_force: watch::Sender<Arc<Directory>>,
-    /// The newest directory that was verified: that of the log, if it is newer.
-    pub newest: watch::Sender<Arc<Directory>>,
+    /// The newest directory that the node goes by.
+    pub newest: Newest,
     /// Group time.
     pub group_time: watch::Sender<Time>,
     /// Parcels that were decided and need no gathering here, with their expiry.
@@ -251,14 +252,8 @@ impl Holder {
     fn tell(&self, changes: &Changes) {
         for change in &changes.directories {
             tracing::info!(destination = %self.context.destination, version = change.directory.version, "directory in force");
+            self.news.newest.in_force([(self.context.destination.clone(), change.directory.clone())]);
             self.news.in_force.send_replace(change.directory.clone());
-            self.news.newest.send_if_modified(|newest| {
-                let newer = change.directory.version > newest.version;
-                if newer {
-                    *newest = change.directory.clone();
-                }
-                newer
-            });
         }
         for why in &changes.directories_refused {
             tracing::warn!(destination = %self.context.destination, "a directory in the log changes nothing: {why}");

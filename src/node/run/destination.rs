@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::options::NodeOptions;
 use super::watching::Ended;
 use crate::core::decide::View;
-use crate::core::directory::Directory;
 use crate::core::id::DestinationName;
 use crate::keys::KeyRing;
 use crate::node::alarms::Alarms;
 use crate::node::answer::{Answerer, QUERIES};
 use crate::node::group::{GroupContext, Lag, NoticeSender, Served};
 use crate::node::hold::{Holder, News};
+use crate::node::newest::Newest;
 use crate::node::propose::Desk;
 use crate::node::receipts::Publisher;
 use crate::node::report::Reporter;
@@ -39,7 +39,7 @@ pub(super) struct Starting<'a> {
     pub options: &'a NodeOptions,
     pub seams: &'a Seams,
     pub transport: &'a Arc<AnyTransport>,
-    pub newest: &'a watch::Sender<Arc<Directory>>,
+    pub newest: &'a Newest,
     pub dialer: &'a Dialer,
     pub meter: &'a Meter,
     pub openings: Arc<Semaphore>,
@@ -76,6 +76,13 @@ impl Starting<'_> {
             stores.insert(name.clone(), (store.clone(), None));
             self.agrees(name, &store)?;
         }
+        // Of all groups, before any of them begins: it hands the newest on.
+        let mut in_force = Vec::new();
+        for (name, (store, _)) in stores.iter() {
+            let snapshot = store.snapshot().map_err(|cause| NodeError::Store { destination: name.clone(), cause })?;
+            in_force.extend(View::directory(&snapshot).map(|directory| (name.clone(), directory.clone())));
+        }
+        self.newest.in_force(in_force);
         for (name, ring) in &options.rings {
             let Some((store, group)) = stores.get_mut(name) else { continue };
             let one = self.destination(name, ring, store, group).await?;
@@ -135,15 +142,6 @@ impl Starting<'_> {
             let snapshot = store.snapshot().map_err(failed)?;
             (View::directory(&snapshot).cloned(), View::group_time(&snapshot))
         };
-        if let Some(in_force) = &in_force {
-            self.newest.send_if_modified(|newest| {
-                let newer = in_force.version > newest.version;
-                if newer {
-                    *newest = in_force.clone();
-                }
-                newer
-            });
-        }
         let (in_force, in_force_seen) = watch::channel(in_force.unwrap_or(directory.clone()));
         let (group_time, group_time_seen) = watch::channel(group_time);
         let (notices, notices_out) = NoticeSender::new();
@@ -181,7 +179,7 @@ impl Starting<'_> {
         *opened = Some(group.clone());
 
         let (signer, publisher) = Publisher::new(context.clone(), notices_out).map_err(failed)?;
-        let desk = Desk::new(context.clone(), self.newest.subscribe(), options.operator.clone());
+        let desk = Desk::new(context.clone(), self.newest.watch(), options.operator.clone());
         let (tell_ended, ended) = mpsc::channel(NEWS);
         let (tell_staged, staged) = mpsc::channel(NEWS);
         let news = News { in_force, newest: self.newest.clone(), group_time, ended: tell_ended };
@@ -195,7 +193,7 @@ impl Starting<'_> {
             self.closed.clone(),
         )?;
         let reporter =
-            Reporter::new(context.clone(), desk.clone(), group.clone(), self.dialer.clone(), self.newest.subscribe());
+            Reporter::new(context.clone(), desk.clone(), group.clone(), self.dialer.clone(), self.newest.watch());
         let answerer = Answerer::new(context.clone(), signer);
         let (tell_replayed, replayed) = watch::channel(false);
         // It outlives the other parts, to say what they still sign; that it lives is watched like theirs.

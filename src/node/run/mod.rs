@@ -22,6 +22,7 @@ use tonic::service::Routes;
 use super::NodeError;
 use super::alarms::Alarms;
 use super::group::AllServed;
+use super::newest::Newest;
 use super::peer::PeerService;
 use super::pulse::Pulse;
 use super::serve::ReaderService;
@@ -50,7 +51,7 @@ pub struct Node {
     name: NodeName,
     address: SocketAddr,
     http_address: Option<SocketAddr>,
-    newest: watch::Sender<Arc<Directory>>,
+    newest: Newest,
     directory_file: Option<PathBuf>,
     operator: PublicKey,
     served: AllServed,
@@ -77,7 +78,9 @@ impl Node {
     /// Errors: [`NodeError`]; nothing is left running then.
     pub async fn start(options: NodeOptions, seams: Seams, transport: Arc<AnyTransport>) -> Result<Self, NodeError> {
         let meter = Meter::node(&options.name);
-        let (newest, newest_seen) = watch::channel(options.directory.clone());
+        let alarms = Alarms::new(seams.clock.clone(), meter.clone());
+        let newest = Newest::new(options.directory.clone(), alarms.clone());
+        let newest_seen = newest.watch();
         let listen = |setting, address: &str| {
             let address = address.to_owned();
             move |cause| NodeError::Listen { setting, address, cause }
@@ -124,7 +127,6 @@ impl Node {
         let served: AllServed = Arc::new(served);
 
         let gate = Gate::new(newest_seen.clone(), meter.clone());
-        let alarms = Alarms::new(seams.clock.clone(), meter.clone());
         let peers = PeerService::new(gate.clone(), served.clone(), options.operator.clone());
         let readers =
             ReaderService::new(options.name.clone(), gate, served.clone(), alarms.clone(), seams.clock.clone());
@@ -204,7 +206,7 @@ impl Node {
 
     /// The newest directory that it verified.
     pub fn directory(&self) -> Arc<Directory> {
-        self.newest.borrow().clone()
+        self.newest.watch().borrow().clone()
     }
 
     /// Waits until something failed for good: the process must end then.
@@ -238,7 +240,7 @@ impl Node {
             directory.check_keeps(&in_force, name).map_err(|error| refused(error.to_string()))?;
         }
         tracing::info!(version = directory.version, "a newer directory was read");
-        self.newest.send_replace(Arc::new(directory));
+        self.newest.take(Arc::new(directory));
         Ok(true)
     }
 

@@ -1,0 +1,436 @@
+//! Transactions as nodes give them, one message after the other. A feed whose node ends goes on at another, behind what it
+//! gave, within a payload too.
+//!
+//! Owns the cursor. Must not choose the node (that is `ask`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tonic::{Code, Status, Streaming};
+
+use super::subscription::{Cursor, Subscription};
+use super::{ANSWER_WITHIN, Channelled, Freshness, ReadError, Reader, missed, refused};
+use crate::core::id::{
+    DestinationName, DestinationTag, Digest, NodeName, ParcelId, Position, SenderName, Ticket, Time, TransactionId,
+};
+use crate::rpc::convert::{self, ConvertError};
+use crate::rpc::proto;
+
+/// How long a feed tries to go on by itself when no node gives it anything, and the pauses between its tries.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_LAST: Duration = Duration::from_secs(2);
+
+/// A committed transaction without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Which transaction, where, until when.
+    pub ticket: Ticket,
+    /// Who sent it.
+    pub sender: SenderName,
+    /// Where it was committed: the cursor to go on after it.
+    pub position: Position,
+    /// The parcel that brought it.
+    pub parcel: ParcelId,
+    /// D of that parcel.
+    pub digest: Digest,
+    /// Group time of the entry that committed it.
+    pub committed: Time,
+    /// Length of the payload in bytes.
+    pub payload_bytes: u64,
+    /// Its ordering key.
+    pub key: Option<Bytes>,
+    /// The application's headers, in its order.
+    pub headers: Vec<(String, Bytes)>,
+    /// The payload's media type, as the application named it.
+    pub content_type: Option<String>,
+}
+
+/// One message of a feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A transaction begins.
+    Begin(Box<Committed>),
+    /// The next bytes of its payload, at most 1 MiB.
+    Data(Bytes),
+    /// It is whole.
+    End,
+    /// Everything committed up to here was looked at, and what was asked for was given.
+    Progress(Position),
+}
+
+/// What a feed was begun with.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    One { transaction: TransactionId, destination: Option<DestinationName>, freshness: Freshness },
+    Key { destination: DestinationName, key: Bytes, history: bool, freshness: Freshness },
+    All { destination: DestinationName, group: DestinationTag, subscription: Subscription },
+}
+
+/// The transaction that is being given.
+#[derive(Debug)]
+struct Current {
+    committed: Committed,
+    /// Bytes of its payload that were given.
+    given: u64,
+    /// Bytes of it that are still to come.
+    left: u64,
+}
+
+/// Transactions as nodes give them, in the order of the log.
+///
+/// When its node ends or cannot be reached any more, a feed goes on at another one, behind what it has given; only when no
+/// node gives anything for 30 s does it say so, and the next call tries again. Its methods may be dropped while they wait,
+/// and nothing is lost by it.
+#[derive(Debug)]
+pub struct Feed {
+    reader: Reader,
+    wanted: Wanted,
+    node: NodeName,
+    /// The one that last gave nothing more: it is asked last.
+    failed: Option<NodeName>,
+    stream: Option<Streaming<proto::ReadResponse>>,
+    /// What came first: by it the node was chosen.
+    first: Option<proto::ReadResponse>,
+    current: Option<Current>,
+    /// Whether the stream gives the rest of `current` and nothing else.
+    rest: bool,
+    /// Everything up to here was given.
+    cursor: Option<Position>,
+    /// What was gathered of a transaction that is wanted whole.
+    whole: Option<(Committed, Vec<u8>)>,
+    ended: bool,
+}
+
+/// A node's stream, with its first message; `None` when it ended without one.
+type Begun = (Option<proto::ReadResponse>, Streaming<proto::ReadResponse>);
+
+async fn begin(response: tonic::Response<Streaming<proto::ReadResponse>>) -> Result<Begun, Status> {
+    let mut stream = response.into_inner();
+    Ok((stream.message().await?, stream))
+}
+
+/// Why a stream gives nothing, if its first message says so.
+fn gives_nothing(node: &NodeName, (first, _): &Begun) -> Option<ReadError> {
+    match first.as_ref()?.part.as_ref()? {
+        proto::read_response::Part::Miss(miss) => Some(missed(node, miss)),
+        _ => None,
+    }
+}
+
+impl Feed {
+    /// Begins a feed at the first node that gives something. Errors: [`ReadError`].
+    pub(super) async fn begin(reader: Reader, wanted: Wanted) -> Result<Self, ReadError> {
+        let (node, (first, stream)) = open(&reader, &wanted, None, None).await?;
+        Ok(Self {
+            reader,
+            wanted,
+            node,
+            failed: None,
+            stream: Some(stream),
+            first,
+            current: None,
+            rest: false,
+            cursor: None,
+            whole: None,
+            ended: false,
+        })
+    }
+
+    /// The node that gives them now.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Everything up to here was given, whole: what to store with what was made of it. `None` before a subscription's first
+    /// message, and for what is no subscription.
+    pub fn cursor(&self) -> Option<Cursor> {
+        let Wanted::All { group, .. } = &self.wanted else { return None };
+        self.cursor.map(|position| Cursor { group: *group, position })
+    }
+
+    /// What comes next; `None` at the end. Errors: [`ReadError`]; after one that is retryable the next call goes on where
+    /// this one was.
+    pub async fn next(&mut self) -> Result<Option<Event>, ReadError> {
+        let clock = self.reader.seams.clock.clone();
+        let until = clock.monotonic() + GOES_ON_WITHIN;
+        let mut pause = Duration::ZERO;
+        loop {
+            let error = match self.step().await {
+                Err(error @ ReadError::Unavailable { .. }) => error,
+                other => return other,
+            };
+            if self.stream.take().is_some() {
+                self.failed = Some(self.node.clone());
+            }
+            if clock.monotonic() + pause >= until {
+                return Err(error);
+            }
+            tracing::debug!(%error, "a feed goes on elsewhere");
+            clock.sleep(pause).await;
+            pause = (pause * 2).clamp(AGAIN_FIRST, AGAIN_LAST);
+        }
+    }
+
+    /// What comes next, from the node that gives; begins anew where there is none.
+    async fn step(&mut self) -> Result<Option<Event>, ReadError> {
+        if self.ended {
+            return Ok(None);
+        }
+        if self.stream.is_none() {
+            self.go_on().await?;
+        }
+        let message = match (self.first.take(), &mut self.stream) {
+            (Some(first), _) => Ok(Some(first)),
+            (None, Some(stream)) => stream.message().await,
+            (None, None) => Ok(None),
+        };
+        match message {
+            Ok(Some(message)) => match self.take(message) {
+                Ok(Some(event)) => Ok(Some(event)),
+                // The node gives the rest of what another began.
+                Ok(None) => Box::pin(self.step()).await,
+                Err(error) => {
+                    self.stream = None;
+                    Err(error)
+                }
+            },
+            Ok(None) if self.current.is_some() => Err(self.answer("the stream ended within a transaction".to_owned())),
+            Ok(None) if self.follows() => {
+                Err(ReadError::Unavailable { said: format!("node {} ended the feed", self.node) })
+            }
+            Ok(None) => {
+                self.ended = true;
+                Ok(None)
+            }
+            // A damaged body: another node has it too.
+            Err(status) if status.code() == Code::DataLoss => {
+                Err(ReadError::Unavailable { said: format!("node {}: {}", self.node, status.message()) })
+            }
+            Err(status) => Err(refused(&self.node, &status)),
+        }
+    }
+
+    fn follows(&self) -> bool {
+        matches!(&self.wanted, Wanted::All { subscription, .. } if !subscription.stops)
+    }
+
+    /// Begins anew where it was: with the rest of a transaction that was begun, else behind what was given. Errors:
+    /// [`ReadError`].
+    async fn go_on(&mut self) -> Result<(), ReadError> {
+        let current = self.current.as_ref();
+        let opened = match current {
+            Some(current) => {
+                let freshness = Freshness { at_least: Some(current.committed.position), ..Freshness::default() };
+                let ticket = &current.committed.ticket;
+                let request = proto::GetRequest {
+                    sender: Some(current.committed.sender.to_string()),
+                    offset: current.given,
+                    ..get(ticket.transaction, Some(&ticket.destination), freshness)
+                };
+                let call = |mut client: Channelled| {
+                    let request = request.clone();
+                    async move { begin(client.get(request).await?).await }
+                };
+                let destination = Some(&ticket.destination);
+                self.reader.ask(destination, self.failed.as_ref(), freshness.patience(), call, gives_nothing).await
+            }
+            None => open(&self.reader, &self.wanted, self.cursor, self.failed.as_ref()).await,
+        };
+        let (node, (first, stream)) = opened?;
+        self.rest = current.is_some();
+        (self.node, self.first, self.stream) = (node, first, Some(stream));
+        Ok(())
+    }
+
+    fn answer(&self, cause: String) -> ReadError {
+        ReadError::Answer { node: self.node.clone(), cause }
+    }
+
+    /// Takes a message; `None` for the start of what was begun already. Errors: [`ReadError`].
+    fn take(&mut self, message: proto::ReadResponse) -> Result<Option<Event>, ReadError> {
+        use proto::read_response::Part;
+        let node = self.node.clone();
+        let wrong = |cause: String| ReadError::Answer { node: node.clone(), cause };
+        let disorder = || wrong("a message out of order".to_owned());
+        let part = message.part.ok_or_else(|| wrong("a message without a part".to_owned()))?;
+        Ok(Some(match (part, &mut self.current) {
+            (Part::Start(start), current) => {
+                let offset = start.offset;
+                let committed = committed(start).map_err(|error| wrong(error.to_string()))?;
+                match current {
+                    None if offset == 0 => {}
+                    Some(current) if self.rest && offset == current.given && committed == current.committed => {
+                        return Ok(None);
+                    }
+                    _ => return Err(disorder()),
+                }
+                let bare = matches!(&self.wanted, Wanted::All { subscription, .. } if subscription.metadata_only);
+                let left = if bare { 0 } else { committed.payload_bytes };
+                self.current = Some(Current { committed: committed.clone(), given: 0, left });
+                Event::Begin(Box::new(committed))
+            }
+            (Part::Data(data), Some(current)) if data.len() as u64 <= current.left => {
+                current.left -= data.len() as u64;
+                current.given += data.len() as u64;
+                Event::Data(data)
+            }
+            (Part::End(_), Some(Current { left: left @ 1.., .. })) => {
+                let cause = format!("{left} bytes of the payload are missing at its end");
+                return Err(wrong(cause));
+            }
+            (Part::End(_), Some(current)) => {
+                self.cursor = Some(current.committed.position);
+                self.current = None;
+                if std::mem::take(&mut self.rest) {
+                    self.stream = None;
+                }
+                self.ended = match &self.wanted {
+                    Wanted::One { .. } => true,
+                    Wanted::Key { history, .. } => !history,
+                    Wanted::All { .. } => false,
+                };
+                Event::End
+            }
+            (Part::Progress(progress), None) => {
+                let position = progress.held.map(Into::into).unwrap_or_default();
+                // A node that is behind says where it is, and that is no step back.
+                let position = self.cursor.map_or(position, |cursor| cursor.max(position));
+                self.cursor = Some(position);
+                Event::Progress(position)
+            }
+            (Part::Miss(miss), None) => return Err(missed(&self.node, &miss)),
+            _ => return Err(disorder()),
+        }))
+    }
+
+    /// The next whole transaction with its payload in memory, which may have `most` bytes; `None` at the end. Passes over
+    /// progress. Errors: [`ReadError`]; [`ReadError::TooLarge`] for a longer one, after which the next call gives the one
+    /// behind it.
+    pub async fn transaction(&mut self, most: usize) -> Result<Option<(Committed, Bytes)>, ReadError> {
+        while let Some(event) = self.next().await? {
+            match (event, &mut self.whole) {
+                (Event::Begin(committed), _) => {
+                    let bytes = committed.payload_bytes;
+                    if bytes > most as u64 {
+                        return Err(ReadError::TooLarge { ticket: committed.ticket, bytes, most });
+                    }
+                    self.whole = Some((*committed, Vec::new()));
+                }
+                (Event::Data(data), Some((_, payload))) => payload.extend_from_slice(&data),
+                (Event::End, whole) => {
+                    if let Some((committed, payload)) = whole.take() {
+                        return Ok(Some((committed, payload.into())));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The transactions as a stream, each whole with its payload in memory, which may have `most` bytes. It goes on after
+    /// an error that is retryable, and after one that was too large; any other is its last item. With [`Committed::position`]
+    /// of the last one that had its effect, [`From::After`](super::From::After) goes on behind it later.
+    ///
+    /// ```no_run
+    /// use futures_util::{StreamExt, pin_mut};
+    /// # async fn example(feed: sealcast::client::reader::Feed) -> Result<(), sealcast::client::reader::ReadError> {
+    /// let transactions = feed.into_stream(1 << 20);
+    /// pin_mut!(transactions);
+    /// while let Some(next) = transactions.next().await {
+    ///     let (committed, payload) = next?;
+    ///     println!("{}: {} bytes", committed.position, payload.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_stream(self, most: usize) -> impl Stream<Item = Result<(Committed, Bytes), ReadError>> + Send {
+        futures_util::stream::unfold(Some(self), move |feed| async move {
+            let mut feed = feed?;
+            let next = feed.transaction(most).await.transpose()?;
+            let goes_on = match &next {
+                Ok(_) | Err(ReadError::TooLarge { .. }) => true,
+                Err(error) => error.retryable(),
+            };
+            Some((next, goes_on.then_some(feed)))
+        })
+    }
+}
+
+fn get(transaction: TransactionId, destination: Option<&DestinationName>, freshness: Freshness) -> proto::GetRequest {
+    proto::GetRequest {
+        transaction: Bytes::copy_from_slice(&transaction.to_bytes()),
+        destination: destination.map(ToString::to_string),
+        freshness: Some(freshness.message()),
+        ..Default::default()
+    }
+}
+
+/// Begins what is wanted behind a cursor, at another node than the one that is to be left, if there is one. Errors:
+/// [`ReadError`].
+async fn open(
+    reader: &Reader,
+    wanted: &Wanted,
+    cursor: Option<Position>,
+    leave: Option<&NodeName>,
+) -> Result<(NodeName, Begun), ReadError> {
+    // A node that is behind would give less than what was given already.
+    let fresh = |freshness: &Freshness| Freshness { at_least: freshness.at_least.max(cursor), ..*freshness };
+    match wanted {
+        Wanted::One { transaction, destination, freshness } => {
+            let request = get(*transaction, destination.as_ref(), *freshness);
+            let call = |mut client: Channelled| {
+                let request = request.clone();
+                async move { begin(client.get(request).await?).await }
+            };
+            reader.ask(destination.as_ref(), leave, freshness.patience(), call, gives_nothing).await
+        }
+        Wanted::Key { destination, key, history, freshness } => {
+            let freshness = fresh(freshness);
+            let request = proto::GetByKeyRequest {
+                destination: destination.to_string(),
+                key: key.clone(),
+                history: *history,
+                freshness: Some(freshness.message()),
+                after: cursor.map(Into::into),
+                ..Default::default()
+            };
+            let call = |mut client: Channelled| {
+                let request = request.clone();
+                async move { begin(client.get_by_key(request).await?).await }
+            };
+            reader.ask(Some(destination), leave, freshness.patience(), call, gives_nothing).await
+        }
+        Wanted::All { destination, group, subscription } => {
+            let mut subscription = subscription.clone();
+            if let Some(cursor) = cursor {
+                subscription.from = super::From::After(cursor);
+                subscription.freshness = Freshness { linearizable: false, ..fresh(&subscription.freshness) };
+            }
+            let request = subscription.request(destination, *group)?;
+            let call = |mut client: Channelled| {
+                let request = request.clone();
+                async move { begin(client.subscribe(request).await?).await }
+            };
+            let patience = subscription.freshness.patience() + ANSWER_WITHIN;
+            reader.ask(Some(destination), leave, patience, call, gives_nothing).await
+        }
+    }
+}
+
+fn committed(start: proto::ItemStart) -> Result<Committed, ConvertError> {
+    Ok(Committed {
+        ticket: convert::required(start.ticket.as_ref(), "ItemStart.ticket")?.try_into()?,
+        sender: convert::sender(&start.sender, "ItemStart.sender")?,
+        position: convert::required(start.position, "ItemStart.position")?.into(),
+        parcel: convert::parcel(&start.parcel, "ItemStart.parcel")?,
+        digest: convert::digest(&start.digest, "ItemStart.digest")?,
+        committed: Time(start.committed_ms),
+        payload_bytes: start.payload_bytes,
+        key: start.key,
+        headers: start.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+        content_type: start.content_type,
+    })
+}
