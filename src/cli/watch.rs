@@ -18,7 +18,7 @@ Examples, in the folder of a reader's client.toml:
   sealcast watch orders --from start -e --lines
   sealcast watch orders --from -10 -e --format json
   sealcast watch orders --from 17.0 -c 5
-  sealcast watch orders -k customer-42 --at-least 17.0 -e --lines
+  sealcast watch orders -k customer-42 --linearizable -e --lines
   sealcast watch orders -H kind=refund -e --format json
 
 With --format json each line has the transaction and its position: the cursor for --from. Without it only payloads \
