@@ -184,12 +184,14 @@ fn a_directory_grows_from_its_first_draft() {
 
     done(at, "directory add node b --address 127.0.0.1:7402 --public b.pub");
     done(at, "directory add destination orders --nodes a,b");
-    done(at, "directory sign --operator operator.key");
+    // It may run already: then its nodes refuse other voters.
+    let outcome = run(at, "directory sign --operator operator.key");
+    assert!(outcome.code == 0 && outcome.stderr.contains("cannot change the voters"), "{}", outcome.stderr);
     assert_eq!(json(&done(at, verify)).remove(0)["version"], 2);
     assert!(fails(at, &format!("{verify} --minimum-version 3"), 1).contains("below 3"));
     done(at, "keys generate operator -o other.key");
     assert!(fails(at, "directory verify --operator other.key", 1).contains("signature"));
-    assert!(fails(at, "directory sign --operator other.key", 1).contains("signature"));
+    assert!(fails(at, "directory sign --operator other.key", 2).contains("signature"));
 
     let rows = json(&done(at, "--format json directory show"));
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
@@ -204,6 +206,57 @@ fn a_directory_grows_from_its_first_draft() {
     text = text.replace("127.0.0.1:7402", "127.0.0.1:9999");
     fs::write(at.join("directory"), text).expect("written");
     assert!(fails(at, "directory verify --operator operator.pub", 1).contains("signature"));
+}
+
+#[test]
+fn one_command_adds_shows_signs_and_writes_the_folder() {
+    let folder = folder();
+    let at = folder.path();
+    done(at, INIT);
+    let before = fs::read(at.join("shop/operator/directory")).expect("read");
+    let add = "directory add sender new --destinations orders --operator shop/operator/operator.key";
+    assert!(done(at, &format!("{add} --dry-run")).contains("Nothing was written"));
+    assert_eq!(fs::read(at.join("shop/operator/directory")).expect("read"), before);
+    assert!(!at.join("shop/senders/new").exists());
+
+    let text = done(at, add);
+    for says in ["added   sender  new", "version 2 is signed", "cp shop/operator/directory shop/nodes/a/directory"] {
+        assert!(text.contains(says), "{text}");
+    }
+    let mode = fs::metadata(at.join("shop/senders/new/sender.key")).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let text = done(at, "config check shop/senders/new/client.toml");
+    assert!(text.contains("shop version 2, good") && text.contains("kafka at localhost:9092"), "{text}");
+    assert!(done(at, add).contains("Nothing changes: version 2 stays"));
+    // A change of what it may do keeps its key; a key of its own is taken with --public.
+    done(at, "directory add destination bills --readers app --operator shop/operator/operator.key");
+    let wider = "directory add sender new --destinations orders,bills --operator shop/operator/operator.key";
+    assert!(fails(at, wider, 2).contains("--replace"));
+    let told = json(&done(at, &format!("{wider} --replace --format json"))).remove(0);
+    let changes = told["changes"].as_array().expect("a list");
+    assert_eq!((changes.len(), &changes[0]["field"]), (1, &"destinations".into()), "{told}");
+    assert_eq!((&changes[0]["before"], &changes[0]["after"]), (&"orders".into(), &"bills, orders".into()));
+    for node in ["a", "b", "c"] {
+        fs::copy(at.join("shop/operator/directory"), at.join(format!("shop/nodes/{node}/directory"))).expect("copied");
+        let text = done(at, &format!("config check shop/nodes/{node}/node.toml"));
+        assert!(text.contains("bills, 2 keys"), "{text}");
+    }
+    // Where machines are others, files go there; a folder that is there is never written into.
+    let far = "init far --kafka k:1 --nodes a=10.0.0.1:7401,b=10.0.0.2:7401 --listen 0.0.0.0 --http 0.0.0.0 \
+               --destination orders --reader app";
+    let text = done(at, far);
+    assert!(text.contains("scp -pr far/nodes/b 10.0.0.2: && ssh -f 10.0.0.2"), "{text}");
+    let shown = json(&done(at, "--format json config show far/nodes/a/node.toml")).remove(0);
+    assert_eq!((&shown["node"]["listen"], &shown["node"]["http"]), (&"0.0.0.0:7401".into(), &"0.0.0.0:7501".into()));
+    fs::create_dir_all(at.join("elsewhere/readers/audit")).expect("made");
+    fs::write(at.join("elsewhere/readers/audit/notes"), "mine").expect("written");
+    let audit = "directory add reader audit --destinations orders --operator far/operator/operator.key";
+    assert!(fails(at, &format!("{audit} -o elsewhere"), 2).contains("is not empty"));
+    let text = done(at, audit);
+    assert!(text.contains("scp -p far/operator/directory 10.0.0.1:a/directory"), "{text}");
+    assert!(done(at, "directory remove reader audit --operator far/operator/operator.key").contains("removed  reader"));
+    let verify = "--format json directory verify far/operator/directory --operator far/operator/operator.key";
+    assert_eq!(json(&done(at, verify)).remove(0)["version"], 3);
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn desk(folder: &Path) -> PathBuf {
     fs::create_dir(&desk).unwrap();
     let id = "5f0c6a1e9b3d47f2a8c05d7e4b61f390";
     works(&desk, "sealcast keys generate operator");
+    fs::write(desk.join("transport.toml"), "[transport]\nbrokers = [\"localhost:9092\"]\n").unwrap();
     for (kind, name) in
         [("node", "a"), ("node", "b"), ("node", "c"), ("node", "d"), ("sender", "web"), ("reader", "app")]
     {
@@ -121,8 +122,9 @@ fn every_example_in_every_help_works() {
                 "bench" => env.clone(),
                 "" if example.contains("demo") => continue,
                 "" | "init" => tempfile::Builder::new().tempdir_in(&fresh).unwrap().keep(),
+                "config" | "topic" | "node" | "inspect" => env.clone(),
+                "directory" if example.contains("directory status") => env.clone(),
                 "keys" | "directory" => desk.clone(),
-                "config" | "topic" | "node" => env.clone(),
                 "send" => sender.clone(),
                 "status" | "get" | "watch" => reader.clone(),
                 "completion" | "man" => fresh.clone(),

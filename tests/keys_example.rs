@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealcast::config::environment::{Plan, write};
+use sealcast::config::environment::{Keeper, New, Places, Plan, write};
 use sealcast::config::{ClientConfig, ConfigError, NodeConfig, Sources, TransportSettings};
 use sealcast::core::directory::{Directory, Draft, Validity, read_time};
-use sealcast::core::id::{NodeName, Suite};
-use sealcast::keys::{KeyError, KeyRing, OperatorKey, SecretFile};
+use sealcast::core::id::{NodeName, SenderName, Suite};
+use sealcast::keys::{KeyError, KeyRing, OperatorKey, SecretFile, SenderKey};
 use sealcast::seams::{ManualClock, RealDisk, Seams, SeededRandomness};
 
 const SEED: u64 = 0x5ea1_ca57;
@@ -151,7 +151,18 @@ fn every_file_loads() {
     for bundle in ["readers/app/client.toml", "readers/app/reader.key", "readers/app/directory"] {
         took(bundle);
     }
-    assert_eq!(files(folder.path()), loaded, "a file that nothing loads");
+    // What is added later takes its transport from what the operator keeps.
+    let all = files(folder.path());
+    let mut keeper = Keeper::open(&at("operator/operator.key"), Places::default()).expect("what the operator keeps");
+    assert_eq!(keeper.changes(), []);
+    let key = SenderKey::generate(&SeededRandomness::new(1)).expect("a key");
+    let name = SenderName::new("new").expect("a name");
+    keeper.draft.add_sender(key.entry(name.clone(), [ring.destination().clone()]));
+    let added = keeper.sign(Some(New::Sender(name, key, Suite::XWing)), &Seams::real()).expect("signed");
+    took("operator/transport.toml");
+    let config = ClientConfig::load(&Sources::file(added.config.expect("a configuration"))).expect("loads");
+    assert!(config.transport().expect("a transport").is_some());
+    assert_eq!(all, loaded, "a file that nothing loads");
 }
 
 #[test]

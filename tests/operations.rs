@@ -43,21 +43,10 @@ fn leader(world: &World) -> String {
     status.iter().find(|(_, value)| leads(value)).map_or("a", |(node, _)| node).to_owned()
 }
 
-/// Adds a sender to the operator's directory, signs the next version, and makes the sender's bundle with it.
-fn add_sender(world: &World, name: &str) {
-    let operator = "env/operator";
-    let (key, public) = (format!("{operator}/{name}.key"), format!("{operator}/{name}.pub"));
-    world.done(&["keys", "generate", "sender", "-o", &key]);
-    let (draft, signed) = (format!("{operator}/directory.toml"), format!("{operator}/directory"));
-    world.done(&["directory", "add", "sender", name, "--public", &public, "--destinations", "orders", "-d", &draft]);
-    world.done(&["directory", "sign", &draft, "--operator", &format!("{operator}/operator.key"), "-o", &signed]);
-    let (web, bundle) = (world.path().join("env/senders/web"), world.path().join("env/senders").join(name));
-    std::fs::create_dir(&bundle).unwrap();
-    let config = std::fs::read_to_string(web.join("client.toml")).unwrap();
-    std::fs::write(bundle.join("client.toml"), config.replace("name = \"web\"", &format!("name = \"{name}\"")))
-        .unwrap();
-    std::fs::rename(world.path().join(&key), bundle.join("sender.key")).unwrap();
-    give_directory(world, &world.path().join(&signed), &bundle);
+/// Changes the operator's directory and signs the next version at once; gives what is told of it.
+fn sign(world: &World, change: &[&str]) -> Value {
+    let command = [&["directory"], change, &["--operator", "env/operator/operator.key"]].concat();
+    world.json(&command).pop().unwrap()
 }
 
 fn give_directory(world: &World, signed: &Path, bundle: &Path) {
@@ -75,7 +64,7 @@ fn a_new_directory_comes_in_force_by_one_nodes_hangup_and_a_wrong_one_is_refused
     let first_version = std::fs::read(node_a.join("directory")).unwrap();
 
     // The new sender sends before any node knows it: that waits, and is no verdict.
-    add_sender(&world, "shop");
+    sign(&world, &["add", "sender", "shop", "--destinations", "orders"]);
     write(&world, "from-shop", b"from a sender that is new");
     let send = ["send", "orders", "from-shop", "--config", "env/senders/shop/client.toml", "--wait", "complete"];
     let mut command = world.command(&[send.as_slice(), &["--timeout", "100s", "--format", "json"]].concat());
@@ -112,6 +101,82 @@ fn a_new_directory_comes_in_force_by_one_nodes_hangup_and_a_wrong_one_is_refused
     world.signal("a", "HUP");
     world.logged("a", "it is the one in use", 1);
     world.settle(3);
+}
+
+#[test]
+fn a_sender_a_reader_and_a_destination_are_added_while_nodes_run() {
+    let _turn = turn();
+    let mut world = World::new(&shared());
+    world.start_all();
+    write(&world, "first", b"first");
+    world.send("first", "complete", &[]);
+    let signed = world.path().join("env/operator/directory");
+    let status = |world: &World, more: &[&str]| {
+        let fixed = ["directory", "status", "env/operator/directory", "--config", "env/readers/app/client.toml"];
+        world.run(&[fixed.as_slice(), more].concat())
+    };
+    let in_force = |world: &World| {
+        let output = status(world, &["--wait", "100s"]);
+        assert_eq!(output.status.code(), Some(0), "{}\n{}", String::from_utf8_lossy(&output.stdout), world.logs());
+    };
+
+    // One command, one node told: a sender, then a reader.
+    let told = sign(&world, &["add", "sender", "shop", "--destinations", "orders"]);
+    assert_eq!((&told["version"], &told["before"]), (&2.into(), &1.into()));
+    assert_eq!(told["changes"][0]["name"], "shop");
+    assert_eq!(status(&world, &[]).status.code(), Some(3), "nobody was told yet");
+    give_directory(&world, &signed, Path::new("env/nodes/a"));
+    world.signal("a", "HUP");
+    in_force(&world);
+    write(&world, "second", b"from the new sender");
+    let config = told["config"].as_str().unwrap();
+    let sent = world.json(&["send", "orders", "second", "-k", "k", "--wait", "complete", "--config", config]).remove(0);
+    let told = sign(&world, &["add", "reader", "audit", "--destinations", "orders"]);
+    let audit = told["config"].as_str().unwrap();
+    let before = world.run(&["get", sent["transaction"].as_str().unwrap(), "--config", audit]);
+    assert!(!before.status.success(), "no node knows this reader yet");
+    give_directory(&world, &signed, Path::new("env/nodes/c"));
+    world.signal("c", "HUP");
+    in_force(&world);
+    // It may read one destination: that is the one that a key is looked up in.
+    assert_eq!(world.done(&["get", "-k", "k", "--config", audit]), b"from the new sender");
+
+    // A destination: nodes serve it after a restart, one after the other, while the other destination goes on.
+    let told = sign(&world, &["add", "destination", "bills", "--senders", "web", "--readers", "app"]);
+    assert_eq!(told["key_rings"].as_array().unwrap().len(), 3);
+    for folder in ["nodes/a", "nodes/b", "nodes/c", "senders/web", "readers/app"] {
+        give_directory(&world, &signed, &Path::new("env").join(folder));
+    }
+    world.signal("a", "HUP");
+    let orders_alone = |output: &std::process::Output| {
+        let rows = lines(&output.stdout);
+        let state = |row: &Value, in_force: Value| row["in_force"] == in_force;
+        rows.len() == 6
+            && rows.iter().all(|row| state(row, if row["destination"] == "orders" { 4.into() } else { Value::Null }))
+    };
+    let end = Instant::now() + Duration::from_secs(100);
+    while !orders_alone(&status(&world, &["--format", "json"])) {
+        assert!(Instant::now() < end, "{:?}\n{}", status(&world, &[]), world.logs());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    world.done(&["topic", "init", "--config", "env/nodes/a/node.toml"]);
+    for node in ["a", "b", "c"] {
+        assert_eq!(world.stop(node), Some(0));
+        world.start(node);
+        write(&world, "between", node.as_bytes());
+        world.send("between", "complete", &[]);
+    }
+    in_force(&world);
+    write(&world, "bill", b"a bill");
+    let config = ["--config", "env/senders/web/client.toml"];
+    let send = ["send", "bills", "bill", "-k", "k", "--wait", "complete", "--timeout", "90s"];
+    world.done(&[send.as_slice(), &config].concat());
+    let app = ["--config", "env/readers/app/client.toml"];
+    assert_eq!(world.done(&[["get", "-k", "k", "-d", "bills"].as_slice(), &app].concat()), b"a bill");
+    let output = world.run(&[["get", "-k", "k"].as_slice(), &app].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("say which with -d: bills, orders"), "{said}");
 }
 
 /// Sends many lines in one order.

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::directory::signing::is_loopback;
 use super::{CliError, Context, Exit};
 use crate::config::TransportSettings;
-use crate::config::environment::{self, Plan, VALID_FOR, Written};
+use crate::config::environment::{self, Plan, Serving, VALID_FOR, Written};
 use crate::core::directory::{Span, write_time};
 use crate::core::id::{DestinationName, EnvironmentName, NodeName, ReaderName, SenderName, Suite};
 use crate::transport::TransportError;
@@ -20,7 +21,7 @@ Examples:
   sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web
   sealcast init trial --embedded --nodes a --destination orders --sender web --reader app
   sealcast init store -o env --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
-      --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 \\
+      --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 --listen 0.0.0.0 \\
       --destination orders --sender web --reader app")]
 #[command(group = clap::ArgGroup::new("transport").required(true))]
 pub(super) struct Init {
@@ -44,6 +45,14 @@ pub(super) struct Init {
     /// Nodes, with addresses or (all of them) without: then on this machine, from port 7401 on
     #[arg(long, required = true, value_delimiter = ',', value_name = "NAME[=HOST:PORT],..", value_parser = node)]
     nodes: Vec<(NodeName, Option<String>)>,
+
+    /// The address of its machine on which each node listens, with its port; default the one that others use
+    #[arg(long, value_name = "HOST", value_parser = host)]
+    listen: Option<String>,
+
+    /// The address of its machine on which each node serves metrics and health, 100 ports above its own
+    #[arg(long, value_name = "HOST", value_parser = host, default_value_t = Serving::default().http)]
+    http: String,
 
     /// A destination; repeat for more
     #[arg(long = "destination", required = true, value_name = "NAME", value_delimiter = ',')]
@@ -84,6 +93,18 @@ fn node(text: &str) -> Result<(NodeName, Option<String>), String> {
     Ok((name.parse().map_err(|error| format!("{error}"))?, address))
 }
 
+/// A host alone: ports follow from the nodes' own.
+fn host(text: &str) -> Result<String, String> {
+    let fits = |text: &str| match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(six) => six.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)),
+    };
+    match fits(text) {
+        true => Ok(text.to_owned()),
+        false => Err("expected a host without a port, for example 0.0.0.0 or [::]".to_owned()),
+    }
+}
+
 #[derive(Serialize)]
 struct Made<'a> {
     environment: &'a EnvironmentName,
@@ -103,8 +124,9 @@ struct Made<'a> {
 impl Init {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let folder = self.output.clone().unwrap_or_else(|| PathBuf::from(self.name.as_str()));
+        let serving = Serving { listen: self.listen.clone(), http: self.http.clone() };
         let plan = self.plan()?;
-        let written = environment::write(&plan, &folder, &context.seams)?;
+        let written = environment::write_serving(&plan, &serving, &folder, &context.seams)?;
         let next = next(&plan, &written);
         let note = matches!(plan.transport, TransportSettings::Embedded { .. }).then_some(ONE_PROCESS);
         if context.output.is_json() {
@@ -127,12 +149,14 @@ impl Init {
         let mut text = format!(
             "Wrote environment {} into {}: {} files.\n\n\
              Keep {} apart from all machines: whoever has it decides who may send and read.\n\
-             Each folder below nodes/, senders/ and readers/ is for one machine. The directory is valid until {}.\n\n\
+             Each of these is for one machine, as a whole and with its permissions:\n{}\n\
+             The directory is valid until {}.\n\n\
              Next:\n",
             plan.name,
             written.folder.display(),
             written.files.len(),
             written.folder.join("operator").display(),
+            bundles(&plan, &written),
             write_time(written.directory.valid_until),
         );
         for command in next {
@@ -200,6 +224,35 @@ const ONE_PROCESS: &str = "\
 The embedded transport belongs to one process: nodes and clients as processes of their own (`sealcast node run`, `send`)
 need Kafka. A program that links the library runs them all in one; `sealcast demo` shows it.";
 
+/// The folders, each with whose machine it is for.
+fn bundles(plan: &Plan, written: &Written) -> String {
+    let folder = |config: &PathBuf| config.parent().unwrap_or(config).display().to_string();
+    let mut rows: Vec<(String, String)> = Vec::new();
+    for (name, config) in &written.nodes {
+        let address = plan.nodes.get(name).map_or("", String::as_str);
+        rows.push((folder(config), format!("node {name}, which others reach at {address}")));
+    }
+    rows.extend(written.senders.iter().map(|(name, config)| (folder(config), format!("sender {name}"))));
+    rows.extend(written.readers.iter().map(|(name, config)| (folder(config), format!("reader {name}"))));
+    let width = rows.iter().map(|(folder, _)| folder.chars().count()).max().unwrap_or(0);
+    rows.into_iter().map(|(folder, whose)| format!("  {folder:width$}  {whose}\n")).collect()
+}
+
+/// The command that runs a node: here, or on the machine that its address names, which gets its folder first.
+fn run_node(address: &str, config: &std::path::Path) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let folder = config.parent().unwrap_or(config);
+    match (is_loopback(host), folder.file_name()) {
+        (false, Some(name)) => {
+            let (folder, name) = (folder.display(), name.display());
+            format!(
+                "scp -pr {folder} {host}: && ssh -f {host} \"sealcast node run --config {name}/node.toml 2>{name}.log\""
+            )
+        }
+        _ => format!("sealcast node run --config {} &", config.display()),
+    }
+}
+
 /// The next commands to type.
 fn next(plan: &Plan, written: &Written) -> Vec<String> {
     let mut next = Vec::new();
@@ -215,7 +268,9 @@ fn next(plan: &Plan, written: &Written) -> Vec<String> {
     if let Some(config) = written.nodes.values().next() {
         next.push(format!("sealcast topic init --config {}", config.display()));
     }
-    next.extend(written.nodes.values().map(|config| format!("sealcast node run --config {} &", config.display())));
+    for (name, config) in &written.nodes {
+        next.push(run_node(plan.nodes.get(name).map_or("", String::as_str), config));
+    }
     if let (Some(destination), Some(config)) = (plan.destinations.first(), written.senders.values().next()) {
         next.push(format!("echo hello | sealcast send {destination} - --config {}", config.display()));
     }

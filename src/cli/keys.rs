@@ -180,7 +180,8 @@ where
     Ok(())
 }
 
-fn show(public: &PublicKeys, context: &Context) -> Result<(), CliError> {
+/// Prints a public part.
+pub(super) fn show(public: &PublicKeys, context: &Context) -> Result<(), CliError> {
     if context.output.is_json() {
         context.output.object(public)?;
     } else {

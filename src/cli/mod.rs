@@ -13,6 +13,7 @@ mod directory;
 mod exit;
 mod get;
 mod init;
+mod inspect;
 mod keys;
 mod latency;
 mod man;
@@ -77,6 +78,7 @@ enum Command {
     Get(get::Get),
     Watch(watch::Watch),
     Bench(bench::Bench),
+    Inspect(inspect::Inspect),
     Completion(completion::Completion),
     Man(man::Man),
 }
@@ -110,6 +112,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Get(command) => command.run(&mut context),
         Command::Watch(command) => command.run(&mut context),
         Command::Bench(command) => command.run(&mut context),
+        Command::Inspect(command) => command.run(&mut context),
         Command::Completion(command) => command.run(&mut context),
         Command::Man(command) => command.run(&mut context),
     };

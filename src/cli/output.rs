@@ -87,6 +87,17 @@ impl Output {
         error.print(self.format);
     }
 
+    /// Prints rows of a table that comes in pieces: the heads once, which are wide enough to keep columns apart.
+    pub fn more_rows<R: Row>(&self, rows: &[R], first: bool) -> io::Result<()> {
+        if self.is_json() {
+            return self.rows(rows);
+        }
+        let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+        let text = table(R::HEADS, &cells);
+        let shown = if first { text.as_str() } else { text.split_once('\n').map_or("", |(_, rows)| rows) };
+        self.raw(shown.as_bytes())
+    }
+
     /// Prints all rows: aligned under their heads, or as one object each.
     pub fn rows<R: Row>(&self, rows: &[R]) -> io::Result<()> {
         match self.format {

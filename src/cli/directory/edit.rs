@@ -6,73 +6,151 @@ use std::path::Path;
 use super::{Add, Kind, names, wrong};
 use crate::cli::CliError;
 use crate::cli::keys::read_public;
+use crate::config::environment::{New, Serving};
 use crate::core::directory::{
     DestinationEntry, DestinationKey, Draft, KeyState, NodeEntry, ReaderEntry, SenderEntry, check_kem_key,
 };
 use crate::core::id::{DestinationName, EnvironmentId, NodeName, ReaderName, SenderName, Suite, VerifyingKeyBytes};
 use crate::core::sign::PublicKey;
-use crate::keys::PublicKeys;
+use crate::keys::{KeyRing, NodeKeys, PublicKeys, ReaderKey, SenderKey};
+use crate::seams::Seams;
 
 /// Adds an entry. What is there and differs is replaced only when that is meant; a destination's settings just change.
-pub(super) fn add(draft: &mut Draft, entry: Add, replace: bool) -> Result<(), CliError> {
+/// Keys that are neither given nor there are made, when `makes` says how; then gives them.
+pub(super) fn add(
+    draft: &mut Draft,
+    entry: Add,
+    replace: bool,
+    makes: Option<&Seams>,
+) -> Result<Option<New>, CliError> {
+    let mut made = None;
     match entry {
-        Add::Node { name, address, public } => match read_public(&public)? {
-            PublicKeys::Node { signing, tls, hpke } => {
-                check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
-                let signing = checked(&public, &signing)?;
-                let tls = checked(&public, &tls)?.bytes();
-                let entry = NodeEntry { name, address, signing, tls, hpke };
-                let there = draft.nodes.get(&entry.name);
-                let at = |there: &NodeEntry| format!("at {}, signing {}", there.address, there.signing.bytes());
-                check_replaced("node", &entry.name, there.filter(|there| **there != entry).map(at), replace)?;
-                draft.add_node(entry);
-            }
-            other => return Err(wrong_kind(&public, &other, "node")),
-        },
-        Add::Sender { name, public, destinations } => match read_public(&public)? {
-            PublicKeys::Sender { signing } => {
-                let signing = checked(&public, &signing)?;
-                let entry = SenderEntry { name, signing, destinations: known(draft, destinations)? };
-                let there = draft.senders.get(&entry.name);
-                let sends = |it: &SenderEntry| {
-                    format!("signing {}, it sends to {}", it.signing.bytes(), names(&it.destinations))
-                };
-                check_replaced("sender", &entry.name, there.filter(|there| **there != entry).map(sends), replace)?;
-                draft.add_sender(entry);
-            }
-            other => return Err(wrong_kind(&public, &other, "sender")),
-        },
-        Add::Reader { name, public, destinations } => match read_public(&public)? {
-            PublicKeys::Reader { signing, hpke } => {
-                check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
-                let signing = checked(&public, &signing)?;
-                let entry = ReaderEntry { name, signing, hpke, destinations: known(draft, destinations)? };
-                let there = draft.readers.get(&entry.name);
-                let reads =
-                    |it: &ReaderEntry| format!("signing {}, it reads {}", it.signing.bytes(), names(&it.destinations));
-                check_replaced("reader", &entry.name, there.filter(|there| **there != entry).map(reads), replace)?;
-                draft.add_reader(entry);
-            }
-            other => return Err(wrong_kind(&public, &other, "reader")),
-        },
-        Add::Destination { name, public, nodes, minimum_suite, max_life, idempotency_window, retention } => {
-            let before = draft.destinations.remove(&name);
-            let mut entry = before
-                .unwrap_or_else(|| DestinationEntry::new(draft.environment, name.clone(), nodes.clone(), Vec::new()));
+        Add::Node { name, address, public } => {
+            let there = draft.nodes.get(&name);
+            let entry = match (public, there, makes) {
+                (Some(public), ..) => match read_public(&public)? {
+                    PublicKeys::Node { signing, tls, hpke } => {
+                        check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
+                        let (signing, tls) = (checked(&public, &signing)?, checked(&public, &tls)?.bytes());
+                        NodeEntry { name, address, signing, tls, hpke }
+                    }
+                    other => return Err(wrong_kind(&public, &other, "node")),
+                },
+                (None, Some(there), _) => NodeEntry { address, ..there.clone() },
+                (None, None, Some(seams)) => {
+                    let keys = NodeKeys::generate(&*seams.randomness)?;
+                    let entry = keys.entry(name.clone(), address);
+                    made = Some(New::Node(name, Box::new(keys), Serving::default()));
+                    entry
+                }
+                (None, None, None) => return Err(no_key("node", &name)),
+            };
+            let at = |it: &NodeEntry| format!("at {}, signing {}", it.address, it.signing.bytes());
+            check_replaced("node", &entry.name, there.filter(|there| **there != entry).map(at), replace)?;
+            draft.add_node(entry);
+        }
+        Add::Sender { name, public, suite, destinations } => {
+            let destinations = known(draft, destinations)?;
+            let there = draft.senders.get(&name);
+            let entry = match (public, there, makes) {
+                (Some(public), ..) => match read_public(&public)? {
+                    PublicKeys::Sender { signing } => {
+                        SenderEntry { name, signing: checked(&public, &signing)?, destinations }
+                    }
+                    other => return Err(wrong_kind(&public, &other, "sender")),
+                },
+                (None, Some(there), _) => SenderEntry { destinations, ..there.clone() },
+                (None, None, Some(seams)) => {
+                    let key = SenderKey::generate(&*seams.randomness)?;
+                    let entry = key.entry(name.clone(), destinations);
+                    made = Some(New::Sender(name, key, suite));
+                    entry
+                }
+                (None, None, None) => return Err(no_key("sender", &name)),
+            };
+            let sends =
+                |it: &SenderEntry| format!("signing {}, it sends to {}", it.signing.bytes(), names(&it.destinations));
+            check_replaced("sender", &entry.name, there.filter(|there| **there != entry).map(sends), replace)?;
+            draft.add_sender(entry);
+        }
+        Add::Reader { name, public, destinations } => {
+            let destinations = known(draft, destinations)?;
+            let there = draft.readers.get(&name);
+            let entry = match (public, there, makes) {
+                (Some(public), ..) => match read_public(&public)? {
+                    PublicKeys::Reader { signing, hpke } => {
+                        check_kem_key(Suite::XWing, &hpke).map_err(|error| wrong(&public, error))?;
+                        ReaderEntry { name, signing: checked(&public, &signing)?, hpke, destinations }
+                    }
+                    other => return Err(wrong_kind(&public, &other, "reader")),
+                },
+                (None, Some(there), _) => ReaderEntry { destinations, ..there.clone() },
+                (None, None, Some(seams)) => {
+                    let key = ReaderKey::generate(&*seams.randomness)?;
+                    let entry = key.entry(name.clone(), destinations);
+                    made = Some(New::Reader(name, key));
+                    entry
+                }
+                (None, None, None) => return Err(no_key("reader", &name)),
+            };
+            let reads =
+                |it: &ReaderEntry| format!("signing {}, it reads {}", it.signing.bytes(), names(&it.destinations));
+            check_replaced("reader", &entry.name, there.filter(|there| **there != entry).map(reads), replace)?;
+            draft.add_reader(entry);
+        }
+        Add::Destination {
+            name,
+            public,
+            nodes,
+            senders,
+            readers,
+            minimum_suite,
+            max_life,
+            idempotency_window,
+            retention,
+        } => {
+            let mut entry = match draft.destinations.get(&name) {
+                Some(there) => there.clone(),
+                None => {
+                    let voters = draft.nodes.keys().cloned();
+                    DestinationEntry::new(draft.environment, name.clone(), voters, Vec::new())
+                }
+            };
             if !nodes.is_empty() {
                 entry.nodes = DestinationEntry::new(draft.environment, name.clone(), nodes, Vec::new()).nodes;
             }
             if let Some(public) = public {
                 entry.keys = merged(&entry, &public, draft.environment)?;
+            } else if let (Some(seams), true) = (makes, entry.keys.is_empty()) {
+                let suites = [Suite::X25519, Suite::XWing];
+                let ring = KeyRing::generate(draft.environment, name.clone(), &suites, &*seams.randomness)?;
+                entry.keys = ring.public_keys();
+                made = Some(New::Destination(Box::new(ring)));
             }
             entry.minimum_suite = minimum_suite.unwrap_or(entry.minimum_suite);
             entry.max_life = max_life.map_or(entry.max_life, |span| span.0);
             entry.idempotency_window = idempotency_window.map_or(entry.idempotency_window, |span| span.0);
             entry.retention = retention.map_or(entry.retention, |span| span.0);
             draft.add_destination(entry);
+            for sender in senders {
+                let entry = draft.senders.get_mut(&sender);
+                let entry = entry.ok_or_else(|| CliError::usage(format!("--senders: there is no sender {sender}")))?;
+                entry.destinations.insert(name.clone());
+            }
+            for reader in readers {
+                let entry = draft.readers.get_mut(&reader);
+                let entry = entry.ok_or_else(|| CliError::usage(format!("--readers: there is no reader {reader}")))?;
+                entry.destinations.insert(name.clone());
+            }
         }
     }
-    Ok(())
+    Ok(made)
+}
+
+fn no_key(word: &str, name: &impl std::fmt::Display) -> CliError {
+    CliError::usage(format!(
+        "{word} {name}: give its public keys with --public, or the operator's key with --operator to make keys for it"
+    ))
 }
 
 /// Refuses to put an entry in the place of another one, which is described, unless that is meant.

@@ -1,22 +1,28 @@
-//! `sealcast directory`: the signed list of who exists, from the first draft to the verified file.
+//! `sealcast directory`: the signed list of who exists, from the first draft to what nodes have in force.
+//!
+//! - [`edit`] changes a draft, [`signing`] shows what changes, signs it and says what to do with it;
+//! - [`status`] asks the nodes which version each has in force.
 
 mod edit;
+pub(super) mod signing;
+mod status;
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::keys::{operator_key, read_directory, read_draft};
+use super::keys::{operator_key, read_directory};
 use super::{CliError, Context, Exit, Row};
 use crate::core::directory::{Directory, Draft, FIRST_LINE, KeyState, Span, Validity, read_time, write_time};
 use crate::core::id::{DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, Time};
-use crate::keys::{OperatorKey, SecretFile};
+use signing::Desk;
 
 /// Makes, changes, signs, shows and verifies the directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sealcast directory add sender web --public web.pub --destinations orders
+  sealcast directory add sender shop --destinations orders --operator operator.key
   sealcast directory sign --operator operator.key -o directory
   sealcast directory verify directory --operator operator.pub")]
 pub(super) struct DirectoryCommand {
@@ -29,35 +35,44 @@ enum Action {
     /// Makes an empty draft of a new environment
     #[command(after_help = "Example:\n  sealcast directory create shop -o directory.toml")]
     Create(Create),
-    /// Adds an entry to a draft, or with --replace changes one
+    /// Adds an entry to a draft, or with --replace changes one; with --operator all at once: makes its keys and folder, shows
+    /// what changes, and signs
     #[command(after_help = "\
+With --operator the next version of the directory is signed, beside the key, and where there is no --public keys are made: \
+the new sender's, reader's or node's folder is for its machine, a new destination's keys are sealed to each of its nodes. \
+What follows says which files go where, and how it comes in force.
+
 Examples:
   sealcast directory add node a --address 10.0.0.1:7401 --public a.pub
   sealcast directory add destination orders --public orders.pub --nodes a,b,c
-  sealcast directory add sender web --public web.pub --destinations orders")]
+  sealcast directory add sender web --public web.pub --destinations orders
+  sealcast directory add sender shop --destinations orders --operator operator.key
+  sealcast directory add reader audit --destinations orders --operator operator.key
+  sealcast directory add destination bills --operator operator.key")]
     Add {
         #[command(subcommand)]
         entry: Add,
-        /// The draft
-        #[arg(short, long, global = true, value_name = "FILE", default_value = "directory.toml")]
-        directory: PathBuf,
-        /// Put it in the place of an entry of this name that differs
+        #[command(flatten)]
+        desk: Desk,
+        /// Put it in the place of an entry of this name that differs; its keys stay, unless --public gives others
         #[arg(long, global = true)]
         replace: bool,
     },
-    /// Removes an entry from a draft
-    #[command(after_help = "Example:\n  sealcast directory remove sender web")]
+    /// Removes an entry from a draft; with --operator all at once: shows what changes, and signs
+    #[command(after_help = "\
+Examples:
+  sealcast directory remove sender web
+  sealcast directory remove sender shop --operator operator.key")]
     Remove {
         /// What sort of entry
         #[arg(value_enum)]
         kind: Kind,
         /// Its name
         name: String,
-        /// The draft
-        #[arg(short, long, value_name = "FILE", default_value = "directory.toml")]
-        directory: PathBuf,
+        #[command(flatten)]
+        desk: Desk,
     },
-    /// Checks a draft and signs it; where a signed directory is there already, the version goes one up
+    /// Checks a draft, shows what changes, and signs it; where a signed directory is there already, the version goes one up
     #[command(after_help = "Example:\n  sealcast directory sign directory.toml --operator operator.key -o directory")]
     Sign {
         /// The draft
@@ -93,6 +108,14 @@ Examples:
         #[arg(long, default_value_t = 1, value_name = "N")]
         minimum_version: u64,
     },
+    /// Asks the nodes which version each has in force, for each of its destinations
+    #[command(after_help = "\
+Examples:
+  sealcast directory status --config readers/app/client.toml
+  sealcast directory status operator/directory --wait 30s --config readers/app/client.toml
+
+Exit codes: 3 when the version of the file is not in force everywhere, 5 when a node does not answer.")]
+    Status(status::Status),
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,22 +157,29 @@ enum Add {
         address: String,
         /// Its public keys: a .pub file
         #[arg(long, value_name = "FILE")]
-        public: PathBuf,
+        public: Option<PathBuf>,
     },
     /// A destination; what is not given stays as it was, or gets its default
     #[command(after_help = "\
 Examples:
   sealcast directory add destination orders --public orders.pub --nodes a,b,c
-  sealcast directory add destination orders --max-life 2d")]
+  sealcast directory add destination orders --max-life 2d
+  sealcast directory add destination bills --operator operator.key")]
     Destination {
         /// Its name
         name: DestinationName,
         /// Its public keys: a .pub file; keys that it does not name become retired
         #[arg(long, value_name = "FILE")]
         public: Option<PathBuf>,
-        /// The voters
+        /// The voters; default of a new one: all nodes
         #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
         nodes: Vec<NodeName>,
+        /// Senders that may send there, beside those that may already
+        #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+        senders: Vec<SenderName>,
+        /// Readers that may read it, beside those that may already
+        #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+        readers: Vec<ReaderName>,
         /// Refuse parcels of a lower suite; default x25519, the lowest
         #[arg(long, value_name = "SUITE")]
         minimum_suite: Option<Suite>,
@@ -164,25 +194,34 @@ Examples:
         retention: Option<Span>,
     },
     /// A sender
-    #[command(after_help = "Example:\n  sealcast directory add sender web --public web.pub --destinations orders")]
+    #[command(after_help = "\
+Examples:
+  sealcast directory add sender web --public web.pub --destinations orders
+  sealcast directory add sender shop --destinations orders --operator operator.key")]
     Sender {
         /// Its name
         name: SenderName,
         /// Its public key: a .pub file
         #[arg(long, value_name = "FILE")]
-        public: PathBuf,
+        public: Option<PathBuf>,
+        /// The suite that it seals with, in its new client.toml
+        #[arg(long, default_value_t = Suite::XWing)]
+        suite: Suite,
         /// Where it may send
         #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
         destinations: Vec<DestinationName>,
     },
     /// A reader
-    #[command(after_help = "Example:\n  sealcast directory add reader app --public app.pub --destinations orders")]
+    #[command(after_help = "\
+Examples:
+  sealcast directory add reader app --public app.pub --destinations orders
+  sealcast directory add reader audit --destinations orders --operator operator.key")]
     Reader {
         /// Its name
         name: ReaderName,
         /// Its public keys: a .pub file
         #[arg(long, value_name = "FILE")]
-        public: PathBuf,
+        public: Option<PathBuf>,
         /// What it may read
         #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
         destinations: Vec<DestinationName>,
@@ -233,43 +272,21 @@ impl DirectoryCommand {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         match self.action {
             Action::Create(command) => command.run(context)?,
-            Action::Add { entry, directory, replace } => {
-                let mut draft = read_draft(&directory)?;
-                edit::add(&mut draft, entry, replace)?;
-                save_draft(&draft, &directory)?;
-                context.output.rows(&listed(&draft))?;
+            Action::Add { entry, desk, replace } => {
+                desk.change(context, |draft, makes| edit::add(draft, entry, replace, makes.then_some(&context.seams)))?
             }
-            Action::Remove { kind, name, directory } => {
-                let mut draft = read_draft(&directory)?;
-                edit::remove(&mut draft, kind, &name)?;
-                save_draft(&draft, &directory)?;
-                context.output.rows(&listed(&draft))?;
+            Action::Remove { kind, name, desk } => {
+                desk.change(context, |draft, _| edit::remove(draft, kind, &name).map(|()| None))?;
             }
             Action::Sign { draft, operator, output, valid_for } => {
-                let directory = sign(&draft, &operator, &output, valid_for, context)?;
-                context.output.rows(&[state(&output, &directory, context)])?;
+                signing::sign(draft, &operator, output, valid_for, context)?;
             }
-            Action::Show { file } => {
-                let draft = read_either(&file)?;
-                let head = Listed {
-                    kind: "environment",
-                    name: draft.name.to_string(),
-                    about: format!(
-                        "{}, version {}, valid until {}, grace {}",
-                        draft.environment,
-                        draft.version,
-                        write_time(draft.valid_until),
-                        Span(draft.grace)
-                    ),
-                };
-                let mut rows = vec![head];
-                rows.extend(listed(&draft));
-                context.output.rows(&rows)?;
-            }
+            Action::Show { file } => show(&file, None, context)?,
             Action::Verify { file, operator, minimum_version } => {
                 let directory = read_directory(&file, &operator_key(&operator)?, minimum_version)?;
                 context.output.rows(&[state(&file, &directory, context)])?;
             }
+            Action::Status(command) => return command.run(context),
         }
         Ok(Exit::Done)
     }
@@ -308,54 +325,25 @@ impl Create {
     }
 }
 
-/// Signs the draft; both files are replaced as wholes, the draft with its new version first.
-fn sign(
-    draft_file: &Path,
-    operator: &Path,
-    output: &Path,
-    valid_for: Option<Span>,
-    context: &Context,
-) -> Result<Directory, CliError> {
-    let operator = OperatorKey::read(operator)?;
-    let public = operator.signing().public();
-    let mut draft = read_draft(draft_file)?;
-    if let Some(span) = valid_for {
-        draft.valid_until = context.seams.clock.now().after(span.0);
-    }
-    let before = match output.try_exists().map_err(|error| CliError::file(output, &error))? {
-        true => Some(read_directory(output, &public, 1)?),
-        false => None,
+/// Prints what a draft or a signed directory lists; and what is known of its signature, if that was looked at.
+pub(super) fn show(file: &Path, signature: Option<String>, context: &Context) -> Result<(), CliError> {
+    let draft = read_either(file)?;
+    let head = Listed {
+        kind: "environment",
+        name: draft.name.to_string(),
+        about: format!(
+            "{}, version {}, valid until {}, grace {}",
+            draft.environment,
+            draft.version,
+            write_time(draft.valid_until),
+            Span(draft.grace)
+        ),
     };
-    if let Some(before) = &before {
-        draft.version = draft.version.max(before.version.saturating_add(1));
-    }
-    let bytes = draft.sign(operator.signing()).map_err(|error| wrong(draft_file, error))?;
-    let directory = Directory::verify(&bytes, &public, draft.version)?;
-    if let Some(before) = &before {
-        directory.check_successor_of(before).map_err(|error| wrong(output, error))?;
-    }
-    save_draft(&draft, draft_file)?;
-    replace(output, &bytes)?;
-    Ok(directory)
-}
-
-fn save_draft(draft: &Draft, file: &Path) -> Result<(), CliError> {
-    replace(file, draft.to_toml()?.as_bytes())
-}
-
-/// Replaces a file as a whole: its old text or its new one, never half of it.
-fn replace(file: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut temporary| {
-        std::io::Write::write_all(&mut temporary, bytes)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(file).map_err(|error| error.error)?;
-        std::fs::File::open(folder)?.sync_all()
-    });
-    written.map_err(|error| CliError::file(file, &error))
+    let mut rows = vec![head];
+    rows.extend(signature.map(|about| Listed { kind: "signature", name: "operator".to_owned(), about }));
+    rows.extend(listed(&draft));
+    context.output.rows(&rows)?;
+    Ok(())
 }
 
 /// A draft, or a signed directory without its signature.

@@ -7,6 +7,7 @@
 //! parsed. [`Draft`] is the editable form without a signature.
 
 mod check;
+mod diff;
 mod document;
 mod draft;
 mod span;
@@ -16,6 +17,7 @@ mod tests;
 #[cfg(test)]
 pub(in crate::core) use check::SMALL_ORDER;
 pub use check::{check_kem_key, has_small_order_part, kem_key_bytes};
+pub use diff::{Change, Difference, differences};
 pub use draft::Draft;
 pub use span::{Span, SpanError, read_time, write_time};
 

@@ -131,6 +131,21 @@ impl Receipts {
         self.head.destination
     }
 
+    /// The node that is named as the signer: unverified.
+    pub fn claimed_node(&self) -> &NodeName {
+        &self.head.node
+    }
+
+    /// The version of the directory under which it is said to be signed: unverified.
+    pub fn claimed_directory(&self) -> u64 {
+        self.head.directory
+    }
+
+    /// What is said, unverified: for tools that show records. Nothing may be counted before [`Receipts::verify`].
+    pub fn claimed(&self) -> impl Iterator<Item = &Statement> {
+        self.receipts.iter().map(|receipt| &receipt.statement)
+    }
+
     pub(super) fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
         let head = Head {
             destination: DestinationTag(from.array("receipts: destination tag")?),

@@ -267,6 +267,21 @@ macro_rules! signed {
                 self.destination
             }
 
+            /// The node that is named as the signer: unverified.
+            pub fn claimed_node(&self) -> &NodeName {
+                &self.node
+            }
+
+            /// The version of the directory under which it is said to be signed: unverified.
+            pub fn claimed_directory(&self) -> u64 {
+                self.directory
+            }
+
+            /// What is said, unverified: for tools that show records.
+            pub fn claimed(&self) -> &$type {
+                &self.said
+            }
+
             /// Verifies the signature with the node's key of the directory version that it names. Errors:
             /// [`NoticeError::UnknownDirectory`], [`NoticeError::UnknownNode`], [`NoticeError::Signature`].
             pub fn verify(self, directories: &Directories) -> Result<Verified<$type>, NoticeError> {

@@ -1,7 +1,7 @@
 //! A whole new environment, written at once: what `sealcast init` does.
 //!
 //! ```text
-//! DIR/operator/           operator.key  directory.toml (draft)  directory (signed)  destinations/NAME.key
+//! DIR/operator/           operator.key  directory.toml (draft)  directory (signed)  destinations/NAME.key  transport.toml
 //! DIR/nodes/NAME/         node.toml     node.key    directory   destinations/NAME.keyring
 //! DIR/senders/NAME/       client.toml   sender.key  directory
 //! DIR/readers/NAME/       client.toml   reader.key  directory
@@ -10,27 +10,39 @@
 //! Each folder is for one machine, readable by its owner alone. Passwords and certificates of the Kafka client lie beside the
 //! configuration, in files named like the property (`sasl.password`). The same plan, clock and randomness give the same bytes.
 //!
+//! What comes later gets the same folders: [`Keeper`] adds it, signs the next directory and writes what is new.
+//!
 //! Owns this layout. Must not start, publish or create topics.
+
+mod later;
+mod texts;
+
+pub use later::{Added, Keeper, New, Places, replace};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::TransportSettings;
-use super::properties::{FILE_SUFFIX, holds_secret};
+use super::properties::holds_secret;
 use crate::core::directory::{DestinationEntry, Directory, DirectoryError, Draft};
 use crate::core::id::{
     DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Suite, Time, VerifyingKeyBytes,
 };
-use crate::core::sign;
 use crate::keys::{KeyError, KeyRing, NodeKeys, OperatorKey, ReaderKey, SecretFile, SenderKey};
 use crate::seams::{Disk, RandomnessError, Seams};
+use texts::Texts;
 
 /// The loopback port of the first node when no addresses are given; the next nodes have the next ones.
 pub const FIRST_PORT: u16 = 7401;
 
-/// How far above a node's port its metrics and health pages are.
-const HTTP_ABOVE: u16 = 100;
+/// The folders of an environment, each with one folder for a machine.
+const NODES: &str = "nodes";
+const SENDERS: &str = "senders";
+const READERS: &str = "readers";
+
+/// What the operator keeps of the transport, for configurations that are written later.
+const TRANSPORT_FILE: &str = "transport.toml";
 
 /// How long a directory is valid when the plan does not say: a year.
 pub const VALID_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -56,6 +68,22 @@ pub struct Plan {
     pub minimum_suite: Suite,
     /// How long the directory is valid, from now.
     pub valid_for: Duration,
+}
+
+/// On which addresses of its machine a node serves. Ports follow from the address that others use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// Host on which it listens, with the port that others use; without it, the address that others use.
+    pub listen: Option<String>,
+    /// Host of metrics and health, 100 ports above the node's own.
+    pub http: String,
+}
+
+impl Default for Serving {
+    /// The address that others use; metrics and health for this machine alone.
+    fn default() -> Self {
+        Self { listen: None, http: "127.0.0.1".to_owned() }
+    }
 }
 
 impl Plan {
@@ -119,6 +147,14 @@ pub enum EnvironmentError {
     /// The operating system gave no randomness.
     #[error(transparent)]
     Randomness(#[from] RandomnessError),
+    /// What is signed and kept is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Kept {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
     /// The file system refused.
     #[error("{}: {cause}", path.display())]
     Io {
@@ -152,6 +188,16 @@ struct Secrets {
 /// Makes all keys and writes the environment into `folder`, which must be absent or empty. Blocks. Errors:
 /// [`EnvironmentError`].
 pub fn write(plan: &Plan, folder: &Path, seams: &Seams) -> Result<Written, EnvironmentError> {
+    write_serving(plan, &Serving::default(), folder, seams)
+}
+
+/// As [`write`], with nodes that serve elsewhere. Errors: [`EnvironmentError`].
+pub fn write_serving(
+    plan: &Plan,
+    serving: &Serving,
+    folder: &Path,
+    seams: &Seams,
+) -> Result<Written, EnvironmentError> {
     if plan.destinations.is_empty() {
         return Err(EnvironmentError::Plan { problem: "name at least one destination".to_owned() });
     }
@@ -171,7 +217,7 @@ pub fn write(plan: &Plan, folder: &Path, seams: &Seams) -> Result<Written, Envir
     let draft = draft(plan, environment, &secrets, seams)?;
     let signed = draft.sign(secrets.operator.signing())?;
     let directory = Directory::verify(&signed, &secrets.operator.signing().public(), draft.version)?;
-    files.write(plan, &secrets, &draft, directory, seams)
+    files.write(plan, serving, &secrets, &draft, directory, seams)
 }
 
 impl Secrets {
@@ -269,6 +315,7 @@ impl Files<'_> {
     fn write(
         mut self,
         plan: &Plan,
+        serving: &Serving,
         secrets: &Secrets,
         draft: &Draft,
         directory: Directory,
@@ -277,50 +324,94 @@ impl Files<'_> {
         let operator = self.folder(Path::new("operator"))?;
         let operator_key = operator.join("operator.key");
         let rings = self.folder(Path::new("operator/destinations"))?;
+        let public = secrets.operator.signing().public();
+        let texts = Texts::of_plan(plan, public.bytes());
         self.secret(operator_key.clone(), &secrets.operator, seams)?;
         self.text(operator.join("directory.toml"), draft.to_toml()?.as_bytes())?;
         self.text(operator.join("directory"), directory.bytes())?;
+        self.text(operator.join(TRANSPORT_FILE), texts.kept().as_bytes())?;
+        self.properties(plan, &operator)?;
         for (name, ring) in &secrets.rings {
             self.secret(rings.join(format!("{name}.key")), ring, seams)?;
         }
-        let public = secrets.operator.signing().public();
-        let mut configs = Configs { plan, operator: &public, nodes: BTreeMap::new(), senders: BTreeMap::new() };
+        let (mut nodes, mut senders, mut readers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (name, keys) in &secrets.nodes {
-            let bundle = Path::new("nodes").join(name.as_str());
-            let rings = self.folder(&bundle.join("destinations"))?;
-            let bundle = self.root.join(bundle);
-            let config = bundle.join("node.toml");
-            self.text(config.clone(), configs.node(name)?.as_bytes())?;
-            self.text(bundle.join("directory"), directory.bytes())?;
-            self.properties(plan, &bundle)?;
-            self.secret(bundle.join("node.key"), keys, seams)?;
-            for (destination, ring) in &secrets.rings {
-                let path = rings.join(format!("{destination}.keyring"));
-                if let Some(entry) = directory.nodes.get(name) {
-                    ring.write_sealed(&path, entry, &*seams.randomness, self.disk)?;
-                    self.written.push(path);
-                }
-            }
-            configs.nodes.insert(name.clone(), config);
+            let address = plan.nodes.get(name).map_or("", String::as_str);
+            let text = texts.node(name, address, serving)?;
+            let config =
+                self.bundle(NODES, name.as_str(), ("node.toml", &text), ("node.key", keys), &directory, seams)?;
+            self.properties(plan, config.parent().unwrap_or(&config))?;
+            let rings: Vec<_> = secrets.rings.values().collect();
+            self.key_rings(name, &rings, &directory, seams)?;
+            nodes.insert(name.clone(), config);
         }
         for (name, key) in &secrets.senders {
-            let bundle = self.folder(&Path::new("senders").join(name.as_str()))?;
-            let config = bundle.join("client.toml");
-            self.text(config.clone(), configs.sender(name).as_bytes())?;
-            self.text(bundle.join("directory"), directory.bytes())?;
-            self.properties(plan, &bundle)?;
-            self.secret(bundle.join("sender.key"), key, seams)?;
-            configs.senders.insert(name.clone(), config);
+            let text = texts.sender(name, plan.suite);
+            let config =
+                self.bundle(SENDERS, name.as_str(), ("client.toml", &text), ("sender.key", key), &directory, seams)?;
+            self.properties(plan, config.parent().unwrap_or(&config))?;
+            senders.insert(name.clone(), config);
         }
-        let mut readers = BTreeMap::new();
         for (name, key) in &secrets.readers {
-            let bundle = self.folder(&Path::new("readers").join(name.as_str()))?;
-            let config = bundle.join("client.toml");
-            self.text(config.clone(), configs.reader(name).as_bytes())?;
-            self.text(bundle.join("directory"), directory.bytes())?;
-            self.secret(bundle.join("reader.key"), key, seams)?;
+            let text = texts.reader(name);
+            let config =
+                self.bundle(READERS, name.as_str(), ("client.toml", &text), ("reader.key", key), &directory, seams)?;
             readers.insert(name.clone(), config);
         }
+        self.sync()?;
+        Ok(Written {
+            folder: self.root.to_path_buf(),
+            directory,
+            operator: public.bytes(),
+            operator_key,
+            nodes,
+            senders,
+            readers,
+            files: self.written,
+        })
+    }
+
+    /// A folder for one machine: configuration, directory and keys. Gives the configuration's path.
+    fn bundle(
+        &mut self,
+        kind: &str,
+        name: &str,
+        (config, text): (&str, &str),
+        (key_file, key): (&str, &impl SecretFile),
+        directory: &Directory,
+        seams: &Seams,
+    ) -> Result<PathBuf, EnvironmentError> {
+        let folder = self.folder(&Path::new(kind).join(name))?;
+        let config = folder.join(config);
+        self.text(config.clone(), text.as_bytes())?;
+        self.text(folder.join("directory"), directory.bytes())?;
+        self.secret(folder.join(key_file), key, seams)?;
+        Ok(config)
+    }
+
+    /// Seals key rings to a node of the directory, into its folder. Gives the files.
+    fn key_rings(
+        &mut self,
+        node: &NodeName,
+        rings: &[&KeyRing],
+        directory: &Directory,
+        seams: &Seams,
+    ) -> Result<Vec<PathBuf>, EnvironmentError> {
+        let folder = self.folder(&Path::new(NODES).join(node.as_str()).join("destinations"))?;
+        let mut files = Vec::new();
+        if let Some(entry) = directory.nodes.get(node) {
+            for ring in rings {
+                let path = folder.join(format!("{}.keyring", ring.destination()));
+                ring.write_sealed(&path, entry, &*seams.randomness, self.disk)?;
+                self.written.push(path.clone());
+                files.push(path);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Makes the entries of all written files durable.
+    fn sync(&self) -> Result<(), EnvironmentError> {
         let folders: BTreeSet<_> = self
             .written
             .iter()
@@ -330,107 +421,11 @@ impl Files<'_> {
         for folder in folders {
             self.disk.sync_folder(folder).map_err(self.failed(folder))?;
         }
-        Ok(Written {
-            folder: self.root.to_path_buf(),
-            directory,
-            operator: public.bytes(),
-            operator_key,
-            nodes: configs.nodes,
-            senders: configs.senders,
-            readers,
-            files: self.written,
-        })
-    }
-}
-
-/// The texts of the configuration files, and where they went.
-struct Configs<'a> {
-    plan: &'a Plan,
-    operator: &'a sign::PublicKey,
-    nodes: BTreeMap<NodeName, PathBuf>,
-    senders: BTreeMap<SenderName, PathBuf>,
-}
-
-impl Configs<'_> {
-    fn environment(&self) -> String {
-        format!(
-            "[environment]\ndirectory = \"directory\"\noperator = \"{}\"\nminimum_version = 1\n",
-            self.operator.bytes()
-        )
-    }
-
-    fn transport(&self) -> String {
-        let mut text = "\n[transport]\n".to_owned();
-        match &self.plan.transport {
-            TransportSettings::Kafka { brokers, properties } => {
-                let brokers: Vec<_> = brokers.iter().map(|broker| quoted(broker)).collect();
-                text.push_str(&format!("kind = \"kafka\"\nbrokers = [{}]\n", brokers.join(", ")));
-                if !properties.is_empty() {
-                    text.push_str("\n[transport.properties]\n");
-                }
-                for (name, value) in properties {
-                    // A secret never stands in a configuration: it lies in a file of its own beside it.
-                    let (name, value) = match apart(name, value) {
-                        true => (format!("{name}{FILE_SUFFIX}"), name),
-                        false => (name.clone(), value),
-                    };
-                    text.push_str(&format!("{} = {}\n", quoted(&name), quoted(value)));
-                }
-            }
-            TransportSettings::Embedded { path } => {
-                // Bundles are two folders below the environment's; an absolute path replaces this.
-                let path = Path::new("../..").join(path);
-                text.push_str(&format!("kind = \"embedded\"\npath = {}\n", quoted(&path.display().to_string())));
-            }
-        }
-        text
-    }
-
-    fn node(&self, name: &NodeName) -> Result<String, EnvironmentError> {
-        let address = self.plan.nodes.get(name).map_or("", String::as_str);
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let port = port.ok_or_else(|| EnvironmentError::Plan {
-            problem: format!("node {name}: {address:?}: expected HOST:PORT, for example 127.0.0.1:7401"),
-        })?;
-        let http = port.checked_add(HTTP_ABOVE).unwrap_or(port - HTTP_ABOVE);
-        Ok(format!(
-            "# Node {name} of environment {}. Relative paths start at this file's folder.\n\
-             {}{}\n[node]\nname = \"{name}\"\nkey_file = \"node.key\"\nkeyrings = \"destinations\"\ndata = \"data\"\n\
-             # The address that others use is in the directory; set `listen` where this machine listens on another.\n\
-             http = \"127.0.0.1:{http}\"\n\n[log]\nformat = \"pretty\"\n",
-            self.plan.name,
-            self.environment(),
-            self.transport(),
-        ))
-    }
-
-    fn sender(&self, name: &SenderName) -> String {
-        format!(
-            "# Sender {name} of environment {}. Relative paths start at this file's folder.\n\
-             {}{}\n[sender]\nname = \"{name}\"\nkey_file = \"sender.key\"\nsuite = \"{}\"\n\n\
-             [outbox]\npath = \"outbox\"\n",
-            self.plan.name,
-            self.environment(),
-            self.transport(),
-            self.plan.suite,
-        )
-    }
-
-    fn reader(&self, name: &ReaderName) -> String {
-        format!(
-            "# Reader {name} of environment {}. Relative paths start at this file's folder.\n\
-             {}\n[reader]\nname = \"{name}\"\nkey_file = \"reader.key\"\n",
-            self.plan.name,
-            self.environment(),
-        )
+        Ok(())
     }
 }
 
 /// Whether a property's value goes into a file of its own, named like the property, rather than into the configuration.
 fn apart(name: &str, value: &str) -> bool {
     holds_secret(name) || value.contains('\n')
-}
-
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
