@@ -8,6 +8,8 @@ use std::process::Stdio;
 
 use common::kafka::{Cluster, shared};
 use common::world::{World, lines, payload};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 /// One at a time: each has up to six processes of its own, and machines with two cores should not run four such worlds.
 fn turn() -> std::sync::MutexGuard<'static, ()> {
@@ -38,6 +40,34 @@ fn find(folder: &std::path::Path, needle: &[u8]) -> Option<std::path::PathBuf> {
         }
     }
     None
+}
+
+/// What a lag tool reads of a node's consumer group: whether each partition's offset is there and none is past the end.
+fn lag_is_told(brokers: &str, environment: &str, node: &str) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", format!("sealcast.{environment}.orders.{node}"));
+    let tool: BaseConsumer = config.create().unwrap();
+    let (topic, patience) = (format!("sealcast.{environment}.orders.segments"), std::time::Duration::from_secs(60));
+    let began = std::time::Instant::now();
+    loop {
+        let mut asked = TopicPartitionList::new();
+        (0..3).for_each(|number| drop(asked.add_partition(&topic, number)));
+        let found = tool.committed_offsets(asked, std::time::Duration::from_secs(5)).unwrap();
+        let told = found.elements().iter().all(|found| match found.offset() {
+            Offset::Offset(offset) => {
+                let (low, high) =
+                    tool.fetch_watermarks(&topic, found.partition(), std::time::Duration::from_secs(5)).unwrap();
+                assert!((low..=high).contains(&offset), "{offset} of {} is not in {low}..={high}", found.partition());
+                offset > 0
+            }
+            _ => false,
+        });
+        if told {
+            return;
+        }
+        assert!(began.elapsed() < patience, "the offsets of {node} were not committed: {found:?}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
 }
 
 #[test]
@@ -81,6 +111,7 @@ fn files_of_any_size_arrive_equal_on_every_node_in_both_suites() {
         }
     }
     world.settle(8);
+    lag_is_told(&brokers, world.environment(), "b");
     assert_eq!(world.stop("a"), Some(0), "SIGTERM drains");
     assert_eq!(find(world.path(), marker), None, "plaintext on a node's disk or in the outbox");
     for folder in cluster_of_its_own.iter().flat_map(Cluster::data_folders) {

@@ -14,6 +14,7 @@ use super::status;
 use crate::core::directory::{Directory, Validity, write_time};
 use crate::raft::Role;
 use crate::seams::Seams;
+use crate::store::StoreError;
 use crate::store::group::{GroupStore, RESERVED_BYTES};
 use crate::telemetry::health::Readiness;
 use crate::telemetry::recorder::Recorded;
@@ -24,6 +25,8 @@ use crate::transport::{Topic, Transport};
 const READY_EVERY: Duration = Duration::from_millis(100);
 /// How often the rest is, in rounds of the above.
 const ROUNDS: u32 = 10;
+/// How often Kafka is told how far this node came, in rounds.
+const OFFSETS_EVERY: u32 = 5 * ROUNDS;
 
 /// The alarm of a disk that is nearly full; the destination's name follows.
 const DISK_ALARM: &str = "disk-nearly-full";
@@ -66,6 +69,9 @@ impl Pulse {
                     gauges(served);
                     partitions(served);
                     free_space(&seams, served, &alarms).await;
+                    if round % OFFSETS_EVERY == 0 {
+                        tell_offsets(&seams, served).await;
+                    }
                     served.context.alarms.show();
                 }
                 alarms.show();
@@ -73,7 +79,7 @@ impl Pulse {
                     recorded.tidy();
                 }
             }
-            round = (round + 1) % ROUNDS;
+            round = (round + 1) % OFFSETS_EVERY;
             tokio::select! {
                 () = seams.clock.sleep(READY_EVERY) => {}
                 () = stop.cancelled() => {}
@@ -143,6 +149,31 @@ async fn free_space(seams: &Seams, served: &Served, alarms: &Alarms) {
         alarms.raise(&name, text);
     } else {
         alarms.clear(&name);
+    }
+}
+
+/// Tells Kafka the offsets that are durable here, for tools that show lag (R17): consumer group
+/// `sealcast.<env>.<destination>.<node>`. Nothing depends on it, a missing right for it least of all.
+async fn tell_offsets(seams: &Seams, served: &Served) {
+    let context = served.context.clone();
+    let told = seams.work.run(move || {
+        let topic = Topic::segments(&context.environment, &context.destination);
+        let snapshot = context.store.snapshot()?;
+        let mut offsets = Vec::new();
+        for partition in context.transport.partitions(&topic).iter() {
+            if let Some(mark) = snapshot.offset(partition.id.number)? {
+                offsets.push((partition.id.clone(), mark.offset));
+            }
+        }
+        if !offsets.is_empty() {
+            let group = format!("sealcast.{}.{}.{}", context.environment, context.destination, context.node);
+            context.transport.commit_offsets(&group, &offsets);
+        }
+        Ok::<_, StoreError>(())
+    });
+    // A runtime that ends has nobody to tell; a store that cannot be read is said by whoever needs it.
+    if let Ok(Err(error)) = told.await {
+        tracing::debug!(%error, "offsets for lag tools were not read");
     }
 }
 

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct World {
     folder: tempfile::TempDir,
     brokers: String,
+    name: String,
     running: BTreeMap<String, Child>,
 }
 
@@ -35,16 +36,17 @@ impl World {
 
     /// The same without its topics.
     pub fn without_topics(brokers: &str) -> Self {
-        let world = Self::empty(brokers);
         let name = format!("t{}-{}", std::process::id(), free_ports(1)[0]);
-        world.init(&name, &[]);
+        let mut world = Self::empty(brokers);
+        world.name = name;
+        world.init(&world.name, &[]);
         world
     }
 
     /// A folder without an environment.
     pub fn empty(brokers: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, brokers: brokers.to_owned(), running: BTreeMap::new() }
+        Self { folder, brokers: brokers.to_owned(), name: String::new(), running: BTreeMap::new() }
     }
 
     /// Makes the environment, without topics.
@@ -55,6 +57,11 @@ impl World {
         let init = ["init", name, "-o", "env", "--kafka", &self.brokers, "--nodes", &nodes.join(",")];
         let names = ["--destination", "orders", "--sender", "web", "--reader", "app"];
         self.done(&[init.as_slice(), names.as_slice(), more].concat());
+    }
+
+    /// The environment's name; empty when the test itself gave one.
+    pub fn environment(&self) -> &str {
+        &self.name
     }
 
     /// The folder of everything, brokers' data apart.

@@ -313,6 +313,9 @@ impl Who {
         let nodes = principals(&self.nodes);
         give("nodes", format!("{nodes} {read} --topic {segments}"));
         give("nodes", format!("{nodes} {write} --topic {notices}"));
+        let group =
+            format!("--group sealcast.{}.{}. --resource-pattern-type prefixed", self.environment, self.destination);
+        give("nodes, if lag tools are to see them", format!("{nodes} --operation Read {group}"));
         if !self.senders.is_empty() {
             let senders = principals(&self.senders);
             give("senders", format!("{senders} {write} --topic {segments}"));
