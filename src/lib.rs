@@ -10,13 +10,15 @@
 //! ```
 //!
 //! No logic lives here. Modules depend on each other in one direction:
-//! `cli -> node -> raft -> rpc`, `cli -> client -> rpc`, all of these `-> transport -> store -> seams, config, keys -> core`.
+//! `cli, testing -> local -> node -> raft -> rpc`, `cli, testing -> client -> rpc`, all of these
+//! `-> transport -> store -> seams, config, keys -> core`.
 
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod core;
 pub mod keys;
+pub mod local;
 pub mod node;
 pub mod raft;
 pub mod rpc;

@@ -100,15 +100,15 @@ fn init_takes_addresses_properties_and_formats() {
     done(folder.path(), embedded);
     done(folder.path(), "config check other/nodes/a/node.toml other/senders/web/client.toml");
 
-    // One process has the embedded transport: what comes next is what really works, all of it.
+    // One process runs the nodes of the embedded transport; tests/dev.rs does, and uses what it says to type then.
     let three = "init three --embedded --nodes a,b,c --destination orders --sender web --reader app --format json";
     let made = json(&done(folder.path(), three)).remove(0);
     let next: Vec<_> = made["next"].as_array().expect("a list").iter().map(|it| it.as_str().expect("text")).collect();
-    assert!(next.len() >= 2 && next.iter().all(|command| !command.contains("node run")), "{next:?}");
-    assert!(made["note"].as_str().expect("a note").contains("one process"), "{made}");
-    for command in next {
-        done(folder.path(), command.strip_prefix("sealcast ").expect("a command"));
-    }
+    assert_eq!(next[0], "sealcast dev three");
+    assert!(next.len() >= 3 && next.iter().all(|command| !command.contains("node run")), "{next:?}");
+    assert!(made["note"].as_str().expect("a note").contains("sealcast dev"), "{made}");
+    let said = fails(folder.path(), next[1].split("| sealcast ").last().expect("a command"), 5);
+    assert!(said.contains("nobody serves"), "{said}");
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn every_example_in_every_help_works() {
                 "bench" if !example.contains("--config") => continue,
                 "bench" => env.clone(),
                 "" if example.contains("demo") => continue,
+                "dev" => tempfile::Builder::new().tempdir_in(&fresh).unwrap().keep(),
                 "" | "init" => tempfile::Builder::new().tempdir_in(&fresh).unwrap().keep(),
                 "config" | "topic" | "node" | "inspect" => env.clone(),
                 "directory" if example.contains("directory status") => env.clone(),
@@ -130,7 +131,11 @@ fn every_example_in_every_help_works() {
                 "completion" | "man" => fresh.clone(),
                 other => panic!("in which folder does one use `{other}`? say it here"),
             };
-            if example.contains("| man ") && shell(&fresh, "command -v man").stdout.is_empty() {
+            if example.starts_with("sealcast dev") {
+                // It runs until it is told to end.
+                let ready = "for _ in $(seq 600); do grep -q Ctrl-C log && break; sleep 0.1; done";
+                works(&folder, &format!("{replaced} 2>log & {ready}; cat log; kill $!; wait $!"));
+            } else if example.contains("| man ") && shell(&fresh, "command -v man").stdout.is_empty() {
                 works(&folder, replaced.split('|').next().unwrap());
             } else if example.contains("node run") {
                 // Its node runs already: what is wrong is that, and not the command.

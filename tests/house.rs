@@ -18,9 +18,21 @@ fn may_use(module: &str) -> &'static [&'static str] {
         "rpc" => &["transport", "store", "seams", "config", "keys", "telemetry", "core"],
         "raft" | "client" => &["rpc", "transport", "store", "seams", "config", "keys", "telemetry", "core"],
         "node" => &["raft", "rpc", "transport", "store", "seams", "config", "keys", "telemetry", "core"],
-        "cli" => {
-            &["node", "client", "raft", "rpc", "transport", "store", "seams", "config", "keys", "telemetry", "core"]
-        }
+        "local" => &["node", "raft", "rpc", "transport", "store", "seams", "config", "keys", "telemetry", "core"],
+        "cli" => &[
+            "local",
+            "node",
+            "client",
+            "raft",
+            "rpc",
+            "transport",
+            "store",
+            "seams",
+            "config",
+            "keys",
+            "telemetry",
+            "core",
+        ],
         other => panic!("src/{other}: the design, section 11, has no such module: add it there and here"),
     }
 }

@@ -1,5 +1,6 @@
 //! The README's commands, run as a reader types them: every block marked `sh run` is run in order in one shell, in a folder
-//! with nothing in it but `keys-example/` as git leaves it, against a real Kafka. Blocks of results stand behind the block
+//! with nothing in it but `keys-example/` as git leaves it, against a real Kafka; what is marked `sh serve` runs beside them in
+//! a terminal of its own. Blocks of results stand behind the block
 //! that gives them. What is replaced: where the Kafka is, and `cargo run --example` by the example that is built already.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -151,7 +152,7 @@ fn run(commands: &[String], brokers: &str) -> Vec<String> {
     };
     let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let (printed, said) = (read(&out), read(&err));
-    let logs: String = ["a.log", "b.log", "c.log"].iter().map(|log| read(&folder.join(log))).collect();
+    let logs: String = ["serving.log", "a.log", "b.log", "c.log"].iter().map(|log| read(&folder.join(log))).collect();
     let mut outputs = Vec::new();
     let mut rest = printed.as_str();
     for (number, command) in commands.iter().enumerate() {
@@ -187,6 +188,12 @@ fn assert_shown(shown: &str, printed: &str) {
     }
 }
 
+/// A command that keeps a terminal of its own: it runs to the end of the test, and the next one comes when it says that it
+/// is ready. It is no job of the shell, whose jobs are those that the document counts.
+fn serving(command: &str) -> String {
+    format!("({command} >serving.log 2>&1 &); until grep -q Ctrl-C serving.log; do sleep 0.1; done")
+}
+
 /// Runs a document's blocks and compares results; gives the commands.
 fn follow(document: &str, brokers: &str) -> Vec<String> {
     let blocks = blocks(document);
@@ -194,12 +201,13 @@ fn follow(document: &str, brokers: &str) -> Vec<String> {
     for block in blocks.iter().filter(|block| block.info.starts_with("sh")) {
         match block.info.as_str() {
             "sh run" => all.extend(commands(block)),
+            "sh serve" => all.extend(commands(block).iter().map(|command| serving(command))),
             "sh" => {
                 let known = |command: &String| RUN_ELSEWHERE.contains(&command.as_str());
                 let unknown: Vec<_> = commands(block).into_iter().filter(|command| !known(command)).collect();
                 assert!(unknown.is_empty(), "nothing runs these: mark their block `sh run`: {unknown:?}");
             }
-            other => panic!("```{other}: blocks of commands are `sh run` or `sh`"),
+            other => panic!("```{other}: blocks of commands are `sh run`, `sh serve` or `sh`"),
         }
     }
     let mut outputs = run(&all, brokers).into_iter();
@@ -207,6 +215,10 @@ fn follow(document: &str, brokers: &str) -> Vec<String> {
     for block in &blocks {
         match block.info.as_str() {
             "sh run" => latest = outputs.by_ref().take(commands(block).len()).collect::<Vec<_>>().join("\n"),
+            "sh serve" => {
+                latest.clear();
+                outputs.by_ref().take(commands(block).len()).for_each(drop);
+            }
             "sh" => latest.clear(),
             "text" if !latest.is_empty() => assert_shown(&block.text, &std::mem::take(&mut latest)),
             _ => {}
@@ -253,12 +265,10 @@ fn alone() -> fs::File {
 #[test]
 fn every_command_of_the_readme_works_and_gives_what_it_shows() {
     let readme = document("README.md");
-    let path: Vec<_> = blocks(&readme)
-        .iter()
-        .filter(|block| block.section == "Three nodes and your own Kafka" && block.info == "sh run")
-        .flat_map(commands)
-        .collect();
+    let path: Vec<_> = blocks(&readme).iter().filter(|block| block.info == "sh run").flat_map(commands).collect();
     for part in [
+        "trial/senders/web/client.toml",
+        "trial/readers/app/client.toml",
         "topic init",
         "nodes/a/node.toml",
         "nodes/b/node.toml",
@@ -271,13 +281,14 @@ fn every_command_of_the_readme_works_and_gives_what_it_shows() {
         "--example consume",
         "sealcast init",
     ] {
-        assert!(path.iter().any(|command| command.contains(part)), "the five-minute path has no {part}: {path:#?}");
+        assert!(path.iter().any(|command| command.contains(part)), "the README has no {part}: {path:#?}");
     }
     let _alone = alone();
     let brokers = common::kafka::shared();
     without_topics(&brokers);
     let run = follow(&readme, &brokers);
     assert!(path.iter().all(|command| run.contains(command)), "not all was run: {run:#?}");
+    assert!(run.contains(&serving("sealcast dev trial")), "{run:#?}");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use super::Format;
 use crate::config::{ConfigError, environment::EnvironmentError};
 use crate::core::directory::DirectoryError;
 use crate::keys::KeyError;
+use crate::local::LocalError;
 use crate::transport::TransportError;
+use crate::transport::embedded::SocketError;
 use crate::transport::kafka::KafkaError;
 
 /// The exit codes of every command.
@@ -155,9 +157,20 @@ impl From<TransportError> for CliError {
         let exit = match &error {
             _ if error.retryable() => Exit::Unavailable,
             TransportError::Kafka(KafkaError::Property { .. } | KafkaError::Barred { .. }) => Exit::Usage,
+            TransportError::Socket(SocketError::PathTooLong { .. } | SocketError::Open { .. }) => Exit::Usage,
             _ => Exit::Failed,
         };
         Self::new(exit, error)
+    }
+}
+
+impl From<LocalError> for CliError {
+    fn from(error: LocalError) -> Self {
+        match &error {
+            LocalError::NoNode(_) => Self::new(Exit::Usage, error),
+            error if error.retryable() => Self::new(Exit::Unavailable, error),
+            _ => Self::new(Exit::Failed, error),
+        }
     }
 }
 

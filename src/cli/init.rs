@@ -19,7 +19,7 @@ use crate::transport::kafka::KafkaOptions;
 #[command(after_help = "\
 Examples:
   sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web
-  sealcast init trial --embedded --nodes a --destination orders --sender web --reader app
+  sealcast init trial --embedded --nodes a,b,c --destination orders --sender web --reader app
   sealcast init store -o env --kafka k1:9092,k2:9092,k3:9092 -X security.protocol=ssl \\
       --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 --listen 0.0.0.0 \\
       --destination orders --sender web --reader app")]
@@ -32,8 +32,7 @@ pub(super) struct Init {
     #[arg(long, group = "transport", value_delimiter = ',', value_name = "HOST:PORT,..")]
     kafka: Vec<String>,
 
-    /// No Kafka: a folder for the embedded transport, relative to the environment's. It belongs to one process, in which
-    /// all nodes and clients run
+    /// No Kafka: a folder for the embedded transport, relative to the environment's. `sealcast dev` runs all nodes on it
     #[arg(long, group = "transport", value_name = "PATH", num_args = 0..=1, default_missing_value = "transport")]
     embedded: Option<PathBuf>,
 
@@ -85,7 +84,7 @@ pub(super) struct Init {
 
 pub(super) use crate::config::given_property as property;
 
-fn node(text: &str) -> Result<(NodeName, Option<String>), String> {
+pub(super) fn node(text: &str) -> Result<(NodeName, Option<String>), String> {
     let (name, address) = match text.split_once('=') {
         Some((name, address)) => (name, Some(address.to_owned())),
         None => (text, None),
@@ -103,6 +102,16 @@ fn host(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err("expected a host without a port, for example 0.0.0.0 or [::]".to_owned()),
     }
+}
+
+/// The address of each node that `--nodes` names.
+pub(super) fn addresses(nodes: Vec<(NodeName, Option<String>)>) -> Result<BTreeMap<NodeName, String>, CliError> {
+    let missing = |name: &NodeName| format!("--nodes: {name} has no address: give all of them one, or none");
+    let with = nodes.into_iter().map(|(name, address)| match address {
+        Some(address) => Ok((name, address)),
+        None => Err(CliError::usage(missing(&name))),
+    });
+    with.collect()
 }
 
 #[derive(Serialize)]
@@ -128,7 +137,7 @@ impl Init {
         let plan = self.plan()?;
         let written = environment::write_serving(&plan, &serving, &folder, &context.seams)?;
         let next = next(&plan, &written);
-        let note = matches!(plan.transport, TransportSettings::Embedded { .. }).then_some(ONE_PROCESS);
+        let note = matches!(plan.transport, TransportSettings::Embedded { .. }).then_some(ONE_MACHINE);
         if context.output.is_json() {
             let shown = |path: &PathBuf| path.display().to_string();
             context.output.object(&Made {
@@ -174,14 +183,7 @@ impl Init {
         let nodes = if self.nodes.iter().all(|(_, address)| address.is_none()) {
             Plan::on_loopback(self.nodes.into_iter().map(|(name, _)| name))?
         } else {
-            let mut nodes = BTreeMap::new();
-            for (name, address) in self.nodes {
-                let address = address.ok_or_else(|| {
-                    CliError::usage(format!("--nodes: {name} has no address: give all of them one, or none"))
-                })?;
-                nodes.insert(name, address);
-            }
-            nodes
+            addresses(self.nodes)?
         };
         if nodes.len() != given {
             return Err(CliError::usage("--nodes: a node is named twice"));
@@ -220,9 +222,9 @@ fn set<T: Ord>(names: Vec<T>) -> BTreeSet<T> {
 }
 
 /// What to know of an environment on the embedded transport.
-const ONE_PROCESS: &str = "\
-The embedded transport belongs to one process: nodes and clients as processes of their own (`sealcast node run`, `send`)
-need Kafka. A program that links the library runs them all in one; `sealcast demo` shows it.";
+const ONE_MACHINE: &str = "\
+The embedded transport is a folder of this machine: `sealcast dev` runs all nodes on it in one process, and other processes of
+this machine reach it while that one runs. Nodes on several machines need Kafka.";
 
 /// The folders, each with whose machine it is for.
 fn bundles(plan: &Plan, written: &Written) -> String {
@@ -257,19 +259,14 @@ fn run_node(address: &str, config: &std::path::Path) -> String {
 fn next(plan: &Plan, written: &Written) -> Vec<String> {
     let mut next = Vec::new();
     if matches!(plan.transport, TransportSettings::Embedded { .. }) {
-        let configs = written.nodes.values().chain(written.senders.values()).chain(written.readers.values());
-        let configs: Vec<_> = configs.map(|config| config.display().to_string()).collect();
-        next.push(format!("sealcast config check {}", configs.join(" ")));
+        next.push(format!("sealcast dev {}", written.folder.display()));
+    } else {
         if let Some(config) = written.nodes.values().next() {
             next.push(format!("sealcast topic init --config {}", config.display()));
         }
-        return next;
-    }
-    if let Some(config) = written.nodes.values().next() {
-        next.push(format!("sealcast topic init --config {}", config.display()));
-    }
-    for (name, config) in &written.nodes {
-        next.push(run_node(plan.nodes.get(name).map_or("", String::as_str), config));
+        for (name, config) in &written.nodes {
+            next.push(run_node(plan.nodes.get(name).map_or("", String::as_str), config));
+        }
     }
     if let (Some(destination), Some(config)) = (plan.destinations.first(), written.senders.values().next()) {
         next.push(format!("echo hello | sealcast send {destination} - --config {}", config.display()));

@@ -9,6 +9,7 @@ mod bench;
 mod completion;
 mod config;
 mod demo;
+mod dev;
 mod directory;
 mod exit;
 mod get;
@@ -53,6 +54,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 unknown (timed o
 
 Examples:
   sealcast demo
+  sealcast dev trial
   sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web"
 )]
 struct Cli {
@@ -67,6 +69,7 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Dev(dev::Dev),
     Init(init::Init),
     Keys(keys::Keys),
     Directory(directory::DirectoryCommand),
@@ -101,6 +104,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut context = Context { seams: Seams::real(), output: Output::new(cli.format) };
     let outcome = match cli.command {
         Command::Demo(command) => command.run(&mut context),
+        Command::Dev(command) => command.run(&mut context),
         Command::Init(command) => command.run(&mut context),
         Command::Keys(command) => command.run(&mut context),
         Command::Directory(command) => command.run(&mut context),

@@ -135,7 +135,9 @@ fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
     let options = NodeOptions::from_config(&config)?;
     let settings = config.transport()?;
     block_on(async move {
-        let transport = Arc::new(AnyTransport::open(&settings.into(), &seams)?);
+        let transport = Arc::new(AnyTransport::open_or_attach(settings, &seams).await?);
+        // Ends with this process's part in it; whoever is attached waits for the next who serves.
+        let _service = transport.serve(&seams)?;
         let failed = |what: &str, error: std::io::Error| CliError::failed(format!("{what}: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM", error))?;
         let mut reload = signal(SignalKind::hangup()).map_err(|error| failed("SIGHUP", error))?;

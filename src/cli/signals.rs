@@ -12,11 +12,17 @@ pub(super) struct Signals(Vec<(Signal, &'static str)>);
 impl Signals {
     /// Begins to listen. Must be called within a runtime.
     pub(super) fn listen() -> Result<Self, CliError> {
-        let kinds = [
-            (SignalKind::interrupt(), "Ctrl-C"),
-            (SignalKind::terminate(), "SIGTERM"),
-            (SignalKind::hangup(), "SIGHUP"),
-        ];
+        let mut signals = Self::but_hangup()?;
+        signals.0.extend(Self::of([(SignalKind::hangup(), "SIGHUP")])?.0);
+        Ok(signals)
+    }
+
+    /// The same, where SIGHUP does not ask to end.
+    pub(super) fn but_hangup() -> Result<Self, CliError> {
+        Self::of([(SignalKind::interrupt(), "Ctrl-C"), (SignalKind::terminate(), "SIGTERM")])
+    }
+
+    fn of<const N: usize>(kinds: [(SignalKind, &'static str); N]) -> Result<Self, CliError> {
         let listen = |(kind, name)| signal(kind).map(|signal| (signal, name));
         let signals = kinds.into_iter().map(listen).collect::<Result<_, _>>();
         signals.map(Self).map_err(|error| CliError::new(Exit::Failed, error))

@@ -82,8 +82,9 @@ fn start(text: &str) -> Result<Start, String> {
     })
 }
 
+/// A committed transaction, as JSON has it.
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     transaction: String,
     destination: DestinationName,
     position: Position,

@@ -28,7 +28,7 @@ use crate::seams::Seams;
 use crate::store::outbox::Outbox;
 use crate::telemetry::Meter;
 use crate::transport::publisher::Layout;
-use crate::transport::{AnyTransport, Topic, Transport};
+use crate::transport::{AnyTransport, Topic, Transport, TransportOptions};
 
 /// How long connecting waits for the notices topic; what cannot be reached then is looked up later.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ impl Client {
             .transport()?
             .ok_or_else(|| ClientError::Setting { setting: "[transport]", problem: "a sender needs it".to_owned() })?;
         let options = Options::from_config(config, seams.clone())?;
-        let transport = AnyTransport::open(&settings.into(), &seams)?;
+        let transport = AnyTransport::open(&TransportOptions::for_clients(settings), &seams)?;
         Self::start(Arc::new(transport), options).await
     }
 
@@ -179,8 +179,19 @@ impl Client {
             Streaming { sealer, tracker: tracker.clone(), outbox, publishing, work, tasks: streaming_tasks };
         let search: Search = Box::new(move |time| Box::pin(follower.clone().search(time)));
         let suite = options.suite;
-        let inner =
-            Inner { sender, seams, window, tracker, directories, suite, streaming, queue, search, tasks, closing };
+        let inner = Inner {
+            sender,
+            seams,
+            window,
+            tracker,
+            directories,
+            suite,
+            streaming,
+            queue,
+            search,
+            tasks,
+            closing,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 }

@@ -151,7 +151,7 @@ impl Group {
     /// Founds the group, or waits until a leader brings its membership here.
     async fn found(&self) -> Result<(), GroupError> {
         let inner = &self.0;
-        let mut alarmed = false;
+        let (mut alarmed, mut unknown_before) = (false, false);
         loop {
             if self.knows_members() {
                 inner.store.write(vec![Mutation::Clear { name: ALARM_UNKNOWN.to_owned() }]).await?;
@@ -174,10 +174,12 @@ impl Group {
                         "the group exists ({by} has its log) and does not know this store: the node lost its data and must be \
                          admitted anew"
                     );
-                    if !alarmed {
+                    // While a group is being founded its first entry is there a moment before its members are known.
+                    if unknown_before && !alarmed {
                         alarmed = true;
                         self.alarm(ALARM_UNKNOWN, &text).await?;
                     }
+                    unknown_before = true;
                     text
                 }
             };

@@ -2,8 +2,12 @@
 
 use std::error::Error;
 
-const FILES: [&str; 3] =
-    ["proto/sealcast/v1/types.proto", "proto/sealcast/v1/peer.proto", "proto/sealcast/v1/reader.proto"];
+const FILES: [&str; 4] = [
+    "proto/sealcast/v1/types.proto",
+    "proto/sealcast/v1/peer.proto",
+    "proto/sealcast/v1/reader.proto",
+    "proto/sealcast/embedded/v1/embedded.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/rpc/build.rs");

@@ -12,7 +12,7 @@ use crate::config::ClientConfig;
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationName, SenderName};
 use crate::seams::Seams;
-use crate::transport::AnyTransport;
+use crate::transport::{AnyTransport, TransportOptions};
 
 /// Where the clients' outboxes are.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ fn open(config: &ClientConfig, seams: &Seams) -> Result<AnyTransport, CliError> 
     let shown = config.path().display();
     let settings = config.transport()?;
     let settings = settings.ok_or_else(|| CliError::usage(format!("{shown}: a sender needs a transport")))?;
-    Ok(AnyTransport::open(&settings.into(), seams)?)
+    Ok(AnyTransport::open(&TransportOptions::for_clients(settings), seams)?)
 }
 
 async fn client(

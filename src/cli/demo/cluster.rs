@@ -1,14 +1,10 @@
-//! A whole environment in this process: three nodes that can be stopped and started, over one transport.
+//! A whole environment in this process: three nodes that can be stopped and started, over one transport, and who sends and
+//! reads.
 //!
-//! Owns starting and ending them. Must not know what is sent.
+//! Owns the environment's parts as the demo needs them. Must not know what is sent.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::cli::{CliError, Exit};
 use crate::client::reader::Reader;
@@ -16,43 +12,17 @@ use crate::client::{Client, Options};
 use crate::config::environment::{self, Plan, Written};
 use crate::config::{ClientConfig, NodeConfig, Sources};
 use crate::core::id::NodeName;
-use crate::node::{Node, NodeError, NodeOptions};
+use crate::local::Nodes;
+use crate::node::NodeOptions;
 use crate::seams::Seams;
-use crate::transport::AnyTransport;
-
-/// How long the nodes may take to find each other.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+use crate::transport::{AnyTransport, TransportOptions};
 
 /// Nodes that run in this process, and what others need to talk to them.
 pub(super) struct Cluster {
     written: Written,
     transport: Arc<AnyTransport>,
     seams: Seams,
-    nodes: BTreeMap<NodeName, Running>,
-    failed: mpsc::UnboundedSender<(NodeName, Arc<NodeError>)>,
-    failures: mpsc::UnboundedReceiver<(NodeName, Arc<NodeError>)>,
-}
-
-/// A node, and who waits for its failure.
-struct Running {
-    node: Arc<Node>,
-    watching: JoinHandle<()>,
-}
-
-/// Addresses on loopback whose ports were free a moment ago.
-pub(super) fn free_addresses(
-    names: impl IntoIterator<Item = NodeName>,
-) -> Result<BTreeMap<NodeName, String>, CliError> {
-    let failed = |error| CliError::new(Exit::Failed, error);
-    let mut held = Vec::new();
-    let mut addresses = BTreeMap::new();
-    for name in names {
-        // All are held until all are known, so that no two are the same.
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
-        addresses.insert(name, listener.local_addr().map_err(failed)?.to_string());
-        held.push(listener);
-    }
-    Ok(addresses)
+    nodes: Nodes,
 }
 
 /// Writes the planned environment into a folder and opens its transport. Blocks.
@@ -61,21 +31,22 @@ pub(super) fn prepare(plan: &Plan, folder: &Path, seams: &Seams) -> Result<(Writ
     let any = written.senders.values().next().ok_or_else(|| CliError::usage("an environment needs a sender"))?;
     let settings = ClientConfig::load(&Sources::file(any))?.transport()?;
     let settings = settings.ok_or_else(|| CliError::usage("a sender needs a transport"))?;
-    let transport = AnyTransport::open(&settings.into(), seams)?;
+    let transport = AnyTransport::open(&TransportOptions::for_nodes(settings), seams)?;
     Ok((written, transport))
 }
 
 impl Cluster {
     /// Starts every node of an environment and waits until all of them can do their work.
     pub(super) async fn start(written: Written, transport: AnyTransport, seams: &Seams) -> Result<Self, CliError> {
-        let (failed, failures) = mpsc::unbounded_channel();
         let transport = Arc::new(transport);
-        let mut cluster = Self { written, transport, seams: seams.clone(), nodes: BTreeMap::new(), failed, failures };
-        for name in cluster.written.nodes.keys().cloned().collect::<Vec<_>>() {
-            cluster.start_node(&name).await?;
+        let mut options = Vec::new();
+        for config in written.nodes.values() {
+            let of_node = NodeOptions::from_config(&NodeConfig::load(&Sources::file(config))?)?;
+            // One process has one page of metrics, and nobody asks the demo for it.
+            options.push(NodeOptions { http: None, ..of_node });
         }
-        cluster.ready().await?;
-        Ok(cluster)
+        let nodes = Nodes::start(options, transport.clone(), seams).await?;
+        Ok(Self { written, transport, seams: seams.clone(), nodes })
     }
 
     /// Where everything is.
@@ -85,55 +56,22 @@ impl Cluster {
 
     /// Starts one node on the data that it has.
     pub(super) async fn start_node(&mut self, name: &NodeName) -> Result<(), CliError> {
-        let config = self.written.nodes.get(name).ok_or_else(|| CliError::usage(format!("there is no node {name}")))?;
-        let options = NodeOptions::from_config(&NodeConfig::load(&Sources::file(config))?)?;
-        // One process has one page of metrics, and nobody asks the demo for it.
-        let options = NodeOptions { http: None, ..options };
-        let started = Node::start(options, self.seams.clone(), self.transport.clone()).await;
-        let node = Arc::new(started.map_err(|error| CliError::new(Exit::Failed, error))?);
-        let (watched, tell, of) = (node.clone(), self.failed.clone(), name.clone());
-        let watching = tokio::spawn(async move {
-            // A demo that ended has nobody to tell.
-            let _ = tell.send((of, watched.failed().await));
-        });
-        self.nodes.insert(name.clone(), Running { node, watching });
-        Ok(())
+        Ok(self.nodes.start_node(name).await?)
     }
 
     /// Stops one node: it drains and ends; its data stays.
-    pub(super) async fn stop_node(&mut self, name: &NodeName) {
-        if let Some(running) = self.nodes.remove(name) {
-            running.watching.abort();
-            running.node.shutdown().await;
-        }
+    pub(super) async fn stop_node(&mut self, name: &NodeName) -> Result<(), CliError> {
+        Ok(self.nodes.stop_node(name).await?)
     }
 
     /// Waits until every node that runs can do its work.
     pub(super) async fn ready(&self) -> Result<(), CliError> {
-        let all = async {
-            for Running { node, .. } in self.nodes.values() {
-                // A node that is gone is told by its failure.
-                let _ = node.readiness().wait_for(|readiness| readiness.ready()).await;
-            }
-        };
-        tokio::select! {
-            () = all => Ok(()),
-            () = self.seams.clock.sleep(READY_WITHIN) => {
-                let waits = self.nodes.iter().flat_map(|(name, running)| {
-                    let waiting = running.node.readiness().borrow().waiting.clone();
-                    waiting.into_iter().map(move |(what, why)| format!("node {name}: {what}: {why}"))
-                });
-                Err(CliError::failed(format!("not ready in time: {}", waits.collect::<Vec<_>>().join("; "))))
-            }
-        }
+        Ok(self.nodes.ready().await?)
     }
 
     /// Waits until a node has failed for good, and says how.
     pub(super) async fn failure(&mut self) -> CliError {
-        match self.failures.recv().await {
-            Some((name, error)) => CliError::failed(format!("node {name} failed: {error}")),
-            None => std::future::pending().await,
-        }
+        self.nodes.failure().await.into()
     }
 
     /// A client of the environment's first sender, whose window and outbox have room for so much.
@@ -157,9 +95,7 @@ impl Cluster {
     }
 
     /// Ends all nodes.
-    pub(super) async fn shutdown(mut self) {
-        for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
-            self.stop_node(&name).await;
-        }
+    pub(super) async fn shutdown(self) {
+        self.nodes.shutdown().await;
     }
 }

@@ -160,7 +160,7 @@ impl Run<'_> {
         bar.suspend(|| {
             say.stage(format!("committed: the first {}; stopping node {restarted}, which leads", first.len()))
         });
-        cluster.stop_node(&restarted).await;
+        cluster.stop_node(&restarted).await?;
         let rest = async {
             let mut rest = self.submit(&client, destination, second, &bar).await?;
             if self.made > 0 {

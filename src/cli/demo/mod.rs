@@ -26,6 +26,7 @@ use super::{CliError, Context, Exit};
 use crate::config::TransportSettings;
 use crate::config::environment::{Plan, VALID_FOR};
 use crate::core::id::{EnvironmentName, NodeName, Suite};
+use crate::local;
 use crate::seams::{Seams, hardening};
 use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
 use report::Report;
@@ -173,7 +174,7 @@ impl Demo {
         let drawn: [u8; 4] = seams.randomness.array().map_err(|error| CliError::new(Exit::Unavailable, error))?;
         let environment = format!("demo-{}", data_encoding::HEXLOWER.encode(&drawn));
         let nodes = ["a", "b", "c"].map(NodeName::new).into_iter().collect::<Result<Vec<_>, _>>();
-        let nodes = cluster::free_addresses(nodes.map_err(|error| CliError::new(Exit::Failed, error))?)?;
+        let nodes = local::free_addresses(nodes.map_err(|error| CliError::new(Exit::Failed, error))?, 0, 0)?;
         let transport = if self.kafka.is_empty() {
             TransportSettings::Embedded { path: "transport".into() }
         } else {
@@ -203,7 +204,7 @@ impl Demo {
             format!("sealcast directory show {}", folder.join("operator/directory").display()),
         ];
         if self.kafka.is_empty() {
-            // The embedded transport is one process's at a time, and no node of three commits alone.
+            next.push(format!("sealcast dev {}", kept.display()));
             return next;
         }
         next.extend(nodes.map(|config| format!("sealcast node run --config {config} &")));

@@ -156,13 +156,13 @@ fn configured(config: PathBuf) -> Result<(Directory, Option<TransportSettings>),
 }
 
 impl Topics {
-    fn open(&self, context: &Context) -> Result<(AnyTransport, Vec<TopicPlan>), CliError> {
+    async fn open(&self, context: &Context) -> Result<(AnyTransport, Vec<TopicPlan>), CliError> {
         let (directory, settings) = configured(self.config.clone())?;
         let settings = self.reach.settings(settings);
         let settings = settings
             .ok_or_else(|| CliError::usage("the configuration has no [transport]: name the cluster with -b"))?;
         let plans = self.plans(&directory)?;
-        Ok((AnyTransport::open(&settings.into(), &context.seams)?, plans))
+        Ok((AnyTransport::open_or_attach(settings, &context.seams).await?, plans))
     }
 
     fn plans(&self, directory: &Directory) -> Result<Vec<TopicPlan>, CliError> {
@@ -201,7 +201,7 @@ impl Topics {
     }
 
     async fn init(&self, grow: bool, context: &mut Context) -> Result<Exit, CliError> {
-        let (transport, plans) = self.open(context)?;
+        let (transport, plans) = self.open(context).await?;
         let cluster = admin::cluster(&transport).await?;
         if let Some(cluster) = &cluster {
             let silent = cluster.silent();
@@ -251,7 +251,7 @@ impl Topics {
     }
 
     async fn check(&self, context: &mut Context) -> Result<Exit, CliError> {
-        let (transport, plans) = self.open(context)?;
+        let (transport, plans) = self.open(context).await?;
         let cluster = admin::cluster(&transport).await?;
         let mut of_cluster = None;
         if let Some(cluster) = &cluster

@@ -141,7 +141,10 @@ impl Plan {
             Some(TransportSettings::Kafka { brokers, .. }) => brokers.join(","),
             _ => "BROKERS".to_owned(),
         };
-        let transport = settings.map(|settings| AnyTransport::open(&settings.into(), &context.seams)).transpose()?;
+        let transport = match settings {
+            Some(settings) => Some(AnyTransport::open_or_attach(settings, &context.seams).await?),
+            None => None,
+        };
         let cluster = match &transport {
             Some(transport) => admin::cluster(transport).await?,
             None => None,

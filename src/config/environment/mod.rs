@@ -31,6 +31,7 @@ use crate::core::id::{
 };
 use crate::keys::{KeyError, KeyRing, NodeKeys, OperatorKey, ReaderKey, SecretFile, SenderKey};
 use crate::seams::{Disk, RandomnessError, Seams};
+pub use texts::HTTP_ABOVE;
 use texts::Texts;
 
 /// The loopback port of the first node when no addresses are given; the next nodes have the next ones.
@@ -121,6 +122,53 @@ pub struct Written {
     pub readers: BTreeMap<ReaderName, PathBuf>,
     /// Every file, in the order of writing.
     pub files: Vec<PathBuf>,
+}
+
+/// The configurations of an environment that is there, as [`write`] and `sealcast directory add` leave them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundles {
+    /// Each node's `node.toml`.
+    pub nodes: BTreeMap<NodeName, PathBuf>,
+    /// Each sender's `client.toml`.
+    pub senders: BTreeMap<SenderName, PathBuf>,
+    /// Each reader's `client.toml`.
+    pub readers: BTreeMap<ReaderName, PathBuf>,
+}
+
+impl Bundles {
+    /// Looks for them; empty where there is no environment. A folder without its configuration, or whose name is none, is
+    /// passed over. Blocks. Errors: [`EnvironmentError::Io`].
+    pub fn find(folder: &Path, disk: &dyn Disk) -> Result<Self, EnvironmentError> {
+        Ok(Self {
+            nodes: bundles(disk, &folder.join("nodes"), "node.toml")?,
+            senders: bundles(disk, &folder.join("senders"), "client.toml")?,
+            readers: bundles(disk, &folder.join("readers"), "client.toml")?,
+        })
+    }
+}
+
+impl From<&Written> for Bundles {
+    fn from(written: &Written) -> Self {
+        Self { nodes: written.nodes.clone(), senders: written.senders.clone(), readers: written.readers.clone() }
+    }
+}
+
+fn bundles<N: std::str::FromStr + Ord>(
+    disk: &dyn Disk,
+    folder: &Path,
+    config: &str,
+) -> Result<BTreeMap<N, PathBuf>, EnvironmentError> {
+    let failed = |path: &Path, cause| EnvironmentError::Io { path: path.to_path_buf(), cause };
+    let mut found = BTreeMap::new();
+    for bundle in disk.list(folder).map_err(|cause| failed(folder, cause))? {
+        let config = bundle.join(config);
+        let name = bundle.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(name) = name.filter(|_| bundle.is_dir()) else { continue };
+        if disk.list(&bundle).map_err(|cause| failed(&bundle, cause))?.contains(&config) {
+            found.insert(name, config);
+        }
+    }
+    Ok(found)
 }
 
 /// Why an environment was not written. What was written before the failure stays: remove the folder, then try again.

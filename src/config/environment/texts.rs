@@ -10,7 +10,7 @@ use crate::config::properties::FILE_SUFFIX;
 use crate::core::id::{EnvironmentName, NodeName, ReaderName, SenderName, Suite, VerifyingKeyBytes};
 
 /// How far above a node's port its metrics and health pages are.
-const HTTP_ABOVE: u16 = 100;
+pub const HTTP_ABOVE: u16 = 100;
 
 /// What all configuration files of an environment have in common.
 pub(super) struct Texts {
@@ -56,7 +56,7 @@ impl Texts {
                     .to_owned()
             }
         };
-        let http = format!("{}:{}", serving.http, port.checked_add(HTTP_ABOVE).unwrap_or(port - HTTP_ABOVE));
+        let http = format!("{}:{}", serving.http, port.checked_add(HTTP_ABOVE).unwrap_or_else(|| port.saturating_sub(HTTP_ABOVE)));
         Ok(format!(
             "# Node {name} of environment {}. Relative paths start at this file's folder.\n\
              {}\n{}\n[node]\nname = \"{name}\"\nkey_file = \"node.key\"\nkeyrings = \"destinations\"\ndata = \"data\"\n\

@@ -144,6 +144,10 @@ pub async fn init(transport: &AnyTransport, plan: &TopicPlan) -> Result<Made, Tr
             Err(RecordsError::TopicExists { .. }) => Ok(Made::Exists),
             Err(other) => Err(other.into()),
         },
+        AnyTransport::Attached(attached) => {
+            let new = attached.create_topic(&plan.topic, EMBEDDED_PARTITIONS).await?;
+            Ok(if new { Made::Created } else { Made::Exists })
+        }
         // `innermost` never gives one.
         AnyTransport::Adversary(_) => Ok(Made::Exists),
     }
@@ -155,7 +159,7 @@ pub async fn grow(transport: &AnyTransport, plan: &TopicPlan) -> Result<usize, T
     match transport.innermost() {
         AnyTransport::Kafka(kafka) => Ok(kafka.grow_topic(plan).await?),
         // It has all domains that it will ever have.
-        AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(0),
+        AnyTransport::Embedded(_) | AnyTransport::Attached(_) | AnyTransport::Adversary(_) => Ok(0),
     }
 }
 
@@ -164,7 +168,7 @@ pub async fn grow(transport: &AnyTransport, plan: &TopicPlan) -> Result<usize, T
 pub async fn cluster(transport: &AnyTransport) -> Result<Option<Cluster>, TransportError> {
     match transport.innermost() {
         AnyTransport::Kafka(kafka) => Ok(Some(kafka.cluster().await?)),
-        AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(None),
+        AnyTransport::Embedded(_) | AnyTransport::Attached(_) | AnyTransport::Adversary(_) => Ok(None),
     }
 }
 
@@ -196,13 +200,19 @@ pub async fn check(transport: &AnyTransport, plan: &TopicPlan) -> Result<TopicSt
 pub async fn look(transport: &AnyTransport, plan: &TopicPlan, how: Look<'_>) -> Result<TopicState, TransportError> {
     match transport.innermost() {
         AnyTransport::Kafka(kafka) => Ok(kafka.look_at_topic(plan, how).await?),
-        AnyTransport::Embedded(embedded) => {
-            let partitions = embedded.partitions(&plan.topic).to_vec();
-            let state = TopicState { partitions, layout: None, retention: None, mismatches: Vec::new() };
-            Ok(if state.partitions.is_empty() { TopicState::absent() } else { state })
+        AnyTransport::Embedded(embedded) => Ok(embedded_state(embedded.partitions(&plan.topic).to_vec())),
+        AnyTransport::Attached(attached) => {
+            attached.ready().await?;
+            Ok(embedded_state(attached.partitions(&plan.topic).to_vec()))
         }
         AnyTransport::Adversary(_) => Ok(TopicState::absent()),
     }
+}
+
+/// On an embedded transport a topic that is there is right.
+fn embedded_state(partitions: Vec<Partition>) -> TopicState {
+    let state = TopicState { partitions, layout: None, retention: None, mismatches: Vec::new() };
+    if state.partitions.is_empty() { TopicState::absent() } else { state }
 }
 
 /// The topic is not there.

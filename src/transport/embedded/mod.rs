@@ -1,13 +1,26 @@
-//! The embedded transport: topics in a folder of this machine, in this process. For a first run, for development, and for
-//! one machine. What it acknowledged survives a crash of the process and of the machine.
+//! The embedded transport: topics in a folder of this machine. For a first run, for development, and for one machine. What it
+//! acknowledged survives a crash of the process and of the machine.
+//!
+//! One process has the folder open ([`Embedded`]), and can serve it to others of this machine ([`Service`]), which reach it
+//! through a Unix socket in the folder ([`Attached`]).
 //!
 //! Owns waiting, credit and how a folder's log looks through the contract; the log itself is [`crate::store::records`].
 
+mod attached;
+mod serve;
+mod socket;
+
+pub use attached::Attached;
+pub use serve::Service;
+pub use socket::{SocketError, path as socket_path};
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::contract::{
     self, Ack, AppendError, Batch, Domain, Fetched, Full, Offset, Partition, PartitionId, Pending, READ_BYTES,
@@ -16,7 +29,12 @@ use super::contract::{
 use crate::seams::Seams;
 use crate::store::records::{self, RecordLog, RecordsError};
 
-/// Bytes that wait for the disk in each partition before appends are given back.
+#[allow(missing_docs, clippy::all, reason = "generated; what each item means stands in proto/sealcast/embedded/v1")]
+mod proto {
+    tonic::include_proto!("sealcast.embedded.v1");
+}
+
+/// Bytes that wait for the disk (or, attached, for an answer) in each partition before appends are given back.
 const CREDIT_BYTES: usize = 16 << 20;
 
 /// How an embedded transport is kept.
@@ -42,8 +60,11 @@ impl EmbeddedOptions {
 #[derive(Clone)]
 pub struct Embedded {
     log: RecordLog,
+    folder: Arc<Path>,
     seams: Seams,
     known: Arc<Mutex<BTreeMap<Topic, Known>>>,
+    /// Changes whenever a topic is made.
+    made: Arc<watch::Sender<()>>,
 }
 
 /// What is fixed about a topic once it exists.
@@ -64,7 +85,8 @@ impl Embedded {
     pub fn open(options: &EmbeddedOptions, seams: &Seams) -> Result<Self, RecordsError> {
         let kept = records::Options { file_bytes: options.file_bytes, retention: options.retention };
         let log = RecordLog::open(&options.folder, seams, kept)?;
-        Ok(Self { log, seams: seams.clone(), known: Arc::default() })
+        let made = Arc::new(watch::Sender::new(()));
+        Ok(Self { log, folder: options.folder.as_path().into(), seams: seams.clone(), known: Arc::default(), made })
     }
 
     /// Makes a topic, durably. Each of its partitions is a domain of its own, so that coded profiles work as on a cluster.
@@ -76,7 +98,19 @@ impl Embedded {
             let _ = done.send(answer);
         });
         self.log.create(topic.as_str(), partitions, done);
-        created.await.unwrap_or(Err(RecordsError::Closed)).map(|_| ())
+        let created = created.await.unwrap_or(Err(RecordsError::Closed)).map(|_| ());
+        self.made.send_replace(());
+        created
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Tells of every topic that is made.
+    fn made(&self) -> watch::Receiver<()> {
+        self.made.subscribe()
     }
 
     /// Every topic with its number of partitions.
@@ -90,17 +124,24 @@ impl Embedded {
             return Some(found.clone());
         }
         let count = self.log.partitions(topic.as_str())?;
-        let partition = |number| Partition {
-            id: PartitionId { topic: topic.clone(), number },
-            domain: Domain(format!("embedded-{number}").into()),
-            up: true,
-            copies: 1,
+        let found = Known {
+            partitions: partitions(topic, count, true),
+            waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
         };
-        let partitions = (0..i32::try_from(count).unwrap_or(i32::MAX)).map(partition).collect();
-        let found = Known { partitions, waiting: (0..count).map(|_| AtomicUsize::new(0)).collect() };
         known.insert(topic.clone(), found.clone());
         Some(found)
     }
+}
+
+/// The partitions of a topic: each fails by itself as far as placing knows, so that the erasure code has its three domains.
+fn partitions(topic: &Topic, count: usize, up: bool) -> Arc<[Partition]> {
+    let partition = |number| Partition {
+        id: PartitionId { topic: topic.clone(), number },
+        domain: Domain(format!("embedded-{number}").into()),
+        up,
+        copies: 1,
+    };
+    (0..i32::try_from(count).unwrap_or(i32::MAX)).map(partition).collect()
 }
 
 impl Transport for Embedded {
