@@ -25,4 +25,5 @@ pub mod rpc;
 pub mod seams;
 pub mod store;
 pub mod telemetry;
+pub mod testing;
 pub mod transport;

@@ -109,7 +109,7 @@ mod window;
 
 pub use error::{ClientError, SubmitError};
 pub use handle::{Handle, NodeTimes, Receipt, Stage, StageTimes, WaitError, Waited};
-pub use options::Options;
+pub use options::{Interceptor, Options};
 pub use service::Client;
 pub use transaction::Transaction;
 

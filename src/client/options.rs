@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::ClientError;
+use super::transaction::Transaction;
 use crate::config::{BundleSection, ClientConfig, WindowSection};
 use crate::core::directory::Directory;
-use crate::core::id::Suite;
+use crate::core::id::{DestinationName, Suite};
 use crate::core::sign::{PublicKey, SecretKey};
 use crate::seams::Seams;
 use crate::store::outbox::OutboxOptions;
+
+/// Sees every transaction that is submitted, with its destinations, before it is checked, and gives the one that is submitted
+/// in its place: for what all transactions of a service have in common, such as headers, and for tests. Must not block.
+pub type Interceptor = Arc<dyn Fn(&[DestinationName], Transaction) -> Transaction + Send + Sync>;
 
 /// What a client is made of, when it does not come from a configuration file, or not all of it does.
 ///
@@ -21,14 +26,14 @@ use crate::store::outbox::OutboxOptions;
 /// use sealcast::client::{Client, Options};
 /// use sealcast::config::{ClientConfig, Sources};
 /// use sealcast::seams::Seams;
-/// use sealcast::transport::AnyTransport;
+/// use sealcast::transport::{AnyTransport, TransportOptions};
 ///
 /// let config = ClientConfig::load(&Sources::file("client.toml"))?;
 /// let seams = Seams::real();
 /// let mut options = Options::from_config(&config, seams.clone())?;
 /// options.bundle_wait = Duration::from_millis(20);
 /// let settings = config.transport()?.ok_or("no [transport]")?;
-/// let transport = AnyTransport::open(&settings.into(), &seams)?;
+/// let transport = AnyTransport::open(&TransportOptions::for_clients(settings), &seams)?;
 /// let client = Client::start(Arc::new(transport), options).await?;
 /// # Ok(())
 /// # }
@@ -59,6 +64,8 @@ pub struct Options {
     /// Most bytes of segments in memory, per destination, that the brokers have not accepted; less where the sender has so many
     /// destinations that all of them together would take more than four times this.
     pub publish_bytes: usize,
+    /// Sees every transaction first; none without a word.
+    pub interceptor: Option<Interceptor>,
     /// The machine.
     pub seams: Seams,
 }
@@ -79,6 +86,7 @@ impl Options {
             bundle_bytes: bundle.bytes,
             bundle_wait: bundle.wait.0,
             publish_bytes: 16 << 20,
+            interceptor: None,
             seams: Seams::real(),
         }
     }

@@ -12,6 +12,7 @@ use super::bundle::{Held, Prepared, Submission};
 use super::counting::Directories;
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
+use super::options::Interceptor;
 use super::stream::{Streaming, too_long};
 use super::tracker::Tracker;
 use super::transaction::Transaction;
@@ -41,6 +42,7 @@ pub(super) struct Inner {
     pub(super) tracker: Arc<Tracker>,
     pub(super) directories: Arc<Directories>,
     pub(super) suite: Suite,
+    pub(super) interceptor: Option<Interceptor>,
     pub(super) streaming: Streaming,
     pub(super) queue: mpsc::UnboundedSender<Submission>,
     pub(super) search: Search,
@@ -124,8 +126,20 @@ impl Client {
         destinations: &[DestinationName],
         transaction: Transaction,
     ) -> Result<Vec<Handle>, SubmitError> {
-        let submitted = self.try_submit_to(destinations, transaction).await;
-        submitted.inspect_err(|given_back| self.inner.tracker.given_back(&given_back.error))
+        // Given back as it was given, so that who intercepts it sees the same again.
+        let given = self.inner.interceptor.as_ref().map(|_| Box::new(transaction.clone()));
+        let submitted = self.try_submit_to(destinations, self.intercepted(destinations, transaction)).await;
+        submitted.map_err(|refused| {
+            self.inner.tracker.given_back(&refused.error);
+            SubmitError { transaction: given.unwrap_or(refused.transaction), error: refused.error }
+        })
+    }
+
+    fn intercepted(&self, destinations: &[DestinationName], transaction: Transaction) -> Transaction {
+        match &self.inner.interceptor {
+            Some(interceptor) => interceptor(destinations, transaction),
+            None => transaction,
+        }
     }
 
     async fn try_submit_to(
@@ -222,7 +236,7 @@ impl Client {
                     .to_owned();
             return Err(ClientError::Transaction { field: "padding", problem });
         }
-        let prepared = self.prepare(destinations, transaction)?;
+        let prepared = self.prepare(destinations, self.intercepted(destinations, transaction))?;
         self.submit_read(destinations, prepared, payload, length).await
     }
 
@@ -264,6 +278,7 @@ impl Client {
             return self.submit_reader_to(destinations, transaction, file, Some(length)).await;
         }
         transaction.payload = bytes::Bytes::new();
+        let transaction = self.intercepted(destinations, transaction);
         let compress = transaction.compress;
         let mut prepared = self.prepare(destinations, transaction)?;
         prepared.measured = Some(self.inner.streaming.measure(&mut file, Some(length), compress).await?);

@@ -179,6 +179,7 @@ impl Client {
             Streaming { sealer, tracker: tracker.clone(), outbox, publishing, work, tasks: streaming_tasks };
         let search: Search = Box::new(move |time| Box::pin(follower.clone().search(time)));
         let suite = options.suite;
+        let interceptor = options.interceptor.clone();
         let inner = Inner {
             sender,
             seams,
@@ -186,6 +187,7 @@ impl Client {
             tracker,
             directories,
             suite,
+            interceptor,
             streaming,
             queue,
             search,

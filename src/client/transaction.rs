@@ -77,6 +77,11 @@ impl Transaction {
         &self.payload
     }
 
+    /// Whether it has an ordering key.
+    pub fn has_key(&self) -> bool {
+        self.ordering_key.is_some()
+    }
+
     /// The ordering key, 1 to 256 bytes: transactions of this outbox with equal keys go in the order of their submission
     /// at each destination (R9).
     pub fn key(mut self, key: impl Into<Bytes>) -> Self {

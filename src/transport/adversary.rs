@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::contract::{
     Ack, AppendError, Batch, Domain, Full, Offset, Partition, PartitionId, Pending, READ_WAIT, ReadError, Record,
@@ -84,6 +85,8 @@ pub enum Mood {
     Away,
     /// Its connection stands and nothing comes back: appends are neither made nor acknowledged, reads wait.
     Silent,
+    /// Everything waits until it has another mood, and happens then.
+    Held,
     /// Everything takes this much longer.
     Slow(Duration),
 }
@@ -157,6 +160,8 @@ pub struct Adversary<T> {
     options: AdversaryOptions,
     seams: Seams,
     state: Arc<Mutex<State>>,
+    /// Changes with every mood.
+    changed: Arc<watch::Sender<()>>,
     count: Arc<Count>,
 }
 
@@ -182,6 +187,7 @@ impl<T> Clone for Adversary<T> {
             options: self.options.clone(),
             seams: self.seams.clone(),
             state: self.state.clone(),
+            changed: self.changed.clone(),
             count: self.count.clone(),
         }
     }
@@ -199,8 +205,8 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Adversary<T> {
 impl<T: Transport> Adversary<T> {
     /// Wraps a transport.
     pub fn new(inner: T, options: AdversaryOptions, seams: &Seams) -> Self {
-        let (state, count) = (Arc::default(), Arc::default());
-        Self { inner: Arc::new(inner), options, seams: seams.clone(), state, count }
+        let (state, count, changed) = (Arc::default(), Arc::default(), Arc::new(watch::Sender::new(())));
+        Self { inner: Arc::new(inner), options, seams: seams.clone(), state, changed, count }
     }
 
     /// The transport inside, which the adversary does not touch.
@@ -211,6 +217,38 @@ impl<T: Transport> Adversary<T> {
     /// Sets what a domain does from now on.
     pub fn set_mood(&self, domain: &Domain, mood: Mood) {
         self.state().moods.insert(domain.clone(), mood);
+        self.changed.send_replace(());
+    }
+
+    /// Waits while the partition's domain is held.
+    async fn released(&self, of: &PartitionId) {
+        let mut changed = self.changed.subscribe();
+        while self.mood(of) == Mood::Held {
+            // The sender is this value's.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Appends when the domain is held no more; whatever it does then.
+    fn append_released(&self, to: PartitionId, record: Record) -> Pending<Ack> {
+        let (fulfil, pending) = Pending::new();
+        let adversary = self.clone();
+        let began = self.seams.clock.monotonic();
+        tokio::spawn(async move {
+            adversary.released(&to).await;
+            let mut record = record;
+            let answer = loop {
+                match adversary.append(to.clone(), record) {
+                    Ok(pending) => break pending.await,
+                    Err(Full(back)) => record = back,
+                }
+                adversary.seams.clock.sleep(Duration::from_millis(5)).await;
+            };
+            let took = adversary.seams.clock.monotonic().saturating_sub(began);
+            // The one who appended may have stopped waiting.
+            let _ = fulfil.send(answer.map(|ack| Ack { took, ..ack }));
+        });
+        pending
     }
 
     /// What it did so far.
@@ -366,6 +404,7 @@ impl<T: Transport> Transport for Adversary<T> {
         let slow = match self.mood(&to) {
             Mood::Well => Duration::ZERO,
             Mood::Slow(by) => by,
+            Mood::Held => return Ok(self.append_released(to, record)),
             Mood::Away => {
                 let (fulfil, pending) = Pending::new();
                 let lost = AppendError::Absent { partition: to, cause: "the domain is away".to_owned() };
@@ -449,6 +488,13 @@ impl<T: Transport> Transport for Adversary<T> {
     async fn read(&self, from: PartitionId, at: Offset) -> Result<Batch, ReadError> {
         match self.mood(&from) {
             Mood::Well => {}
+            Mood::Held => {
+                tokio::select! {
+                    () = self.released(&from) => {}
+                    () = self.seams.clock.sleep(READ_WAIT) => {}
+                }
+                return Ok(Batch { records: Vec::new(), next: at, low: 0, end: at });
+            }
             Mood::Slow(by) => self.seams.clock.sleep(by).await,
             Mood::Away => {
                 self.seams.clock.sleep(READ_WAIT).await;
@@ -459,7 +505,10 @@ impl<T: Transport> Transport for Adversary<T> {
                 return Ok(Batch { records: Vec::new(), next: at, low: 0, end: at });
             }
         }
-        let mut batch = self.inner.read(from.clone(), at).await?;
+        let read = self.inner.read(from.clone(), at).await;
+        // Nor is anything delivered that was being read.
+        self.released(&from).await;
+        let mut batch = read?;
         let mut state = self.state();
         state.last.insert(from, batch.end);
         if !state.withheld.is_empty() {

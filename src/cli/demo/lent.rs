@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::cluster::{Cluster, free_addresses, prepare};
+use super::cluster::{Cluster, prepare};
 use crate::cli::{CliError, Exit, topic};
 use crate::config::environment::{Plan, VALID_FOR};
 use crate::config::{ClientConfig, Sources, TransportSettings};
 use crate::core::id::{DestinationName, EnvironmentName, NodeName, SenderName, Suite};
+use crate::local;
 use crate::seams::Seams;
 use crate::transport::AnyTransport;
 use crate::transport::admin::{self, Layout};
@@ -30,7 +31,7 @@ fn plan(prefix: &str, seams: &Seams) -> Result<Plan, CliError> {
     let nodes: Vec<_> = ["a", "b", "c"].map(NodeName::new).into_iter().collect::<Result<_, _>>().map_err(failed)?;
     Ok(Plan {
         name: EnvironmentName::new(&name).map_err(failed)?,
-        nodes: free_addresses(nodes)?,
+        nodes: local::free_addresses(nodes, 0, 0)?,
         destinations: BTreeSet::from([DestinationName::new("orders").map_err(failed)?]),
         senders: BTreeSet::from([SenderName::new("web").map_err(failed)?]),
         readers: BTreeSet::new(),
