@@ -177,7 +177,7 @@ pub async fn cluster(transport: &AnyTransport) -> Result<Option<Cluster>, Transp
 pub async fn permits(transport: &AnyTransport, plan: &TopicPlan) -> Result<Option<bool>, TransportError> {
     match transport.innermost() {
         AnyTransport::Kafka(kafka) => Ok(kafka.permits(plan).await?),
-        AnyTransport::Embedded(_) | AnyTransport::Adversary(_) => Ok(None),
+        AnyTransport::Embedded(_) | AnyTransport::Attached(_) | AnyTransport::Adversary(_) => Ok(None),
     }
 }
 
