@@ -19,7 +19,7 @@ use super::session::runtime;
 use super::signals::Signals;
 use super::watch::Shown;
 use super::{CliError, Context, Exit, Output};
-use crate::client::reader::{Committed, Event, From as FeedFrom, Reader};
+use crate::client::reader::{Committed, Event, From as FeedFrom, Reader, Subscription};
 use crate::config::environment::{self, Bundles, HTTP_ABOVE, Plan, VALID_FOR};
 use crate::config::{ClientConfig, NodeConfig, Sources, TransportSettings};
 use crate::core::id::{DestinationName, EnvironmentName, NodeName, ReaderName, SenderName, Suite};
@@ -371,7 +371,7 @@ async fn follow(reader: Reader, destination: DestinationName, tell: mpsc::Sender
     let mut from = FeedFrom::End;
     loop {
         let feed = async {
-            let mut feed = reader.subscribe(&destination, from, true).await?;
+            let mut feed = reader.subscribe(&destination, Subscription::new(from)).await?;
             while let Some(event) = feed.next().await? {
                 match event {
                     Event::Begin(committed) => {

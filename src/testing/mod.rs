@@ -339,7 +339,7 @@ impl Environment {
         if end == Position::default() {
             return Ok(found);
         }
-        let mut feed = reader.subscribe(destination, reader::From::Start, true).await?;
+        let mut feed = reader.subscribe(destination, reader::Subscription::new(reader::From::Start)).await?;
         let mut payload = Vec::new();
         while let Some(event) = feed.next().await? {
             match event {
