@@ -233,7 +233,7 @@ impl Inspect {
             None => None,
             Some(file) => Some(Holder::new(directory.clone(), KeyRing::read(file)?, self.output.clone())?),
         };
-        let transport = AnyTransport::open(&settings.into(), &context.seams)?;
+        let transport = AnyTransport::open_or_attach(settings, &context.seams).await?;
         let partitions = transport.known(&topic, KNOWN_WITHIN, &context.seams).await;
         let wanted = self.at.map(|(partition, _)| partition).or(self.partition);
         let chosen: Vec<_> =

@@ -56,7 +56,11 @@ impl Texts {
                     .to_owned()
             }
         };
-        let http = format!("{}:{}", serving.http, port.checked_add(HTTP_ABOVE).unwrap_or_else(|| port.saturating_sub(HTTP_ABOVE)));
+        let http = format!(
+            "{}:{}",
+            serving.http,
+            port.checked_add(HTTP_ABOVE).unwrap_or_else(|| port.saturating_sub(HTTP_ABOVE))
+        );
         Ok(format!(
             "# Node {name} of environment {}. Relative paths start at this file's folder.\n\
              {}\n{}\n[node]\nname = \"{name}\"\nkey_file = \"node.key\"\nkeyrings = \"destinations\"\ndata = \"data\"\n\
