@@ -28,19 +28,18 @@ const RUN_ELSEWHERE: [&str; 3] = [
     "cargo build --release --bins --examples && export PATH=\"$PWD/target/release:$PATH\"",
 ];
 
-/// A fenced block: the words behind its fence, and the heading above it.
+/// A fenced block, and the words behind its fence.
 struct Block {
     info: String,
-    section: String,
     text: String,
 }
 
 fn blocks(document: &str) -> Vec<Block> {
-    let (mut blocks, mut section, mut open): (Vec<Block>, String, bool) = (Vec::new(), String::new(), false);
+    let (mut blocks, mut open): (Vec<Block>, bool) = (Vec::new(), false);
     for line in document.lines() {
         match (line.strip_prefix("```"), open) {
             (Some(info), false) => {
-                blocks.push(Block { info: info.trim().to_owned(), section: section.clone(), text: String::new() });
+                blocks.push(Block { info: info.trim().to_owned(), text: String::new() });
                 open = true;
             }
             (Some(_), true) => open = false,
@@ -51,9 +50,6 @@ fn blocks(document: &str) -> Vec<Block> {
             }
             (None, false) => {
                 assert!(!line.starts_with("    "), "an indented block is not seen by this test, fence it: {line}");
-                if let Some(heading) = line.strip_prefix("## ") {
-                    section = heading.to_owned();
-                }
             }
         }
     }
