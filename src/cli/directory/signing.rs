@@ -126,7 +126,7 @@ pub(super) fn sign(
 /// Shows what changes, signs, and says what to do next.
 fn finish(mut keeper: Keeper, new: Option<New>, dry_run: bool, context: &Context) -> Result<(), CliError> {
     let changes = keeper.changes();
-    let next = keeper.next()?;
+    let next = keeper.next_directory()?;
     for refused in keeper.refused_by_running(&next) {
         context.output.note(&format!("nodes that run refuse this directory: {refused}"));
     }

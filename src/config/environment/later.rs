@@ -144,7 +144,7 @@ impl Keeper {
     }
 
     /// The draft as it would be signed: with the next version, checked. Errors: [`EnvironmentError::Kept`].
-    pub fn next(&mut self) -> Result<Directory, EnvironmentError> {
+    pub fn next_directory(&mut self) -> Result<Directory, EnvironmentError> {
         if let Some(before) = &self.before {
             self.draft.version = self.draft.version.max(before.version.saturating_add(1));
         }
@@ -164,7 +164,7 @@ impl Keeper {
     /// Errors: [`EnvironmentError`]; what was written before it stays, and [`EnvironmentError::Exists`] names it at the next
     /// try.
     pub fn sign(mut self, new: Option<New>, seams: &Seams) -> Result<Added, EnvironmentError> {
-        let directory = self.next()?;
+        let directory = self.next_directory()?;
         let before = self.before.as_ref().map(|before| before.version);
         let mut files = Files { root: &self.environment, disk: &*seams.disk, written: Vec::new() };
         let (mut config, mut key_rings) = (None, BTreeMap::new());
