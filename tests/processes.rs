@@ -51,7 +51,9 @@ fn lag_is_told(brokers: &str, environment: &str, node: &str) {
     let began = std::time::Instant::now();
     loop {
         let mut asked = TopicPartitionList::new();
-        (0..3).for_each(|number| drop(asked.add_partition(&topic, number)));
+        for number in 0..3 {
+            asked.add_partition(&topic, number);
+        }
         let found = tool.committed_offsets(asked, std::time::Duration::from_secs(5)).unwrap();
         let told = found.elements().iter().all(|found| match found.offset() {
             Offset::Offset(offset) => {
