@@ -16,6 +16,8 @@ use serde_json::Value;
 
 const NODE: [&str; 2] = ["--config", "env/nodes/a/node.toml"];
 const PAYLOAD: &str = "what no broker may see, and no command prints";
+/// With what clears a screen, and what turns text round.
+const KEY: &str = "customer-42\u{1b}[2J\u{202e}";
 
 fn inspect(world: &World, arguments: &[&str]) -> Vec<Value> {
     world.json(&[&["inspect"], arguments, &NODE].concat())
@@ -30,7 +32,7 @@ fn a_broker_sees_headers_and_a_holder_of_the_key_what_is_in_them() {
     let mut world = World::new(&shared());
     world.start_all();
     fs::write(world.path().join("payload"), PAYLOAD).unwrap();
-    let sent = world.send("payload", "complete", &["-k", "customer-42", "-H", "colour=red"]);
+    let sent = world.send("payload", "complete", &["-k", KEY, "-H", "colour=red\u{9b}2J"]);
 
     // What a broker sees: three equal copies of one stripe, signed and whole, and no more than that.
     let seen = inspect(&world, &["orders", "-e"]);
@@ -55,12 +57,19 @@ fn a_broker_sees_headers_and_a_holder_of_the_key_what_is_in_them() {
     let transactions = of(&seen, "transaction");
     assert_eq!(transactions.len(), 1, "once, though three copies came: {seen:#?}");
     let fields = &transactions[0]["fields"];
-    assert_eq!((&fields["transaction"], &fields["ordering_key"]), (&sent["transaction"], &"customer-42".into()));
-    assert_eq!((&fields["headers"][0][0], &fields["headers"][0][1]), (&"colour".into(), &"red".into()));
+    assert_eq!((&fields["transaction"], &fields["ordering_key"]), (&sent["transaction"], &KEY.into()));
+    assert_eq!((&fields["headers"][0][0], &fields["headers"][0][1]), (&"colour".into(), &"red\u{9b}2J".into()));
     assert_eq!(fields["payload_length"], PAYLOAD.len());
     assert!(seen.iter().all(|one| !one.to_string().contains(PAYLOAD)));
     let id = sent["transaction"].as_str().unwrap();
     assert_eq!(fs::read_to_string(world.path().join("payloads").join(id)).unwrap(), PAYLOAD);
+
+    // What a sender wrote does not reach the terminal as a command to it, neither in rows nor field by field.
+    for how in [&["-e"][..], &["--at", "2/0"]] {
+        let text = String::from_utf8(world.done(&[&["inspect", "orders"], how, &key, &NODE].concat())).unwrap();
+        assert!(text.contains("customer-42\u{fffd}[2J") && text.contains("red\u{fffd}2J"), "{text}");
+        assert!(!text.contains(|c: char| c != '\n' && c.is_control()) && !text.contains('\u{202e}'), "{text:?}");
+    }
 
     // Bounded, from where it is asked, one record with all its fields.
     assert_eq!(inspect(&world, &["orders", "-e", "-c", "2"]).len(), 2);

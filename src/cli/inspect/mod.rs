@@ -33,7 +33,7 @@ use crate::core::split::segment::is_segment;
 use crate::keys::{KeyRing, Kind, SecretFile};
 use crate::transport::{AnyTransport, Batch, Offset, Partition, ReadError, Topic, Transport};
 use open::Holder;
-use record::{Seen, Viewer};
+use record::{Seen, Viewer, printable};
 
 /// How long a topic's partitions may take to be known.
 const KNOWN_WITHIN: Duration = Duration::from_secs(10);
@@ -198,7 +198,7 @@ impl Inspect {
             CliError::usage(format!("{}: is neither a key, a directory nor a record of Sealcast", file.display()))
         })?;
         if text.starts_with(KEY_RING) {
-            let about: Vec<_> = text.lines().take_while(|line| line.starts_with('#')).collect();
+            let about: Vec<_> = text.lines().take_while(|line| line.starts_with('#')).map(printable).collect();
             let about = about.join("\n");
             return match context.output.is_json() {
                 true => Ok(context.output.object(&json!({"kind": "key-ring", "about": about}))?),
@@ -438,16 +438,16 @@ fn whole(seen: &Seen, context: &Context) -> Result<(), CliError> {
         context.output.object(seen)?;
         return Ok(());
     }
-    let mut text = format!("{}: {}, {} bytes\ncheck: {}\n", seen.kind, seen.about, seen.bytes, seen.check);
-    if let Some(by) = &seen.by {
-        text.push_str(&format!("by: {by}\n"));
-    }
-    if let Some(time) = &seen.time {
-        text.push_str(&format!("time: {time}\n"));
+    let head = [("check", Some(&seen.check)), ("by", seen.by.as_ref()), ("time", seen.time.as_ref())];
+    let mut text = format!("{}: {}, {} bytes\n", seen.kind, printable(&seen.about), seen.bytes);
+    for (name, value) in head {
+        if let Some(value) = value {
+            text.push_str(&format!("{name}: {}\n", printable(value)));
+        }
     }
     for (name, value) in seen.fields.as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        text.push_str(&format!("{name}: {value}\n"));
+        text.push_str(&format!("{name}: {}\n", printable(&value)));
     }
     context.output.raw(text.as_bytes())?;
     Ok(())

@@ -240,7 +240,7 @@ impl Holder {
             "ciphertext_digest": transaction.ciphertext_digest.to_string(),
             "ciphertext_bytes": transaction.ciphertext_bytes, "file": saved,
         });
-        let seen = Seen::of("transaction", "valid".to_owned(), printable(&about), fields);
+        let seen = Seen::of("transaction", "valid".to_owned(), about, fields);
         Ok(Seen { bytes: transaction.payload.bytes, by: Some(self.by(&delivery.parcel)), ..seen })
     }
 }
@@ -249,9 +249,4 @@ impl Holder {
 fn keep(file: NamedTempFile, path: &Path) -> Result<String, CliError> {
     file.persist_noclobber(path).map_err(|error| CliError::file(path, &error.error))?;
     Ok(path.display().to_string())
-}
-
-/// What a sender wrote, without what would move a terminal's cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

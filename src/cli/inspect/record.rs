@@ -56,7 +56,7 @@ impl Row for Seen {
             _ => "-".to_owned(),
         };
         let dash = || "-".to_owned();
-        vec![
+        let cells = [
             at,
             self.time.clone().unwrap_or_else(dash),
             self.kind.to_owned(),
@@ -64,8 +64,15 @@ impl Row for Seen {
             self.by.clone().unwrap_or_else(dash),
             self.check.clone(),
             self.about.clone(),
-        ]
+        ];
+        cells.iter().map(|cell| printable(cell)).collect()
     }
+}
+
+/// What somebody else wrote, without what would move a terminal's cursor or turn its text round.
+pub(super) fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Looks at records under a directory, if there is one.
