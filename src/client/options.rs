@@ -13,7 +13,8 @@ use crate::seams::Seams;
 use crate::store::outbox::OutboxOptions;
 
 /// Sees every transaction that is submitted, with its destinations, before it is checked, and gives the one that is submitted
-/// in its place: for what all transactions of a service have in common, such as headers, and for tests. Must not block.
+/// in its place: for what all transactions of a service have in common, such as headers, and for tests. Of one whose payload is
+/// read piece by piece the payload inside is not used; whether to pad and compress it is. Must not block.
 pub type Interceptor = Arc<dyn Fn(&[DestinationName], Transaction) -> Transaction + Send + Sync>;
 
 /// What a client is made of, when it does not come from a configuration file, or not all of it does.

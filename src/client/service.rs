@@ -142,6 +142,14 @@ impl Client {
         }
     }
 
+    /// The same for a payload that comes by itself: what is inside the transaction is not used, whoever put it there.
+    fn intercepted_alone(&self, destinations: &[DestinationName], mut transaction: Transaction) -> Transaction {
+        transaction.payload = bytes::Bytes::new();
+        let mut transaction = self.intercepted(destinations, transaction);
+        transaction.payload = bytes::Bytes::new();
+        transaction
+    }
+
     async fn try_submit_to(
         &self,
         destinations: &[DestinationName],
@@ -219,7 +227,6 @@ impl Client {
         mut payload: impl AsyncRead + Unpin + Send,
         length: Option<u64>,
     ) -> Result<Vec<Handle>, ClientError> {
-        transaction.payload = bytes::Bytes::new();
         if let Some(said) = length.filter(|length| *length <= SMALL) {
             let mut whole = Vec::with_capacity(said as usize);
             (&mut payload).take(said + 1).read_to_end(&mut whole).await.map_err(ClientError::Read)?;
@@ -229,6 +236,7 @@ impl Client {
             transaction.payload = whole.into();
             return Ok(self.submit_to(destinations, transaction).await?);
         }
+        let transaction = self.intercepted_alone(destinations, transaction);
         if transaction.pad {
             let problem =
                 "a payload that is read once cannot be padded: its header, which comes first, says its length and \
@@ -236,7 +244,7 @@ impl Client {
                     .to_owned();
             return Err(ClientError::Transaction { field: "padding", problem });
         }
-        let prepared = self.prepare(destinations, self.intercepted(destinations, transaction))?;
+        let prepared = self.prepare(destinations, transaction)?;
         self.submit_read(destinations, prepared, payload, length).await
     }
 
@@ -268,21 +276,22 @@ impl Client {
     pub async fn submit_file_to(
         &self,
         destinations: &[DestinationName],
-        mut transaction: Transaction,
+        transaction: Transaction,
         mut file: impl AsyncRead + AsyncSeek + Unpin + Send,
     ) -> Result<Vec<Handle>, ClientError> {
         let from = file.stream_position().await.map_err(ClientError::Read)?;
         let length = file.seek(SeekFrom::End(0)).await.map_err(ClientError::Read)?.saturating_sub(from);
         file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
-        if length <= SMALL || !transaction.pad {
+        if length <= SMALL {
             return self.submit_reader_to(destinations, transaction, file, Some(length)).await;
         }
-        transaction.payload = bytes::Bytes::new();
-        let transaction = self.intercepted(destinations, transaction);
-        let compress = transaction.compress;
+        let transaction = self.intercepted_alone(destinations, transaction);
+        let (pad, compress) = (transaction.pad, transaction.compress);
         let mut prepared = self.prepare(destinations, transaction)?;
-        prepared.measured = Some(self.inner.streaming.measure(&mut file, Some(length), compress).await?);
-        file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
+        if pad {
+            prepared.measured = Some(self.inner.streaming.measure(&mut file, Some(length), compress).await?);
+            file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
+        }
         self.submit_read(destinations, prepared, file, Some(length)).await
     }
 

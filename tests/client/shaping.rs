@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, SeekFrom};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use sealcast::client::{Client, ClientError, Options, Transaction};
 use sealcast::core::id::ParcelId;
 use sealcast::core::seal::transaction::{Compression, Padding};
 use sealcast::core::split::segment::Segment;
+use sealcast::seams::{Clock, ManualClock, SystemClock};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 
 use crate::world::{Opened, World};
@@ -35,15 +37,25 @@ fn payloads(opened: &[Opened]) -> Vec<Vec<&str>> {
 #[tokio::test]
 async fn what_comes_within_a_short_time_shares_a_parcel_and_who_is_alone_goes_at_once() {
     let world = World::new(3).await;
-    let client = start(&world, |options| options.bundle_wait = Duration::from_secs(2)).await;
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let a_second = Duration::from_secs(1);
+    let client = start(&world, |options| {
+        options.bundle_wait = a_second;
+        options.seams.clock = clock.clone();
+    })
+    .await;
     client.submit("orders", Transaction::new("a")).await.unwrap();
     let mut second = Box::pin(client.submit("orders", Transaction::new("b")));
     assert!(poll!(&mut second).is_pending());
-    // Long enough for a round that does not wait to have begun.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let third = client.submit("orders", Transaction::new("c")).await;
+    // All others run until they wait: a round that does not wait for the clock would begin here.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let mut third = Box::pin(client.submit("orders", Transaction::new("c")));
+    assert!(poll!(&mut third).is_pending());
+    clock.advance(a_second);
     second.await.unwrap();
-    third.unwrap();
+    third.await.unwrap();
     assert_eq!(payloads(&world.opened("orders", 3).await), [vec!["a"], vec!["b", "c"]]);
     client.close().await;
 }
@@ -122,6 +134,24 @@ async fn padded_payloads_of_near_lengths_look_alike_however_they_are_submitted()
     assert_eq!((small.payload_bytes(), rest.payload_bytes()), (Some(5), Some(300_000)));
     let pipe = client.submit_reader("orders", Transaction::new("").pad(), payload(400_000).as_slice(), None).await;
     assert!(matches!(pipe, Err(ClientError::Transaction { field: "padding", .. })), "{pipe:?}");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn what_an_interceptor_returns_is_what_counts_and_never_its_payload_for_one_that_is_read() {
+    let world = World::new(3).await;
+    let client = start(&world, |options| {
+        options.interceptor = Some(Arc::new(|_, _| Transaction::new("mine").pad()));
+    })
+    .await;
+    let payload = vec![7; 300_000];
+    let read = client.submit_reader("orders", Transaction::new(""), payload.as_slice(), None).await;
+    assert!(matches!(read, Err(ClientError::Transaction { field: "padding", .. })), "{read:?}");
+    let handle = client.submit_file("orders", Transaction::new(""), Cursor::new(payload.clone())).await.unwrap();
+    handle.accepted().await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let (found, came) = &opened[0].transactions[0];
+    assert!(*came == payload && found.header.padding == Padding::Padme, "{found:?}");
     client.close().await;
 }
 
