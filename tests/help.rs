@@ -195,7 +195,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
         (vec!["watch", "orders", "--from", "x", "--config", reader], 2, "@2h"),
         (vec!["send", "orders", "payload", "--config", reader], 2, "it names no sender"),
         (vec!["send", "orders", "payload", "absent", "--config", sender], 2, "absent: No such file"),
-        (vec!["send", "nowhere", "payload", "--config", sender], 2, "no destination nowhere"),
+        (vec!["send", "nowhere", "payload", "--config", sender], 2, "no destination nowhere: it has orders"),
         (vec!["send", "orders", "env", "--config", sender], 2, "is a folder"),
         (vec!["send", "orders", "payload", "--config", "absent.toml"], 2, "sealcast init"),
         (vec!["node", "run", "--config", reader], 2, "a client's configuration"),

@@ -37,13 +37,8 @@ fn states(output: &Output) -> Vec<Value> {
 
 #[test]
 fn send_ends_in_time_when_no_fate_comes() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let init = "init trial -o env --embedded --nodes a --destination orders --sender web";
-    for arguments in [init, "topic init --config env/nodes/a/node.toml"] {
-        let output = run(folder, arguments, &[], b"");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
+    let world = World::new(&shared());
+    let folder = world.path();
     for (name, bytes) in [("small", 10), ("large", 600 * 1024)] {
         for number in 1..=3 {
             std::fs::write(folder.join(format!("{name}{number}")), vec![number; bytes]).unwrap();
@@ -72,6 +67,46 @@ fn send_ends_in_time_when_no_fate_comes() {
             serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
     }
+}
+
+#[test]
+fn what_a_former_send_left_is_told_and_finished() {
+    let mut world = World::new(&shared());
+    for (name, bytes) in [("small", 10), ("large", 600 * 1024)] {
+        std::fs::write(world.path().join(name), vec![7; bytes]).unwrap();
+    }
+    let config = "--config env/senders/web/client.toml --format json";
+    let send = |arguments: &str| {
+        let output = run(world.path(), &format!("send {arguments} {config}"), &[], b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), states(&output), said)
+    };
+    // No node runs yet: nothing gets its fate.
+    let (exit, states, said) = send("orders small large --wait submitted");
+    assert_eq!((exit, states.len()), (Some(0), 2), "{said}");
+    let (exit, states, said) = send("--resume --wait submitted");
+    assert_eq!((exit, states), (Some(0), vec![Value::from("submitted"); 2]), "{said}");
+    let (exit, states, said) = send("--resume --timeout 1s");
+    assert_eq!((exit, states), (Some(3), vec![Value::from("unknown"); 2]), "{said}");
+    let (exit, states, said) = send("orders small --timeout 1s");
+    assert_eq!((exit, states.len()), (Some(3), 1), "{said}");
+    assert!(said.contains("2 transactions of former runs") && said.contains("send --resume"), "{said}");
+    for (arguments, says) in [("--resume orders", "cannot be used with"), ("--resume -k k", "cannot be used with")] {
+        let (exit, _, said) = send(arguments);
+        assert!(exit == Some(2) && said.contains(says), "{said}");
+    }
+
+    world.start_all();
+    let send = |arguments: &str| run(world.path(), &format!("send {arguments} {config} --timeout 90s"), &[], b"");
+    let output = send("orders small");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.split(|byte| *byte == b'\n').count()), (Some(0), 2), "{said}");
+    assert!(said.contains("left in the outbox: 3 transactions committed"), "{said}\n{}", world.logs());
+    let output = send("--resume --wait complete");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = send("--resume");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout.is_empty() && said.contains("nothing"), "{said}");
 }
 
 #[test]

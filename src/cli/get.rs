@@ -62,7 +62,7 @@ impl Get {
     async fn feed(&self, reader: &Reader) -> Result<Feed, CliError> {
         let freshness = self.fresh.freshness();
         if let Some(destination) = &self.destination {
-            check_destination(reader, destination)?;
+            check_destination(&reader.directory(), destination)?;
         }
         let destination = self.destination.as_ref();
         Ok(match (&self.key, &self.transaction) {
@@ -77,7 +77,7 @@ impl Get {
                 reader.get(id, destination, freshness).await?
             }
             (_, Some(Named::Ticket(ticket))) => {
-                check_destination(reader, &ticket.destination)?;
+                check_destination(&reader.directory(), &ticket.destination)?;
                 reader.get(ticket.transaction, Some(&ticket.destination), freshness).await?
             }
             (None, None) => return Err(CliError::usage("give a transaction's id, or --key")),

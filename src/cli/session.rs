@@ -14,7 +14,7 @@ use super::{CliError, Exit};
 use crate::client::reader::{Freshness, ReadError, Reader};
 use crate::client::{ClientError, SubmitError};
 use crate::config::ClientConfig;
-use crate::core::directory::Span;
+use crate::core::directory::{Directory, Span};
 use crate::core::id::{DestinationName, NodeName, Position, Ticket, TransactionId};
 use crate::seams::Seams;
 use crate::telemetry::logs;
@@ -117,9 +117,9 @@ pub(super) fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Refuses a destination that the directory does not have, before a node is asked. Nothing is revealed: readers have it.
-pub(super) fn check_destination(reader: &Reader, destination: &DestinationName) -> Result<(), CliError> {
-    let directory = reader.directory();
+/// Refuses a destination that the directory does not have, before anybody is asked. Nothing is revealed: readers
+/// and senders have it.
+pub(super) fn check_destination(directory: &Directory, destination: &DestinationName) -> Result<(), CliError> {
     if directory.destinations.contains_key(destination) {
         return Ok(());
     }

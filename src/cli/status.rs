@@ -114,11 +114,11 @@ impl Status {
 
     async fn ask(&self, reader: &Reader) -> Result<Statuses, CliError> {
         if let Some(destination) = &self.destination {
-            check_destination(reader, destination)?;
+            check_destination(&reader.directory(), destination)?;
         }
         Ok(match &self.what {
             Named::Ticket(ticket) => {
-                check_destination(reader, &ticket.destination)?;
+                check_destination(&reader.directory(), &ticket.destination)?;
                 reader.status_of(ticket).await?
             }
             Named::Whole(id) => reader.status(&id.to_string(), self.destination.as_ref()).await?,

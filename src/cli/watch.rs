@@ -126,7 +126,7 @@ impl Watch {
         };
         block_on(async {
             let reader = self.asked.reader(&seams)?;
-            check_destination(&reader, &self.destination)?;
+            check_destination(&reader.directory(), &self.destination)?;
             let mut feed = reader.subscribe(&self.destination, self.subscription(from)).await?;
             let mut left = self.count.unwrap_or(u64::MAX);
             while left > 0 {

@@ -334,6 +334,12 @@ impl Client {
         self.inner.window.used()
     }
 
+    /// Handles of what the outbox keeps: every transaction, once for each of its destinations, that has no fate yet or is
+    /// committed and not complete; those that were made first come first. Right after the start it is what former runs left.
+    pub fn kept(&self) -> Vec<Handle> {
+        self.inner.tracker.open_handles()
+    }
+
     /// A handle for a ticket: from the outbox when it is there, else from what nodes said since its time. Until they have
     /// been read, its outcome shows as submitted. Errors: [`ClientError::NoDestination`].
     pub async fn attach(&self, ticket: &Ticket) -> Result<Handle, ClientError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::session::{Configured, block_on, header};
+use super::session::{Configured, block_on, check_destination, header};
 use super::{CliError, Context, Exit};
 use crate::client::{Client, Stage, Transaction};
 use crate::core::directory::Span;
@@ -28,17 +28,23 @@ Examples, in the folder of a sender's client.toml:
   sealcast send orders order.json -k customer-42
   sealcast send orders *.json --wait complete --format json
   tail -n 100 events.log | sealcast send orders - --lines
+  sealcast send --resume --wait complete
 
 Exit codes: 3 when the fate is unknown (the outbox keeps the transaction, and the ticket is printed: ask again with \
 `sealcast status TICKET` and a reader's client.toml), 4 when consensus rejected it or it expired.")]
 pub(super) struct Send {
     /// Where to: one destination, or several with commas
-    #[arg(value_name = "DEST[,DEST]", value_parser = destinations)]
-    destinations: Destinations,
+    #[arg(value_name = "DEST[,DEST]", value_parser = destinations, required_unless_present = "resume")]
+    destinations: Option<Destinations>,
 
     /// Files; - or none: standard input as one transaction
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+
+    /// Send nothing new: go on with what the outbox still holds, and wait for it. With --wait submitted it only lists it
+    #[arg(long, conflicts_with_all = ["destinations", "files", "key", "headers", "content_type", "idempotency_key", "after",
+        "on_predecessor", "release", "deadline", "compress", "pad", "lines"])]
+    resume: bool,
 
     #[command(flatten)]
     configured: Configured,
@@ -164,12 +170,29 @@ impl Send {
         let seams = context.seams.clone();
         block_on(async {
             let client = Client::with_config(&config, seams).await?;
+            let directory = client.directory();
+            self.destinations().iter().try_for_each(|name| check_destination(&directory, name))?;
+            let mut older = client.kept();
+            if !self.resume {
+                older.retain(|handle| show::lacks(handle.outcome(), self.wait.into()));
+            }
             let (give, mut take) = tokio::sync::mpsc::channel(1024);
             let (until, deadline) = tokio::sync::watch::channel(None);
             let patience = Patience { moved: Cell::new(Instant::now()), limit: self.timeout.0 };
             let outcome = {
-                let submitting = self.submit_all(context, &client, &give, &patience);
-                let mut printing = Box::pin(self.print_all(context, &client, &mut take, deadline));
+                let submitting = async {
+                    match self.resume {
+                        true => submit::pass_kept(context, &give, older.clone()).await,
+                        false => self.submit_all(context, &client, &give, &patience).await,
+                    }
+                };
+                let mut printing = Box::pin(async {
+                    let printed = self.print_all(context, &client, &mut take, deadline.clone()).await?;
+                    if !self.resume {
+                        self.finish_older(context, &client, &older, deadline).await?;
+                    }
+                    Ok(printed)
+                });
                 tokio::select! {
                     submitted = submitting => {
                         until.send_replace(Some(patience.moved.get() + patience.limit));
@@ -183,8 +206,8 @@ impl Send {
                     Ok(()) = tokio::signal::ctrl_c() => {
                         let (undecided, _) = client.undecided();
                         context.output.note(&format!(
-                            "ended by Ctrl-C: {undecided} transactions without a fate stay in the outbox; the next `sealcast \
-                             send` here goes on with them"
+                            "ended by Ctrl-C: {undecided} transactions without a fate stay in the outbox; `sealcast send \
+                             --resume` here goes on with them"
                         ));
                         Ok(Exit::Unknown)
                     }
@@ -196,6 +219,11 @@ impl Send {
             }
             outcome
         })
+    }
+
+    /// Where to; nowhere when nothing new is sent.
+    fn destinations(&self) -> &[DestinationName] {
+        self.destinations.as_ref().map(|destinations| destinations.0.as_slice()).unwrap_or_default()
     }
 
     fn transaction(&self, payload: Bytes) -> Transaction {

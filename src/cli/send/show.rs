@@ -106,6 +106,77 @@ impl Send {
     }
 }
 
+impl Send {
+    /// Waits for what former runs left in the outbox, once this one's own is printed, and tells what became of it. It is
+    /// no part of the data, nor of the exit code.
+    pub(super) async fn finish_older(
+        &self,
+        context: &Context,
+        client: &Client,
+        older: &[Handle],
+        deadline: watch::Receiver<Option<Instant>>,
+    ) -> Result<(), CliError> {
+        let stage = self.wait.into();
+        if older.is_empty() {
+            return Ok(());
+        }
+        let until = deadline.borrow().unwrap_or_else(Instant::now);
+        let open = older.iter().filter(|handle| lacks(handle.outcome(), stage)).count();
+        if open > 0 && stage > Stage::Submitted && until > Instant::now() {
+            let count = transactions(open);
+            context.output.note(&format!("the outbox still holds {count} of former runs: waiting for that too"));
+        }
+        let line = progress::state();
+        let (mut remaining, mut ended, mut last) = (0, 0, String::new());
+        for (at, handle) in older.iter().enumerate() {
+            line.set_message(format!("{} ({} more)", known(handle, client), older.len() - at - 1));
+            let waited = tokio::select! {
+                biased;
+                waited = handle.wait(stage, Duration::MAX) => waited?,
+                () = tokio::time::sleep_until(until) => Waited::Unknown,
+            };
+            match waited {
+                Waited::Reached if stage > Stage::Submitted => {}
+                Waited::Rejected(_) | Waited::Expired => {
+                    ended += 1;
+                    last = format!("{}: {}", handle.ticket(), known(handle, client));
+                    line.suspend(|| context.output.note(&last));
+                }
+                Waited::Reached | Waited::Unknown => {
+                    remaining += 1;
+                    last = known(handle, client);
+                }
+            }
+        }
+        line.finish_and_clear();
+        if remaining > 0 {
+            context.output.note(&format!(
+                "{} of former runs stay in the outbox, unfinished ({last}): `sealcast send --resume` here goes on with \
+                 them, and with `--wait submitted` lists their tickets",
+                transactions(remaining)
+            ));
+        } else {
+            let count = transactions(older.len() - ended);
+            context.output.note(&format!("of what former runs left in the outbox: {count} {}", reached(self.wait)));
+        }
+        Ok(())
+    }
+}
+
+/// Whether what is known of it falls short of this stage. Nobody waits for what is only to be submitted, but it is told
+/// while the brokers do not have it.
+pub(super) fn lacks(outcome: Outcome, stage: Stage) -> bool {
+    match stage {
+        Stage::Submitted | Stage::Accepted => outcome == Outcome::Submitted,
+        Stage::Committed => !outcome.decided(),
+        Stage::Complete => !outcome.done(),
+    }
+}
+
+fn transactions(count: usize) -> String {
+    if count == 1 { "1 transaction".to_owned() } else { format!("{count} transactions") }
+}
+
 /// Tells on a terminal how far it has come and whom it waits for, once everything is submitted; until then other bars are
 /// shown. Never ends.
 async fn tell(
@@ -163,7 +234,7 @@ fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], lacking
 fn unknown(handle: &Handle, client: &Client) -> String {
     let (known, ticket) = (known(handle, client), handle.ticket());
     format!(
-        "no answer in time: {known}. The outbox keeps it, and the next `sealcast send` here goes on with it; ask again \
+        "no answer in time: {known}. The outbox keeps it, and `sealcast send --resume` here goes on with it; ask again \
          with a reader's configuration: sealcast status {ticket} --config readers/NAME/client.toml"
     )
 }

@@ -139,7 +139,7 @@ impl Send {
         let handles = loop {
             patience.room(client, client.ready(meta.len())).await?;
             let transaction = self.transaction(Bytes::new());
-            match client.submit_file_to(&self.destinations.0, transaction, &mut payload).await {
+            match client.submit_file_to(self.destinations(), transaction, &mut payload).await {
                 Ok(handles) => break handles,
                 // It stands where it stood: its place is taken before it is sealed.
                 Err(ClientError::WindowFull { .. }) => {}
@@ -161,7 +161,7 @@ impl Send {
         let mut transaction = self.transaction(payload);
         let handles = loop {
             patience.room(client, client.ready(bytes)).await?;
-            match client.submit_to(&self.destinations.0, transaction).await {
+            match client.submit_to(self.destinations(), transaction).await {
                 Ok(handles) => break handles,
                 Err(refused) if matches!(refused.error, ClientError::WindowFull { .. }) => {
                     transaction = *refused.transaction;
@@ -192,7 +192,7 @@ impl Send {
         let handles = loop {
             patience.room(client, client.ready(0)).await?;
             let transaction = self.transaction(Bytes::new());
-            match client.submit_reader_to(&self.destinations.0, transaction, &mut payload, None).await {
+            match client.submit_reader_to(self.destinations(), transaction, &mut payload, None).await {
                 Ok(handles) => break handles,
                 // Nothing was read yet: its place is taken first.
                 Err(ClientError::WindowFull { .. }) => {}
@@ -240,7 +240,7 @@ impl Send {
                 }
             }
         });
-        let mut submitted = std::pin::pin!(client.submit_all(&self.destinations.0, lines));
+        let mut submitted = std::pin::pin!(client.submit_all(self.destinations(), lines));
         loop {
             let next = tokio::select! {
                 biased;
@@ -255,6 +255,15 @@ impl Send {
         }
         unreadable.take().map_or(Ok(()), |error| Err(failed(error)))
     }
+}
+
+/// What former runs left in the outbox, to be waited for and printed like what is submitted now.
+pub(super) async fn pass_kept(context: &Context, give: &Give, kept: Vec<Handle>) -> Result<(), CliError> {
+    if kept.is_empty() {
+        context.output.note("the outbox holds nothing that is unfinished");
+    }
+    pass(give, from("outbox", kept)).await;
+    Ok(())
 }
 
 async fn pass(give: &Give, submitted: Vec<Submitted>) {

@@ -70,6 +70,14 @@ impl Tracker {
         Some(self.handle_of(&tracked.row, &ticket.destination, way.subscribe()))
     }
 
+    /// Handles of everything in this outbox about which more is to be known, in the order of the transactions' ids.
+    pub fn open_handles(&self) -> Vec<Handle> {
+        let state = self.state();
+        let ways = state.transactions.values().flat_map(|tracked| tracked.ways.iter().map(move |way| (tracked, way)));
+        let open = ways.filter(|(_, (_, way))| !way.borrow().outcome.done());
+        open.map(|(tracked, (name, way))| self.handle_of(&tracked.row, name, way.subscribe())).collect()
+    }
+
     /// A handle for a ticket that this outbox does not know: receipts alone tell. True when nobody waited for it before.
     pub fn attach_other(&self, ticket: &Ticket) -> (Handle, bool) {
         let mut state = self.state();
