@@ -82,13 +82,17 @@ fn init_takes_addresses_properties_and_formats() {
     let init = "--format json init shop --kafka k1:9092,k2:9092 -X security.protocol=ssl -X ssl.ca.location=ca.pem \
                 --nodes a=10.0.0.1:7401,b=10.0.0.2:7401 --destination orders --destination bills --sender web -o env \
                 --suite x25519 --valid-for 10d";
+    assert!(fails(folder.path(), init, 2).contains("ssl.ca.location: ca.pem: No such file"));
+    fs::write(folder.path().join("ca.pem"), "an authority").expect("written");
     let made = json(&done(folder.path(), init)).remove(0);
     assert_eq!((&made["v"], &made["environment"], &made["directory_version"]), (&1.into(), &"shop".into(), &1.into()));
     assert_eq!(made["nodes"]["a"], "env/nodes/a/node.toml");
     let shown = json(&done(folder.path(), "--format json config show env/senders/web/client.toml")).remove(0);
     assert_eq!(shown["transport"]["brokers"], serde_json::json!(["k1:9092", "k2:9092"]));
     let authority = shown["transport"]["properties"]["ssl.ca.location"].as_str().expect("text");
-    assert!(authority.ends_with("env/senders/web/ca.pem"), "{authority}: it starts at the configuration's folder");
+    let here = fs::canonicalize(folder.path()).expect("there");
+    assert_eq!(Path::new(authority), here.join("ca.pem"), "it is found from every configuration's folder");
+    done(folder.path(), "config check env/senders/web/client.toml env/nodes/b/node.toml");
     assert_eq!(shown["sender"]["suite"], "x25519");
     let state = done(
         folder.path(),
@@ -257,6 +261,46 @@ fn one_command_adds_shows_signs_and_writes_the_folder() {
     assert!(done(at, "directory remove reader audit --operator far/operator/operator.key").contains("removed  reader"));
     let verify = "--format json directory verify far/operator/directory --operator far/operator/operator.key";
     assert_eq!(json(&done(at, verify)).remove(0)["version"], 3);
+}
+
+#[test]
+fn what_a_transport_names_is_found_from_a_new_folder_too() {
+    let folder = folder();
+    let at = folder.path();
+    done(at, INIT);
+    let desk = at.join("desk");
+    fs::create_dir_all(desk.join("secrets")).expect("made");
+    fs::write(desk.join("ca.pem"), "an authority").expect("written");
+    for (name, text) in [("secrets/password", "hush"), ("user.key", "hushed")] {
+        fs::write(desk.join(name), text).expect("written");
+    }
+    let transport = "[transport]\nbrokers = [\"localhost:9092\"]\n[transport.properties]\n\
+                     \"security.protocol\" = \"sasl_ssl\"\n\"ssl.ca.location\" = \"ca.pem\"\n\
+                     \"sasl.password_file\" = \"secrets/password\"\n\"ssl.key.password_file\" = \"user.key\"\n";
+    fs::write(desk.join("transport.toml"), transport).expect("written");
+    let add = "directory add sender new --destinations orders --operator shop/operator/operator.key \
+               --transport desk/transport.toml";
+    let open = |name: &str, mode: u32| {
+        fs::set_permissions(desk.join(name), fs::Permissions::from_mode(mode)).expect("set");
+    };
+    for name in ["secrets/password", "user.key"] {
+        open("secrets/password", 0o600);
+        open("user.key", 0o600);
+        open(name, 0o644);
+        assert!(fails(at, add, 2).contains("chmod go-rwx"), "{name}");
+        assert!(!at.join("shop/senders/new").exists());
+        open(name, 0o600);
+    }
+    done(at, add);
+    done(at, "config check shop/senders/new/client.toml");
+    let shown = json(&done(at, "--format json config show shop/senders/new/client.toml")).remove(0);
+    let of = |name: &str| shown["transport"]["properties"][name].as_str().expect("text").to_owned();
+    let here = fs::canonicalize(&desk).expect("there");
+    assert_eq!(Path::new(&of("ssl.ca.location")), here.join("ca.pem"));
+    assert_eq!(Path::new(&of("sasl.password_file")), here.join("secrets/password"));
+    assert_eq!(fs::read_to_string(at.join("shop/senders/new/user.key")).expect("beside it"), "hushed");
+    fs::remove_file(desk.join("ca.pem")).expect("removed");
+    assert!(fails(at, &add.replace("new", "newer"), 2).contains("ssl.ca.location"));
 }
 
 #[test]

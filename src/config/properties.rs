@@ -19,14 +19,15 @@ const CERTIFICATES: [&str; 2] = ["ssl.ca.pem", "ssl.certificate.pem"];
 const CERTIFICATES_BYTES: u64 = 1 << 20;
 
 /// A property as it is written on a command line: `NAME=VALUE`, or `NAME_file=PATH`, of which the text is read at once. The
-/// path is relative to the working folder. Errors: in words, with the mend; never with the value.
+/// path is relative to the working folder, and so is that of a `*.location`, which becomes absolute: it may go into
+/// configurations anywhere. Errors: in words, with the mend; never with the value of a secret.
 pub fn given_property(text: &str) -> Result<(String, String), String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => (name, value),
         _ => return Err("expected PROP=VALUE, for example security.protocol=ssl, or PROP_file=PATH".to_owned()),
     };
     match name.strip_suffix(FILE_SUFFIX) {
-        None => Ok((name.to_owned(), value.to_owned())),
+        None => Ok((name.to_owned(), anchored(name, value, Path::new(""))?)),
         Some(property) => match read(property, Path::new(value)) {
             Ok(text) => Ok((property.to_owned(), text)),
             Err(error) => Err(error.to_string()),
@@ -46,6 +47,18 @@ pub(super) fn read(property: &str, path: &Path) -> Result<String, KeyError> {
     }
     // A line feed at the end is the editor's, not the password's.
     read_secret_text(path).map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A property's value as every configuration may have it, in whichever folder: a `*.location` that is relative, to `folder`,
+/// becomes absolute. One that is absolute already may be meant for another machine. Errors: in words, when nothing is there.
+pub(super) fn anchored(name: &str, value: &str, folder: &Path) -> Result<String, String> {
+    if !names_file(name, value) || Path::new(value).is_absolute() {
+        return Ok(value.to_owned());
+    }
+    let file = folder.join(value);
+    let found = std::fs::metadata(&file).and_then(|_| std::path::absolute(&file));
+    let wrong = |error| format!("{name}: {}: {error}: name a file that is there, or an absolute path", file.display());
+    found.map(|path| path.display().to_string()).map_err(wrong)
 }
 
 /// Whether a property names a file or folder of this machine.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::texts::Texts;
 use super::{EnvironmentError, Files, NODES, READERS, SENDERS, Serving, TRANSPORT_FILE};
 use crate::config::TransportSection;
-use crate::config::properties::FILE_SUFFIX;
+use crate::config::properties::{self, FILE_SUFFIX};
 use crate::core::directory::{Difference, Directory, Draft, FIRST_LINE, differences};
 use crate::core::id::{DestinationName, NodeName, ReaderName, SenderName, Suite};
 use crate::keys::{KeyRing, NodeKeys, OperatorKey, ReaderKey, SecretFile, SenderKey};
@@ -247,21 +247,34 @@ impl Keeper {
         let text = String::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
         // By its message alone: the text may hold secrets.
         let has: Has = toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
-        let section = toml::Value::Table(has.transport);
+        let mut section = toml::Value::Table(has.transport);
         let checked =
             TransportSection::deserialize(section.clone()).map_err(|error| wrong(error.message().to_owned()))?;
-        let mut beside = Beside::new();
-        for (name, value) in &checked.properties {
-            // A file with a path stays where it is; one that lies beside this configuration goes beside the new one.
-            let file = Path::new(value);
-            if name.ends_with(FILE_SUFFIX) && file.components().count() == 1 {
-                let from = folder_of(path).join(file);
-                let text = read(&from)?.ok_or_else(|| EnvironmentError::Kept {
-                    path: from.clone(),
-                    problem: format!("is not there: {} needs it for {name}", path.display()),
-                })?;
-                beside.insert(file.to_path_buf(), Zeroizing::new(text));
-            }
+        let folder = folder_of(path);
+        let (mut beside, mut anchored) = (Beside::new(), toml::Table::new());
+        for (written, value) in checked.properties {
+            let needed = |error: &dyn std::fmt::Display| wrong(format!("transport.properties.{written}: {error}"));
+            let file = Path::new(&value);
+            // What lies beside this configuration goes beside the new one; all else stays where it is, and is named so that
+            // it is found from there.
+            let value = match written.strip_suffix(FILE_SUFFIX) {
+                Some(_) if file.is_absolute() => value,
+                Some(property) => {
+                    let from = folder.join(file);
+                    let text = properties::read(&property.replace('_', "."), &from).map_err(|error| needed(&error))?;
+                    if file.components().count() == 1 {
+                        beside.insert(file.to_path_buf(), Zeroizing::new(text.into_bytes()));
+                        value
+                    } else {
+                        std::path::absolute(&from).map_err(|error| needed(&error))?.display().to_string()
+                    }
+                }
+                None => properties::anchored(&written.replace('_', "."), &value, &folder).map_err(wrong)?,
+            };
+            anchored.insert(written, toml::Value::String(value));
+        }
+        if let (false, Some(section)) = (anchored.is_empty(), section.as_table_mut()) {
+            section.insert("properties".to_owned(), toml::Value::Table(anchored));
         }
         let table = toml::Table::from_iter([("transport".to_owned(), section)]);
         Ok((toml::to_string(&table).map_err(|error| wrong(error.to_string()))?, beside))

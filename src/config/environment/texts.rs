@@ -31,7 +31,8 @@ impl Texts {
     pub fn kept(&self) -> String {
         format!(
             "# What carries segments and notices in environment {}: it goes into the configuration of each sender and node\n\
-             # that is added. Relative paths start at the folder of that configuration.\n{}",
+             # that is added. Files that properties name are looked for from this folder on, as far as their paths are\n\
+             # relative; a relative `path` starts at the folder of that configuration.\n{}",
             self.name, self.transport
         )
     }
