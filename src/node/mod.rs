@@ -32,7 +32,7 @@
 //! | report | desk | what is staged, clock, held prefix; over gRPC when another node leads | said again within a second |
 //! | desk | raft | entries, while this node leads | proposed again |
 //! | raft | hold | what applying an entry did | nothing more is applied until there is |
-//! | hold | collect | parcels that need no gathering any more | hold waits |
+//! | hold | collect | parcels that need no gathering any more | dropped: gathered once more, staging says that it is decided |
 //! | hold | desk | what was decided | |
 //! | collect, stage | hold | what was sent again though it has its fate | |
 //! | hold, answer | receipts | statements to sign and publish | |

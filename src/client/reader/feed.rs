@@ -78,6 +78,28 @@ struct Current {
     left: u64,
 }
 
+/// How long nothing was given, and how long to wait before it is tried again. It lives longer than a call: nodes begin a
+/// subscription with where it starts, and that alone is nothing given.
+#[derive(Debug, Default)]
+struct Patience {
+    until: Option<Duration>,
+    pause: Duration,
+}
+
+impl Patience {
+    /// The pause before the next try; `None` when it tried long enough, and then it begins anew.
+    fn again(&mut self, now: Duration) -> Option<Duration> {
+        let until = *self.until.get_or_insert(now + GOES_ON_WITHIN);
+        let pause = self.pause;
+        if now + pause >= until {
+            *self = Self::default();
+            return None;
+        }
+        self.pause = (pause * 2).clamp(AGAIN_FIRST, AGAIN_LAST);
+        Some(pause)
+    }
+}
+
 /// Transactions as nodes give them, in the order of the log.
 ///
 /// When its node ends or cannot be reached any more, a feed goes on at another one, behind what it has given; only when no
@@ -96,6 +118,11 @@ pub struct Feed {
     current: Option<Current>,
     /// Whether the stream gives the rest of `current` and nothing else.
     rest: bool,
+    /// Whether the stream gave something.
+    gave: bool,
+    /// Whether the last message was progress: only behind that is everything given.
+    looked: bool,
+    patience: Patience,
     /// Everything up to here was given.
     cursor: Option<Position>,
     /// What was gathered of a transaction that is wanted whole.
@@ -132,6 +159,9 @@ impl Feed {
             first,
             current: None,
             rest: false,
+            gave: false,
+            looked: false,
+            patience: Patience::default(),
             cursor: None,
             whole: None,
             ended: false,
@@ -154,22 +184,30 @@ impl Feed {
     /// this one was.
     pub async fn next(&mut self) -> Result<Option<Event>, ReadError> {
         let clock = self.reader.seams.clock.clone();
-        let until = clock.monotonic() + GOES_ON_WITHIN;
-        let mut pause = Duration::ZERO;
         loop {
+            let before = self.cursor;
             let error = match self.step().await {
+                Ok(event) => {
+                    // A stream that begins where it was told to gave nothing yet.
+                    let begins = matches!(event, Some(Event::Progress(_))) && !self.gave && self.cursor == before;
+                    self.gave = true;
+                    if !begins {
+                        self.patience = Patience::default();
+                    }
+                    return Ok(event);
+                }
                 Err(error @ ReadError::Unavailable { .. }) => error,
-                other => return other,
+                Err(error) => {
+                    self.stream = None;
+                    return Err(error);
+                }
             };
             if self.stream.take().is_some() {
                 self.failed = Some(self.node.clone());
             }
-            if clock.monotonic() + pause >= until {
-                return Err(error);
-            }
+            let Some(pause) = self.patience.again(clock.monotonic()) else { return Err(error) };
             tracing::debug!(%error, "a feed goes on elsewhere");
             clock.sleep(pause).await;
-            pause = (pause * 2).clamp(AGAIN_FIRST, AGAIN_LAST);
         }
     }
 
@@ -191,13 +229,12 @@ impl Feed {
                 Ok(Some(event)) => Ok(Some(event)),
                 // The node gives the rest of what another began.
                 Ok(None) => Box::pin(self.step()).await,
-                Err(error) => {
-                    self.stream = None;
-                    Err(error)
-                }
+                Err(error) => Err(error),
             },
-            Ok(None) if self.current.is_some() => Err(self.answer("the stream ended within a transaction".to_owned())),
-            Ok(None) if self.follows() => {
+            Ok(None) if self.current.is_some() => {
+                Err(ReadError::Unavailable { said: format!("node {} ended the feed within a transaction", self.node) })
+            }
+            Ok(None) if self.goes_on() => {
                 Err(ReadError::Unavailable { said: format!("node {} ended the feed", self.node) })
             }
             Ok(None) => {
@@ -212,8 +249,14 @@ impl Feed {
         }
     }
 
-    fn follows(&self) -> bool {
-        matches!(&self.wanted, Wanted::All { subscription, .. } if !subscription.stops)
+    /// Whether there is more behind the end of a stream: a node that ends says nothing, one that gave everything says so.
+    fn goes_on(&self) -> bool {
+        matches!(&self.wanted, Wanted::All { subscription, .. } if !subscription.stops || !self.looked)
+    }
+
+    /// Whether payloads are left out.
+    fn bare(&self) -> bool {
+        matches!(&self.wanted, Wanted::All { subscription, .. } if subscription.metadata_only)
     }
 
     /// Begins anew where it was: with the rest of a transaction that was begun, else behind what was given. Errors:
@@ -227,6 +270,7 @@ impl Feed {
                 let request = proto::GetRequest {
                     sender: Some(current.committed.sender.to_string()),
                     offset: current.given,
+                    metadata_only: self.bare(),
                     ..get(ticket.transaction, Some(&ticket.destination), freshness)
                 };
                 let call = |mut client: Channelled| {
@@ -240,12 +284,9 @@ impl Feed {
         };
         let (node, (first, stream)) = opened?;
         self.rest = current.is_some();
+        self.gave = false;
         (self.node, self.first, self.stream) = (node, first, Some(stream));
         Ok(())
-    }
-
-    fn answer(&self, cause: String) -> ReadError {
-        ReadError::Answer { node: self.node.clone(), cause }
     }
 
     /// Takes a message; `None` for the start of what was begun already. Errors: [`ReadError`].
@@ -255,6 +296,8 @@ impl Feed {
         let wrong = |cause: String| ReadError::Answer { node: node.clone(), cause };
         let disorder = || wrong("a message out of order".to_owned());
         let part = message.part.ok_or_else(|| wrong("a message without a part".to_owned()))?;
+        let bare = self.bare();
+        self.looked = matches!(part, Part::Progress(_));
         Ok(Some(match (part, &mut self.current) {
             (Part::Start(start), current) => {
                 let offset = start.offset;
@@ -266,7 +309,6 @@ impl Feed {
                     }
                     _ => return Err(disorder()),
                 }
-                let bare = matches!(&self.wanted, Wanted::All { subscription, .. } if subscription.metadata_only);
                 let left = if bare { 0 } else { committed.payload_bytes };
                 self.current = Some(Current { committed: committed.clone(), given: 0, left });
                 Event::Begin(Box::new(committed))
@@ -433,4 +475,24 @@ fn committed(start: proto::ItemStart) -> Result<Committed, ConvertError> {
         headers: start.headers.into_iter().map(|header| (header.name, header.value)).collect(),
         content_type: start.content_type,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_that_is_given_nothing_pauses_and_says_so_in_the_end() {
+        let mut patience = Patience::default();
+        let (mut now, mut pauses) = (Duration::from_secs(7), Vec::new());
+        while let Some(pause) = patience.again(now) {
+            pauses.push(pause);
+            now += pause;
+            assert!(pauses.len() < 100, "it ends");
+        }
+        assert_eq!(pauses[..3], [Duration::ZERO, AGAIN_FIRST, AGAIN_FIRST * 2]);
+        assert_eq!(pauses.last(), Some(&AGAIN_LAST));
+        assert!(now <= Duration::from_secs(7) + GOES_ON_WITHIN);
+        assert_eq!(patience.again(now), Some(Duration::ZERO), "the next call tries again");
+    }
 }
