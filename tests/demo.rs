@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::kafka::shared;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// The command in an empty folder of its own, with the folder for temporary files in it.
@@ -103,11 +104,26 @@ fn a_kept_environment_stays_and_checks() {
     // Every command that it tells works as it is told.
     let told: Vec<_> = stdout.lines().filter_map(|line| line.strip_prefix("  sealcast ")).collect();
     assert!(told.len() >= 2, "{stdout}");
+    let mut ran_on = false;
     for command in told {
         let mut run = Command::new(env!("CARGO_BIN_EXE_sealcast"));
-        let output = run.current_dir(folder.path()).args(command.split(' ')).output().expect("run");
+        run.current_dir(folder.path()).args(command.split(' '));
+        if command.starts_with("dev ") {
+            // It runs until it is ended: this ends it once it tells that it is ready.
+            let mut dev = run.args(["--format", "json"]).stdout(Stdio::piped()).spawn().expect("run");
+            let told = BufReader::new(dev.stdout.as_mut().expect("piped")).lines().next();
+            let told = told.map(|line| line.expect("text")).unwrap_or_default();
+            kill_process(Pid::from_raw(dev.id().try_into().expect("an id")).expect("an id"), Signal::TERM)
+                .expect("told");
+            assert_eq!(dev.wait().expect("its end").code(), Some(0), "{command}: {told}");
+            assert!(told.contains("\"ready\""), "{command}: {told}");
+            ran_on = true;
+            continue;
+        }
+        let output = run.output().expect("run");
         assert_eq!(output.status.code(), Some(0), "{command}: {:?}", text(&output));
     }
+    assert!(ran_on, "how to go on with it is told: {stdout}");
     // Nothing is ever overwritten.
     let output = demo(folder.path(), &arguments).output().expect("run");
     assert_eq!(output.status.code(), Some(2), "{:?}", text(&output));

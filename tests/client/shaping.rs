@@ -23,7 +23,7 @@ async fn start(world: &World, change: impl FnOnce(&mut Options)) -> Client {
     Client::start(world.transport.clone(), options).await.unwrap()
 }
 
-/// The first letter of every payload of each parcel, in the order of sealing.
+/// The first letters of what each parcel holds, sorted.
 fn payloads(opened: &[Opened]) -> Vec<Vec<&str>> {
     // Not by parcel id: ids of one millisecond are in no order.
     let mut parcels: Vec<Vec<_>> = opened
