@@ -76,10 +76,13 @@ impl reader_server::Reader for Says {
     }
 
     async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<Stream>, Status> {
-        let messages = match request.get_ref().offset {
+        let mut messages = match request.get_ref().offset {
             0 => self.get.clone()?,
             offset => from(at(9), offset as usize),
         };
+        if request.get_ref().metadata_only {
+            messages = bare(messages);
+        }
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
@@ -107,6 +110,12 @@ fn part(part: Part) -> Result<proto::ReadResponse, Status> {
 fn whole(less: usize) -> Messages {
     let mut messages = from(at(9), 0);
     messages[1] = part(Part::Data(Bytes::copy_from_slice(&TEXT[..TEXT.len() - less])));
+    messages
+}
+
+/// The same without payloads.
+fn bare(mut messages: Messages) -> Messages {
+    messages.retain(|message| !matches!(message, Ok(proto::ReadResponse { part: Some(Part::Data(_)) })));
     messages
 }
 
@@ -287,19 +296,21 @@ fn progress(index: u64) -> Result<proto::ReadResponse, Status> {
 #[tokio::test]
 async fn a_feed_that_breaks_off_goes_on_at_another_node_with_nothing_twice_and_nothing_lost() {
     use sealcast::client::reader::{Event, From, Subscription};
-    let cut = move |taken: usize, after: Status| {
+    let cut = move |taken: usize, after: Option<Status>| {
         let mut messages = vec![progress(3)];
         messages.extend(from(at(9), 0).into_iter().take(taken));
         if let Some(Ok(proto::ReadResponse { part: Some(Part::Data(data)) })) = messages.get_mut(2) {
             data.truncate(if taken == 2 { 5 } else { data.len() });
         }
-        messages.push(Err(after));
+        messages.extend(after.map(Err));
         messages
     };
-    let ends = || Status::unavailable("this node is stopping: go on at another");
-    let damaged = || Status::data_loss("its body does not open here");
-    // Before a transaction, before its first byte, within its payload, behind it.
-    for (taken, error) in [(0, ends()), (1, ends()), (2, ends()), (2, damaged()), (3, ends())] {
+    let ends = || Some(Status::unavailable("this node is stopping: go on at another"));
+    let damaged = || Some(Status::data_loss("its body does not open here"));
+    // Before a transaction, before its first byte, within its payload, behind it; and without a word.
+    for (taken, error) in
+        [(0, ends()), (1, ends()), (2, ends()), (2, damaged()), (3, ends()), (1, None), (2, None), (3, None)]
+    {
         let a = Says { feed: Arc::new(move |_| cut(taken, error.clone())), ..got(Vec::new()) };
         let feed = move |request: proto::SubscribeRequest| {
             let after = match request.from {
@@ -369,4 +380,26 @@ async fn statuses_come_from_all_destinations_and_the_node_that_knows() {
     assert_eq!(found.unavailable, BTreeSet::from([name("stock")]));
     let none = world([None, None]).await;
     assert!(matches!(none.reader.status(prefix, None).await.unwrap_err(), ReadError::Unavailable { .. }));
+}
+
+#[tokio::test]
+async fn a_feed_without_payloads_goes_on_without_them_between_start_and_end() {
+    use sealcast::client::reader::{Event, From, Subscription};
+    let cut = |_| vec![progress(3), from(at(9), 0).remove(0), Err(Status::unavailable("this node is stopping"))];
+    let a = Says { feed: Arc::new(cut), ..got(Vec::new()) };
+    let rest = |_| [vec![progress(9)], bare(from(at(12), 0)), vec![progress(12)]].concat();
+    let b = Says { feed: Arc::new(rest), ..got(whole(0)) };
+    let world = world([Some(a), Some(b)]).await;
+    let subscription = Subscription::new(From::Start).until_end().without_payload();
+    let mut feed = world.reader.subscribe(&name("orders"), subscription).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(event) = feed.next().await.unwrap() {
+        match event {
+            Event::Begin(committed) => seen.push(format!("begin {}", committed.position.index)),
+            Event::Data(_) => panic!("no payload was asked for"),
+            Event::End => seen.push("end".to_owned()),
+            Event::Progress(_) => {}
+        }
+    }
+    assert_eq!(seen, ["begin 9", "end", "begin 12", "end"]);
 }
