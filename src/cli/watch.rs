@@ -29,7 +29,7 @@ pub(super) struct Watch {
     #[arg(value_name = "DEST")]
     destination: DestinationName,
 
-    /// Where to start: start, end, -N (the last N), @TIME (that long ago, for example @2h), or a cursor: a position, which
+    /// Where to start: start, end, -N (the last N, counted before --key and --header choose), @TIME (that long ago, for example @2h), or a cursor: a position, which
     /// what is printed comes after, or what a feed of the library gave
     #[arg(long, default_value = "start", value_name = "start|end|-N|@TIME|CURSOR", allow_hyphen_values = true,
           value_parser = start)]

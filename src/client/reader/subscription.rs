@@ -79,7 +79,8 @@ pub enum From {
     Cursor(Cursor),
     /// After this position of the destination that is subscribed to.
     After(Position),
-    /// At the last so many.
+    /// At the last so many of the destination, counted before keys and headers choose among them: with those it gives at
+    /// most so many.
     Last(u64),
     /// At this group time.
     Since(Time),
