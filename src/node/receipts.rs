@@ -122,6 +122,8 @@ impl Publisher {
     ) -> Result<(Signer, Self), StoreError> {
         let (say, statements) = mpsc::unbounded_channel();
         let unpublished = Arc::new(Unpublished { firsts: Mutex::new([0].into()) });
+        // It may stand from before this start; what cannot be published now raises it anew.
+        context.alarms.clear(NOTICES_ALARM);
         let outlet = Outlet {
             clock: context.seams.clock.clone(),
             transport: context.transport.clone(),

@@ -130,11 +130,17 @@ impl Source {
 
     async fn follow_until_stopped(&self, partition: i32, mark: Mark) -> Result<(), Stopped> {
         let mut trouble = None;
+        // Trouble may stand from before this start, and an idle partition has no records that end it.
+        let mut readable = false;
         let mut next = self.start(partition, mark, &mut trouble).await?;
         let mut last: Option<(i64, Identity)> = mark.previous.filter(|_| next == mark.offset);
         loop {
             match self.read(partition, next).await? {
                 Ok(batch) => {
+                    if trouble.is_none() && !readable {
+                        self.tell(Arrival::Trouble { partition, cause: None }).await?;
+                    }
+                    readable = true;
                     if trouble.is_some() {
                         // After trouble the partition may have been cut and filled anew behind the same offset.
                         let seen = Mark { offset: next, previous: last };
