@@ -19,9 +19,10 @@ use crate::telemetry::Meter;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Acknowledges an alarm of the node that runs with these options, in one destination or in all that it serves. Gives the
-/// destinations in which it stood.
+/// destinations in which it stood. One in which that fails does not keep it from the others.
 ///
-/// Errors: [`NodeError::Acknowledge`]: the node does not run, or the alarm is none that needs a person.
+/// Errors: [`NodeError::Acknowledge`], with all that failed and where it was acknowledged: the node does not run, or the
+/// alarm is none that needs a person.
 pub async fn acknowledge(
     options: &NodeOptions,
     seams: &Seams,
@@ -30,21 +31,30 @@ pub async fn acknowledge(
 ) -> Result<Vec<DestinationName>, NodeError> {
     let (_kept, directory) = watch::channel(options.directory.clone());
     let dialer = Dialer::new(seams, Credentials::new(options.keys.tls())?, directory, Meter::default());
-    let mut stood = Vec::new();
+    let (mut stood, mut failures, mut again) = (Vec::new(), Vec::new(), false);
     for name in options.rings.keys().filter(|name| only.is_none_or(|only| only == *name)) {
-        let failed = |said: String, retryable: bool| {
-            let node = options.name.clone();
-            NodeError::Acknowledge { node, destination: name.clone(), said, retryable }
-        };
         let Some(entry) = options.directory.destinations.get(name) else { continue };
-        let mut peer = dialer.peer(&options.name).map_err(|error| failed(error.to_string(), error.retryable()))?;
-        let request =
-            proto::AcknowledgeRequest { group: Bytes::copy_from_slice(&entry.tag.0), alarm: alarm.to_owned() };
-        let answer = dialer.within(PATIENCE, peer.acknowledge(request)).await;
-        let answer = answer.map_err(|status| failed(explain(&status), retryable(&status)))?;
-        if answer.into_inner().stood {
-            stood.push(name.clone());
-        }
+        let (said, retryable) = match dialer.peer(&options.name) {
+            Ok(mut peer) => {
+                let group = Bytes::copy_from_slice(&entry.tag.0);
+                let request = proto::AcknowledgeRequest { group, alarm: alarm.to_owned() };
+                match dialer.within(PATIENCE, peer.acknowledge(request)).await {
+                    Ok(answer) => {
+                        if answer.into_inner().stood {
+                            stood.push(name.clone());
+                        }
+                        continue;
+                    }
+                    Err(status) => (explain(&status), retryable(&status)),
+                }
+            }
+            Err(error) => (error.to_string(), error.retryable()),
+        };
+        again |= retryable;
+        failures.push((name.clone(), said));
     }
-    Ok(stood)
+    match failures.is_empty() {
+        true => Ok(stood),
+        false => Err(NodeError::Acknowledge { node: options.name.clone(), stood, failures, retryable: again }),
+    }
 }

@@ -144,21 +144,30 @@ pub enum NodeError {
         /// Which part.
         part: &'static str,
     },
-    /// An alarm was not acknowledged.
-    #[error("node {node}, destination {destination}: {said}")]
+    /// An alarm was not acknowledged in every destination.
+    #[error("node {node}{}", not_everywhere(failures, stood))]
     Acknowledge {
         /// Whose alarm.
         node: crate::core::id::NodeName,
-        /// In which destination.
-        destination: DestinationName,
-        /// What the node said, or why it cannot be reached.
-        said: String,
-        /// Whether it may take it later.
+        /// Where it stood and is acknowledged.
+        stood: Vec<DestinationName>,
+        /// Where it is not, and what the node said, or why it cannot be reached.
+        failures: Vec<(DestinationName, String)>,
+        /// Whether it may be taken later, in one of them at least.
         retryable: bool,
     },
     /// The process is shutting down.
     #[error("the node is stopping")]
     Stopping,
+}
+
+fn not_everywhere(failures: &[(DestinationName, String)], stood: &[DestinationName]) -> String {
+    let mut text: String = failures.iter().map(|(name, said)| format!(", destination {name}: {said}")).collect();
+    if !stood.is_empty() {
+        let names: Vec<_> = stood.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("; acknowledged in {}", names.join(", ")));
+    }
+    text
 }
 
 impl From<WorkLost> for NodeError {
