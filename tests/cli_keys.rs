@@ -171,6 +171,8 @@ fn a_directory_grows_from_its_first_draft() {
     assert!(fails(at, "directory add reader app --public web.pub", 2).contains("this is a sender key"));
     assert!(fails(at, "directory add reader app --public operator.pub", 2).contains("this is an operator key"));
     done(at, add);
+    let taken = fails(at, "directory add sender shop --public web.pub --destinations orders", 2);
+    assert!(taken.contains("is already that of sender shop (signing)") && taken.contains("sender web"), "{taken}");
     // Again changes nothing; something else takes its place only when that is meant.
     done(at, add);
     done(at, "keys generate sender -o new.key");

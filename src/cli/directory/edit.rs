@@ -144,6 +144,8 @@ pub(super) fn add(
             }
         }
     }
+    // Signing would refuse it, when it stands in the draft already.
+    draft.check_keys().map_err(|error| CliError::usage(error.to_string()))?;
     Ok(made)
 }
 

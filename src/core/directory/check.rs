@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{DestinationEntry, DirectoryError, Draft, KemKeyError, KeyState, Span};
+use super::{DestinationEntry, DirectoryError, Draft, KemKeyError, KeyState, NodeEntry, ReaderEntry, Span};
 use crate::core::id::{DestinationName, Suite, VerifyingKeyBytes};
 use crate::core::{limits, sign};
 
@@ -63,6 +63,21 @@ pub fn has_small_order_part(key: &[u8]) -> bool {
     SMALL_ORDER.contains(&point)
 }
 
+/// That no key is in the draft twice; it may lack what else is needed.
+pub(super) fn keys_differ(draft: &Draft) -> Result<(), DirectoryError> {
+    let mut keys = Owners::default();
+    for node in draft.nodes.values() {
+        keys.add_node(node)?;
+    }
+    for sender in draft.senders.values() {
+        keys.add_signing(&sender.signing.bytes(), format!("sender {}: signing", sender.name))?;
+    }
+    for reader in draft.readers.values() {
+        keys.add_reader(reader)?;
+    }
+    draft.destinations.values().try_for_each(|entry| keys.add_destination(entry))
+}
+
 /// Everything that needs more than one entry, or the operator's key.
 pub(super) fn whole(draft: &Draft, operator: &sign::PublicKey) -> Result<(), DirectoryError> {
     span("grace".to_owned(), draft.grace, Duration::ZERO)?;
@@ -71,9 +86,7 @@ pub(super) fn whole(draft: &Draft, operator: &sign::PublicKey) -> Result<(), Dir
     for node in draft.nodes.values() {
         let field = |what: &str| format!("node {}: {what}", node.name);
         address(field("address"), &node.address)?;
-        keys.add_signing(&node.signing.bytes(), field("signing"))?;
-        keys.add_signing(&node.tls, field("tls"))?;
-        keys.add(node.hpke.to_vec(), field("hpke"))?;
+        keys.add_node(node)?;
     }
     addresses_differ(draft)?;
     for sender in draft.senders.values() {
@@ -83,8 +96,7 @@ pub(super) fn whole(draft: &Draft, operator: &sign::PublicKey) -> Result<(), Dir
     }
     for reader in draft.readers.values() {
         let field = |what: &str| format!("reader {}: {what}", reader.name);
-        keys.add_signing(&reader.signing.bytes(), field("signing"))?;
-        keys.add(reader.hpke.to_vec(), field("hpke"))?;
+        keys.add_reader(reader)?;
         known(draft, reader.destinations.iter(), field("destinations"))?;
     }
     for entry in draft.destinations.values() {
@@ -109,9 +121,7 @@ fn destination(draft: &Draft, entry: &DestinationEntry, keys: &mut Owners) -> Re
         let most = limits::KEYS_PER_DESTINATION;
         return Err(invalid(field("key"), format!("{} keys: keep at most {most}", entry.keys.len())));
     }
-    for (at, key) in entry.keys.iter().enumerate() {
-        keys.add(key.public.to_vec(), field(&format!("key {}: public", at + 1)))?;
-    }
+    keys.add_destination(entry)?;
     for suite in [Suite::X25519, Suite::XWing] {
         let current = entry.keys.iter().filter(|key| key.suite == suite && key.state == KeyState::Current);
         if current.count() > 1 {
@@ -146,6 +156,26 @@ fn destination(draft: &Draft, entry: &DestinationEntry, keys: &mut Owners) -> Re
 struct Owners(BTreeMap<Vec<u8>, String>);
 
 impl Owners {
+    fn add_node(&mut self, node: &NodeEntry) -> Result<(), DirectoryError> {
+        let field = |what: &str| format!("node {}: {what}", node.name);
+        self.add_signing(&node.signing.bytes(), field("signing"))?;
+        self.add_signing(&node.tls, field("tls"))?;
+        self.add(node.hpke.to_vec(), field("hpke"))
+    }
+
+    fn add_reader(&mut self, reader: &ReaderEntry) -> Result<(), DirectoryError> {
+        let field = |what: &str| format!("reader {}: {what}", reader.name);
+        self.add_signing(&reader.signing.bytes(), field("signing"))?;
+        self.add(reader.hpke.to_vec(), field("hpke"))
+    }
+
+    fn add_destination(&mut self, entry: &DestinationEntry) -> Result<(), DirectoryError> {
+        for (at, key) in entry.keys.iter().enumerate() {
+            self.add(key.public.to_vec(), format!("destination {}: key {}: public", entry.name, at + 1))?;
+        }
+        Ok(())
+    }
+
     fn add_signing(&mut self, key: &VerifyingKeyBytes, field: String) -> Result<(), DirectoryError> {
         self.add(key.0.to_vec(), field)
     }
@@ -156,7 +186,7 @@ impl Owners {
             return Err(DirectoryError::Duplicate {
                 field,
                 value: format!("the key {value}..."),
-                first: first.clone(),
+                first: first.split_once(": ").map_or(first.clone(), |(who, what)| format!("{who} ({what})")),
             });
         }
         self.0.insert(key, field);

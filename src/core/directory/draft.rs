@@ -8,7 +8,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 
 use super::{
-    DAY, DestinationEntry, Directory, DirectoryError, FIRST_LINE, NodeEntry, ReaderEntry, SenderEntry, document,
+    DAY, DestinationEntry, Directory, DirectoryError, FIRST_LINE, NodeEntry, ReaderEntry, SenderEntry, check, document,
 };
 use crate::core::id::{DestinationName, EnvironmentId, EnvironmentName, NodeName, ReaderName, SenderName, Time};
 use crate::core::sign;
@@ -118,6 +118,12 @@ impl Draft {
     pub fn add_reader(&mut self, entry: ReaderEntry) -> &mut Self {
         self.readers.insert(entry.name.clone(), entry);
         self
+    }
+
+    /// Checks what stands in the draft already, though it may lack what else is needed: that every key has one owner and
+    /// one use. Errors: [`DirectoryError::Duplicate`].
+    pub fn check_keys(&self) -> Result<(), DirectoryError> {
+        check::keys_differ(self)
     }
 
     /// Signs the draft; gives the file that [`Directory::verify`] takes, having verified it once. Errors: whatever that
