@@ -163,6 +163,8 @@ fn one_domain_left_withholds_by_name_and_still_sends() {
     let mut placement = Placement::new(1, 3, 0);
     placement.plan(&single, START).iter().for_each(|place| placement.acknowledged(*place));
     assert_eq!(placement.acceptance(&single, START), Acceptance::Withheld(vec!["broker-0".into()]));
+    // Nothing is away there; of two of which one is left, one is.
+    assert!(single.only_one(START) && !domains.only_one(START));
 }
 
 #[test]

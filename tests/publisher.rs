@@ -158,7 +158,7 @@ async fn with_one_broker_left_it_is_withheld_by_name_and_topped_up_when_another_
         let mut withheld = Vec::new();
         loop {
             match events.recv().await.unwrap() {
-                PublisherEvent::Withheld(names) => withheld = names,
+                PublisherEvent::Withheld { domains, .. } => withheld = domains,
                 PublisherEvent::Settled(_) => return withheld,
                 other => panic!("{other:?}"),
             }

@@ -130,6 +130,15 @@ pub(super) enum Ended {
     Closed,
 }
 
+/// For want of what *accepted* is withheld; nothing: it is not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Withheld {
+    /// These domains.
+    pub domains: Arc<[Arc<str>]>,
+    /// The topic has partitions in this one only, though it is up.
+    pub only_one: bool,
+}
+
 /// What is known of a transaction at one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Progress {
@@ -139,8 +148,8 @@ pub(super) struct Progress {
     pub receipt: Option<Receipt>,
     /// Nothing more will be known here.
     pub ended: Option<Ended>,
-    /// *Accepted* is withheld for want of these domains.
-    pub withheld: Arc<[Arc<str>]>,
+    /// For want of what *accepted* is withheld.
+    pub withheld: Withheld,
     /// Why the brokers refuse its parcel.
     pub refused: Option<Arc<str>>,
     /// When each stage was reached, in monotonic time since submit.
@@ -165,7 +174,7 @@ impl Progress {
             parcel: None,
             receipt: None,
             ended: None,
-            withheld: Arc::new([]),
+            withheld: Withheld::default(),
             refused: None,
             times: StageTimes::default(),
         }
@@ -257,7 +266,13 @@ impl Handle {
 
     /// The domains for want of which *accepted* is withheld: empty when it is not. Committed stays possible.
     pub fn withheld(&self) -> Arc<[Arc<str>]> {
-        self.progress.borrow().withheld.clone()
+        self.progress.borrow().withheld.domains.clone()
+    }
+
+    /// Whether *accepted* is withheld because the topic has partitions in one domain only, though that one is up: it stays
+    /// so until the topic gets partitions in another, with `sealcast topic init --grow`.
+    pub fn only_one_domain(&self) -> bool {
+        self.progress.borrow().withheld.only_one
     }
 
     /// Waits until the brokers have it (R14), or it is committed. Errors: [`WaitError`].

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+use super::handle::Withheld;
 use super::tracker::{Finished, Tracker};
 use crate::core::id::{DestinationName, ParcelId};
 use crate::core::split::stripe::Stripe;
@@ -313,15 +314,22 @@ impl Publishing {
             match event {
                 Some(PublisherEvent::Accepted(stripe)) => self.shared.tracker.stripe_accepted(&destination, stripe),
                 Some(PublisherEvent::Settled(_)) => {}
-                Some(PublisherEvent::Withheld(names)) => {
+                Some(PublisherEvent::Withheld { domains, only_one }) => {
                     // Brokers that refuse were told of with the cause; it is not that they are away.
                     let told = refused.as_ref().is_some_and(|(_, at)| {
                         self.shared.clock.monotonic().saturating_sub(*at) < Duration::from_secs(60)
                     });
-                    if !names.is_empty() && !told {
-                        tracing::warn!(%destination, ?names, "accepted is withheld: too few domains are up");
+                    if only_one && !told {
+                        tracing::warn!(
+                            %destination,
+                            ?domains,
+                            "accepted is withheld: the topic has partitions in one domain only: add some in another with \
+                             `sealcast topic init --grow`"
+                        );
+                    } else if !domains.is_empty() && !told {
+                        tracing::warn!(%destination, ?domains, "accepted is withheld: too few domains are up");
                     }
-                    self.shared.tracker.withheld(&destination, names);
+                    self.shared.tracker.withheld(&destination, &Withheld { domains: domains.into(), only_one });
                 }
                 Some(PublisherEvent::Wanted(stripe)) => {
                     if let Some(row) = self.shared.tracker.undecided_parcel(stripe.parcel, &destination) {

@@ -64,8 +64,13 @@ pub enum PublisherEvent {
     Settled(StripeId),
     /// Domains are gone that held shards of this stripe, or others are back: publish it again, it will be topped up.
     Wanted(StripeId),
-    /// *Accepted* is withheld for want of these domains; none: no longer.
-    Withheld(Vec<Arc<str>>),
+    /// *Accepted* is withheld, or no longer.
+    Withheld {
+        /// For want of these domains; none: no longer.
+        domains: Vec<Arc<str>>,
+        /// Whether that is because the topic has partitions in this one domain only, though it is up.
+        only_one: bool,
+    },
     /// The transport refuses records until somebody mends something; they are tried again every second.
     Refused {
         /// Which stripe it was.
@@ -259,7 +264,8 @@ struct Lane<T> {
     published: metrics::Counter,
     unacknowledged: metrics::Counter,
     again: metrics::Counter,
-    withheld: Option<Vec<Arc<str>>>,
+    /// For want of which domains, and whether it is the only one.
+    withheld: Option<(Vec<Arc<str>>, bool)>,
     gone: BTreeSet<Arc<str>>,
 }
 
@@ -351,9 +357,10 @@ impl<T: Transport> Lane<T> {
                 stripe.placement.failed(lost.place);
             }
         }
-        let withheld = self.domains.withheld(now);
+        let withheld = self.domains.withheld(now).map(|domains| (domains, self.domains.only_one(now)));
         if withheld != self.withheld && self.domains.count() > 0 {
-            self.say(PublisherEvent::Withheld(withheld.clone().unwrap_or_default()));
+            let (domains, only_one) = withheld.clone().unwrap_or_default();
+            self.say(PublisherEvent::Withheld { domains, only_one });
             let back = withheld.is_none();
             self.withheld = withheld;
             if back {

@@ -209,13 +209,19 @@ fn known(handle: &Handle, client: &Client) -> String {
     let voters: Vec<_> = entry.into_iter().flat_map(|entry| &entry.nodes).collect();
     let signed = handle.receipt().map(|receipt| receipt.signers).unwrap_or_default();
     let lacking = voters.iter().filter(|voter| !signed.contains(voter)).map(ToString::to_string).collect::<Vec<_>>();
-    words(handle.outcome(), handle.refused().as_deref(), &handle.withheld(), &lacking)
+    words(handle.outcome(), handle.refused().as_deref(), &handle.withheld(), handle.only_one_domain(), &lacking)
 }
 
-/// The same from its parts: why brokers refuse it, the domains that are withheld, the voters whose signature is lacking.
-fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], lacking: &[String]) -> String {
+/// The same from its parts: why brokers refuse it, the domains for want of which it is not accepted and whether it is the
+/// topic's only one, the voters whose signature is lacking.
+fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], only_one: bool, lacking: &[String]) -> String {
     match outcome {
         Outcome::Submitted if refused.is_some() => format!("the brokers refuse it: {}", refused.unwrap_or_default()),
+        Outcome::Submitted if only_one => format!(
+            "it cannot be accepted: the topic has partitions in one domain only ({}): add some in another with `sealcast \
+             topic init --grow`",
+            withheld.join(", ")
+        ),
         Outcome::Submitted if !withheld.is_empty() => {
             format!("the brokers have only part of it: nothing answers in {}", withheld.join(", "))
         }
@@ -273,9 +279,11 @@ mod tests {
     #[test]
     fn a_state_says_whom_it_waits_for() {
         let lacking = ["b".to_owned(), "c".to_owned()];
-        let said = |outcome, withheld: &[Arc<str>]| words(outcome, None, withheld, &lacking);
-        assert!(words(Outcome::Submitted, Some("too large"), &[], &lacking).ends_with("refuse it: too large"));
+        let said = |outcome, withheld: &[Arc<str>]| words(outcome, None, withheld, false, &lacking);
+        assert!(words(Outcome::Submitted, Some("too large"), &[], false, &lacking).ends_with("refuse it: too large"));
         assert!(said(Outcome::Submitted, &["rack-2".into()]).ends_with("nothing answers in rack-2"));
+        let only_one = words(Outcome::Submitted, None, &["rack-2".into()], true, &lacking);
+        assert!(only_one.contains("in one domain only (rack-2)") && only_one.contains("--grow"), "{only_one}");
         assert!(said(Outcome::Accepted, &[]).contains("no majority of the nodes (b, c)"));
         assert_eq!(said(Outcome::Committed(Position::default()), &[]), "it is committed, and not signed by b, c yet");
     }

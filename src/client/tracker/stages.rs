@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::super::handle::{Ended, Progress, Receipt};
+use super::super::handle::{Ended, Progress, Receipt, Withheld};
 use super::state::{State, Tracked, TrackedParcel};
 use super::{Finished, Tracker};
 use crate::core::id::{DestinationName, Fate, ParcelId, Ticket, TransactionId};
@@ -95,17 +95,16 @@ impl Tracker {
         }
     }
 
-    /// A publisher says that *accepted* is withheld at a destination for want of these domains, or no longer.
-    pub fn withheld(&self, destination: &DestinationName, names: Vec<Arc<str>>) {
-        let names: Arc<[Arc<str>]> = names.into();
+    /// A publisher says that *accepted* is withheld at a destination for want of domains, or no longer.
+    pub fn withheld(&self, destination: &DestinationName, withheld: &Withheld) {
         let mut state = self.state();
-        state.withheld.insert(destination.clone(), names.clone());
+        state.withheld.insert(destination.clone(), withheld.clone());
         for tracked in state.transactions.values() {
             if let Some(way) = tracked.ways.get(destination) {
                 way.send_if_modified(|progress| {
-                    let news = progress.outcome == Outcome::Submitted && progress.withheld != names;
+                    let news = progress.outcome == Outcome::Submitted && progress.withheld != *withheld;
                     if news {
-                        progress.withheld = names.clone();
+                        progress.withheld = withheld.clone();
                     }
                     news
                 });
@@ -148,7 +147,7 @@ impl Tracker {
             way.send_modify(|progress| {
                 progress.outcome = outcome;
                 progress.receipt = Some(receipt.clone());
-                progress.withheld = Arc::new([]);
+                progress.withheld = Withheld::default();
                 progress.refused = None;
                 let committed = matches!(outcome, Outcome::Committed(_) | Outcome::Complete(_));
                 if committed && progress.times.committed.is_none() {

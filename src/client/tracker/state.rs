@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::super::handle::Progress;
+use super::super::handle::{Progress, Withheld};
 use super::super::window::WindowPlace;
 use super::Finished;
 use crate::core::id::{DestinationName, ParcelId, Ticket, TransactionId};
@@ -40,7 +40,7 @@ pub(super) struct State {
     pub(super) last: BTreeMap<(DestinationName, Vec<u8>), LastTicket>,
     /// Tickets of other processes that somebody here waits for.
     pub(super) others: BTreeMap<Ticket, watch::Sender<Progress>>,
-    pub(super) withheld: BTreeMap<DestinationName, Arc<[Arc<str>]>>,
+    pub(super) withheld: BTreeMap<DestinationName, Withheld>,
     pub(super) changed_rows: BTreeMap<TransactionId, TransactionRow>,
     pub(super) change: Change,
     /// The client is closed.

@@ -237,4 +237,10 @@ impl Domains {
         }
         Some(names)
     }
+
+    /// Whether all the topic's partitions are in one domain, and it is up: then nothing is away, and only partitions in
+    /// another domain make *accepted* possible.
+    pub fn only_one(&self, now: Duration) -> bool {
+        self.domains.len() == 1 && self.domains.keys().all(|name| self.standing(name, now) < Standing::Absent)
+    }
 }
