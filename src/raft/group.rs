@@ -353,6 +353,7 @@ impl Group {
         });
         let mut others: Vec<_> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
         others.sort_by_key(|(_, last)| Reverse(*last));
+        let mut late = false;
         let each = limit / u32::try_from(others.len().max(1)).unwrap_or(u32::MAX);
         let mut leadership = self.leadership();
         for (member, _) in others {
@@ -364,10 +365,15 @@ impl Group {
             tokio::select! {
                 now = leadership.wait_for(|now| !now.own && now.leader.is_some()) => return now.is_ok(),
                 () = self.gone(&member.node) => {}
-                () = self.0.seams.clock.sleep(each) => {}
+                () = self.0.seams.clock.sleep(each) => late = true,
             }
         }
-        tracing::info!(group = %self.0.options.group, "nobody took the lead in time: the others will elect");
+        let group = self.0.options.group;
+        if late {
+            tracing::info!(%group, "nobody took the lead in time: the others will elect");
+        } else {
+            tracing::info!(%group, "no other voter that stays could take the lead: a majority elects when it runs again");
+        }
         false
     }
 
