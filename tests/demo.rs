@@ -172,7 +172,7 @@ fn over_a_real_cluster_it_leaves_an_environment_that_goes_on() {
 fn nothing_stays_after_an_error_or_an_interruption() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = demo(folder.path(), &["--payload", "absent"]).output().expect("run");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).1.contains("absent: "), "{:?}", text(&output));
     assert_eq!(left_behind(folder.path()), [""; 0]);
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::core::limits;
 
-/// A number of bytes, written `64MiB`, `1KiB` or `1000000`.
+/// A number of bytes, written `64MiB`, `64M`, `1KiB` or `1000000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size(pub u64);
 
@@ -22,7 +22,10 @@ impl FromStr for Size {
         let unit = text.strip_prefix(digits).unwrap_or_default();
         let shift = match unit {
             "" | "B" => Some(0),
-            unit => UNITS.iter().find(|(name, _)| *name == unit).map(|(_, shift)| *shift),
+            unit => UNITS
+                .iter()
+                .find(|(name, _)| *name == unit || name.strip_suffix("iB") == Some(unit))
+                .map(|(_, shift)| *shift),
         };
         let bytes = digits.parse::<u64>().ok().zip(shift).and_then(|(count, shift)| count.checked_mul(1 << shift));
         match bytes {
@@ -53,6 +56,7 @@ mod tests {
             assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
         assert_eq!("1000".parse(), Ok(Size(1000)));
+        assert_eq!("8M".parse(), Ok(Size(8 << 20)));
         assert_eq!("1024KiB".parse(), Ok(Size(1 << 20)));
         for text in ["", "MiB", "1MB", "-1", "1 KiB", "99999999999999GiB", "1.5MiB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");

@@ -46,6 +46,10 @@ pub(super) fn choose(named: &[PathBuf]) -> Result<Chosen, CliError> {
     if !named.is_empty() {
         let (mut files, mut others) = (Vec::new(), 0);
         for path in named {
+            std::fs::metadata(path).map_err(|error| {
+                let text = format!("{}: {error}: name files or folders that are there", path.display());
+                CliError::usage(format!("--payload: {text}"))
+            })?;
             walk(path, &mut files, &mut others)?;
         }
         if files.is_empty() {
