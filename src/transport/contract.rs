@@ -1,4 +1,4 @@
-//! The contract that every transport fulfils. One conformance suite (tests/transport.rs) runs on all of them.
+//! The contract that every transport fulfils. One conformance suite (tests/parts/transport) runs on all of them.
 
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,156 @@
+//! What is submitted and what is not: no parcel is half the outbox's, whatever the caller or the disk does meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealcast::client::{Client, ClientError, Options, Transaction, WaitError};
+use sealcast::core::id::{Rejection, TransactionId};
+use sealcast::core::receipt::Verdict;
+use sealcast::store::outbox::OutboxError;
+
+use crate::client::disk::HeldDisk;
+use crate::client::world::{Opened, World};
+
+const SOON: Duration = Duration::from_millis(300);
+
+/// More than five stripes, so that it is sealed and published as it is read.
+const LARGE: usize = 3_000_000;
+
+fn on(disk: &HeldDisk, world: &World) -> Options {
+    let mut options = world.options();
+    options.seams.disk = Arc::new(disk.clone());
+    options
+}
+
+async fn start(world: &World, options: Options) -> Client {
+    Client::start(world.transport.clone(), options).await.unwrap()
+}
+
+/// Whom a transaction says that it follows.
+fn predecessor(opened: &[Opened], id: TransactionId) -> Option<TransactionId> {
+    let mut all = opened.iter().flat_map(|parcel| &parcel.transactions);
+    let (transaction, _) = all.find(|(it, _)| it.header.id == id).expect("it came");
+    transaction.header.destinations.values().next().unwrap().predecessor.map(|it| it.transaction)
+}
+
+#[tokio::test]
+async fn the_retry_after_a_rejection_follows_nobody() {
+    let world = World::new(3).await;
+    let client = start(&world, world.options()).await;
+    for round in 1..=3 {
+        let first = client.submit("orders", Transaction::new("1").key("k")).await.unwrap();
+        let opened = world.opened("orders", 2 * round - 1).await;
+        let parcel = opened.iter().find(|it| it.transactions[0].0.header.id == first.ticket().transaction).unwrap();
+        let lost = world.statement(parcel, 0, |decided| Verdict::Rejected(decided, Rejection::Conflict));
+        for node in ["alfa", "bravo"] {
+            world.say(node, "orders", std::slice::from_ref(&lost)).await;
+        }
+        assert!(matches!(first.committed().await, Err(WaitError::Rejected(Rejection::Conflict))));
+        // At once, as a loop of compare-and-set does.
+        let retry = client.submit("orders", Transaction::new("2").key("k")).await.unwrap();
+        let opened = world.opened("orders", 2 * round).await;
+        assert_eq!(predecessor(&opened, retry.ticket().transaction), None);
+        let parcel = opened.iter().find(|it| it.transactions[0].0.header.id == retry.ticket().transaction).unwrap();
+        let committed = world.statement(parcel, 0, Verdict::Committed);
+        for node in ["alfa", "bravo", "charlie"] {
+            world.say(node, "orders", std::slice::from_ref(&committed)).await;
+        }
+        retry.complete().await.unwrap();
+    }
+    client.close().await;
+}
+
+#[tokio::test]
+async fn order_holds_over_a_restart_though_a_fate_came_late() {
+    let (world, disk) = (World::new(3).await, HeldDisk::default());
+    let client = start(&world, on(&disk, &world)).await;
+    let first = client.submit("orders", Transaction::new("1").key("k")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let committed = world.statement(&opened[0], 0, Verdict::Committed);
+    for node in ["alfa", "bravo"] {
+        world.say(node, "orders", std::slice::from_ref(&committed)).await;
+    }
+    first.committed().await.unwrap();
+    // Becomes durable before the outbox is told that the first one is committed, and complete.
+    let second = client.submit("orders", Transaction::new("2").key("k")).await.unwrap();
+    world.say("charlie", "orders", &[committed]).await;
+    first.complete().await.unwrap();
+    client.close().await;
+    let client = start(&world, on(&disk, &world)).await;
+    let third = client.submit("orders", Transaction::new("3").key("k")).await.unwrap();
+    let opened = world.opened("orders", 3).await;
+    assert_eq!(predecessor(&opened, third.ticket().transaction), Some(second.ticket().transaction));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn brokers_have_nothing_whole_before_the_outbox_has_it() {
+    let (world, disk) = (World::new(3).await, HeldDisk::default());
+    let client = start(&world, on(&disk, &world)).await;
+    disk.hold();
+    let submitting = tokio::spawn({
+        let client = client.clone();
+        let payload = vec![7; LARGE];
+        async move { client.submit_reader("orders", Transaction::new(""), payload.as_slice(), None).await }
+    });
+    disk.somebody_waits().await;
+    tokio::time::sleep(SOON).await;
+    assert!(!world.records("orders").await.is_empty(), "it is published as it is read");
+    assert!(world.open("orders").await.is_empty(), "and could be committed, though it was never submitted");
+    disk.release();
+    submitting.await.unwrap().unwrap().accepted().await.unwrap();
+    assert_eq!(world.opened("orders", 1).await[0].transactions[0].1.len(), LARGE);
+
+    disk.fail();
+    let failed = client.submit_reader("orders", Transaction::new(""), vec![8; LARGE].as_slice(), None).await;
+    assert!(matches!(failed, Err(ClientError::Outbox(OutboxError::Failed { .. }))), "{failed:?}");
+    tokio::time::sleep(SOON).await;
+    assert_eq!(world.open("orders").await.len(), 1, "what was not submitted is never whole");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn who_stops_waiting_in_the_middle_of_a_commit_has_submitted() {
+    let (world, disk) = (World::new(3).await, HeldDisk::default());
+    let client = start(&world, on(&disk, &world)).await;
+    disk.hold();
+    let submitting = tokio::spawn({
+        let client = client.clone();
+        let payload = vec![7; LARGE];
+        async move { client.submit_reader("orders", Transaction::new("").key("k"), payload.as_slice(), None).await }
+    });
+    disk.somebody_waits().await;
+    submitting.abort();
+    assert!(submitting.await.unwrap_err().is_cancelled());
+    disk.release();
+    let opened = world.opened("orders", 1).await;
+    let (first, payload) = &opened[0].transactions[0];
+    assert_eq!(payload.len(), LARGE);
+    let second = client.submit("orders", Transaction::new("2").key("k")).await.unwrap();
+    let opened = world.opened("orders", 2).await;
+    assert_eq!(predecessor(&opened, second.ticket().transaction), Some(first.header.id));
+    client.close().await;
+    // It is whole in the outbox too: another start sends it again.
+    let before = world.records("orders").await.len();
+    let client = start(&world, on(&disk, &world)).await;
+    assert_eq!(client.undecided().0, 2);
+    while world.records("orders").await.len() < 2 * before {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_large_transaction_is_submitted_though_nobody_waits_for_it() {
+    let world = World::new(3).await;
+    let client = start(&world, world.options()).await;
+    let mut submitting = Box::pin(client.submit("orders", Transaction::new(vec![7; LARGE]).key("k")));
+    assert!(futures_util::poll!(&mut submitting).is_pending());
+    drop(submitting);
+    let second = client.submit("orders", Transaction::new("2").key("k")).await.unwrap();
+    let opened = world.opened("orders", 2).await;
+    let first = opened.iter().find(|it| it.transactions[0].1.len() == LARGE).expect("it came");
+    let first = first.transactions[0].0.header.id;
+    assert_eq!(predecessor(&opened, second.ticket().transaction), Some(first));
+    client.close().await;
+}

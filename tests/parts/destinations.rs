@@ -1,0 +1,191 @@
+//! Three nodes that serve two destinations each: one parcel to both, reads of each, and trouble in one that leaves the
+//! other alone, unless it is the store's.
+
+use std::sync::Arc;
+
+use crate::shop::{LIMIT, NODES, Shop, committed, name};
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::{EntryPayload, LogId};
+use sealcast::core::id::{Position, Suite};
+use sealcast::core::receipt::Verdict;
+use sealcast::node::NodeError;
+use sealcast::raft::storage::LogStore;
+use sealcast::raft::{EntryBytes, LogEntry};
+use sealcast::rpc::proto;
+use sealcast::seams::Seams;
+use sealcast::store::group::{GroupStore, StoreOptions};
+
+const BOTH: [&str; 2] = ["billing", "orders"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_parcel_to_two_destinations_has_a_fate_a_place_and_a_body_in_each() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let payload: Vec<u8> = (0..1_500_000u32).map(|at| (at % 241) as u8).collect();
+    let both = shop.header_to(&BOTH, &payload);
+    let small = shop.header_to(&BOTH, b"small");
+    // Two transactions, one parcel, two destinations; and one for each destination alone.
+    let stripes = shop.seal(&[(both.clone(), &payload), (small.clone(), b"small")], Suite::XWing);
+    shop.publish(&stripes).await;
+    let (bill, order) = (shop.header_to(&["billing"], b"a bill"), shop.header_to(&["orders"], b"an order"));
+    shop.send(&bill, b"a bill").await;
+    shop.send(&order, b"an order").await;
+    for destination in BOTH {
+        let agreed = shop.agreed(destination, &both, 3).await;
+        let position = committed(&agreed.verdict);
+        committed(&shop.agreed(destination, &small, 3).await.verdict);
+        for node in NODES {
+            let (start, read) = shop.get_from(node, Some(destination), &both).await.unwrap();
+            assert!(read == payload, "{node} in {destination}");
+            assert_eq!(start.ticket.unwrap().destination, destination);
+            assert_eq!(Position::from(start.position.unwrap()), position, "{node} in {destination}");
+        }
+    }
+    committed(&shop.agreed("billing", &bill, 3).await.verdict);
+    committed(&shop.agreed("orders", &order, 3).await.verdict);
+    for node in NODES {
+        // Each destination has its own; without a name the only one that has it answers.
+        assert_eq!(shop.get(node, &bill).await.unwrap().1, b"a bill");
+        let miss = shop.get_from(node, Some("billing"), &order).await.unwrap_err();
+        assert_eq!(miss.answer(), proto::Answer::NotFound, "{}", miss.text);
+        let counts = [shop.status(node, "billing").await, shop.status(node, "orders").await];
+        let counts = counts.map(|status| status.transactions.unwrap().committed);
+        assert_eq!(counts, [3, 3], "{node}");
+    }
+    shop.agree().await;
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_is_each_destinations_own() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let both = shop.header_to(&BOTH, b"to both");
+    let stripes = shop.seal(&[(both.clone(), b"to both")], Suite::X25519);
+    // It reaches one destination only: committed there, and nothing is known of it in the other.
+    shop.publish_to("orders", &stripes).await;
+    committed(&shop.agreed("orders", &both, 3).await.verdict);
+    for node in NODES {
+        let miss = shop.get_from(node, Some("billing"), &both).await.unwrap_err();
+        assert_eq!(miss.answer(), proto::Answer::NotFound, "{}", miss.text);
+    }
+    shop.publish_to("billing", &stripes).await;
+    committed(&shop.agreed("billing", &both, 3).await.verdict);
+    shop.shut().await;
+}
+
+/// Copies a folder of files and folders.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_must_not_take_part_leaves_the_other_alone() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let first = shop.header_to(&["orders"], b"first");
+    shop.send(&first, b"first").await;
+    committed(&shop.agreed("orders", &first, 3).await.verdict);
+    shop.stop("c").await;
+    let (orders, kept) = (shop.data("c").join("orders"), shop.data("c").join("kept"));
+    copy(&orders, &kept);
+    shop.start("c").await;
+    let second = shop.header_to(&["orders"], b"second");
+    shop.send(&second, b"second").await;
+    committed(&shop.agreed("orders", &second, 3).await.verdict);
+    shop.stop("c").await;
+    // The disk of one destination is put back to an older copy: it must not vote with that.
+    std::fs::remove_dir_all(&orders).unwrap();
+    std::fs::rename(&kept, &orders).unwrap();
+    shop.start("c").await;
+    let bill = shop.header_to(&["billing"], b"a bill");
+    shop.send(&bill, b"a bill").await;
+    committed(&shop.agreed("billing", &bill, 3).await.verdict);
+    let third = shop.header_to(&["orders"], b"third");
+    shop.send(&third, b"third").await;
+    committed(&shop.agreed("orders", &third, 2).await.verdict);
+    let status = shop.status("c", "orders").await;
+    assert_eq!(status.role(), proto::Role::Stopped);
+    let alarms: Vec<_> = status.alarms.iter().map(|alarm| alarm.name.as_str()).collect();
+    assert!(alarms.contains(&"store-restored"), "{alarms:?}");
+    // It is looked at a few times a second.
+    let mut readiness = shop.nodes[&name("c")].readiness();
+    let one_waits = readiness.wait_for(|now| {
+        let refused = now.waiting.get("orders").is_some_and(|why| why.contains("restored"));
+        refused && !now.waiting.contains_key("billing")
+    });
+    tokio::time::timeout(LIMIT, one_waits).await.expect("it says which one waits, and why").unwrap();
+    assert_eq!(shop.get("c", &bill).await.unwrap().1, b"a bill");
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_does_not_sync_ends_the_node_and_the_others_go_on() {
+    let mut shop = Shop::open_for(&BOTH).await;
+    shop.start("a").await;
+    shop.start("b").await;
+    let disk = crate::disk::CrashDisk::new();
+    let machine = Seams { disk: Arc::new(disk.clone()), ..shop.seams.clone() };
+    shop.start_on("c", shop.transport.clone(), machine).await;
+    shop.ready().await;
+    let before = shop.header_to(&BOTH, b"before");
+    shop.send(&before, b"before").await;
+    committed(&shop.agreed("orders", &before, 3).await.verdict);
+    disk.fail_syncs();
+    let after = shop.header_to(&["orders"], b"after");
+    shop.send(&after, b"after").await;
+    let failed = tokio::time::timeout(LIMIT, shop.nodes[&name("c")].failed()).await.expect("it notices");
+    assert!(matches!(&*failed, NodeError::Store { .. }), "it says which destination's: {failed:?}");
+    assert!(failed.to_string().contains("the disk is broken"), "it says why: {failed}");
+    let verdict = shop.agreed("orders", &after, 2).await.verdict;
+    assert!(matches!(verdict, Verdict::Committed(_)), "{verdict:?}");
+    // Ending it takes no longer than ending a healthy one may.
+    shop.stop("c").await;
+    shop.shut().await;
+}
+
+/// Puts an entry that this version cannot read at the end of a stopped node's log, as a later version would.
+async fn append_unreadable(shop: &Shop, node: &str, destination: &str) {
+    let options = StoreOptions { folder: shop.data(node).join(destination), destination: name(destination) };
+    let store = GroupStore::open(&options, &shop.seams).unwrap();
+    let mut log = LogStore::new(store.clone()).unwrap();
+    let last = log.get_log_state().await.unwrap().last_log_id.unwrap();
+    let payload = EntryPayload::Normal(EntryBytes(Bytes::from_static(&[0xff; 9])));
+    let log_id = LogId { index: last.index + 1, ..last };
+    log.blocking_append([LogEntry { log_id, payload }]).await.unwrap();
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_entry_of_a_later_version_ends_the_node_rather_than_be_guessed_at() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let before = shop.header_to(&BOTH, b"before");
+    shop.send(&before, b"before").await;
+    committed(&shop.agreed("orders", &before, 3).await.verdict);
+    for node in NODES {
+        shop.stop(node).await;
+    }
+    // Each handed the lead on, so their logs end differently: whoever leads commits its own end, and cannot apply it.
+    for node in NODES {
+        append_unreadable(&shop, node, "orders").await;
+    }
+    for node in NODES {
+        shop.start(node).await;
+    }
+    let mut failing: FuturesUnordered<_> = shop.nodes.values().map(|node| node.failed()).collect();
+    let failed = tokio::time::timeout(LIMIT, failing.next()).await.expect("whoever leads notices").unwrap();
+    drop(failing);
+    assert!(
+        matches!(&*failed, NodeError::Consensus { destination, .. } if destination.as_str() == "orders"),
+        "{failed:?}"
+    );
+    shop.shut().await;
+}

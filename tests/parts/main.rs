@@ -1,0 +1,31 @@
+//! The parts that do input and output, each through its public interface in this process: stores, transports, consensus, RPC,
+//! the client, the node, and what a service writes against the SDK.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod consuming;
+mod destinations;
+mod directories;
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/ledger.rs"]
+mod ledger;
+mod monitoring;
+mod node;
+mod outbox;
+mod publisher;
+mod raft;
+mod raft_crashes;
+mod reading;
+mod rpc;
+#[path = "../common/shop.rs"]
+mod shop;
+mod store;
+mod submitting;
+mod telling;
+mod testing;
+mod transport;
+#[path = "../common/trio.rs"]
+mod trio;

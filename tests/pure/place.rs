@@ -1,0 +1,250 @@
+//! Where shards go, and what *accepted* promises (R14, R15): after it, the loss of any one domain leaves k distinct shards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sealcast::core::place::{Acceptance, Domains, KnownPartition, Place, Placement, Standing};
+
+const START: Duration = Duration::from_secs(100);
+
+fn milliseconds(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+fn topic(domains: usize, each: usize, copies: u8, away: &BTreeSet<usize>) -> Vec<KnownPartition> {
+    (0..domains * each)
+        .map(|number| KnownPartition {
+            number: number as i32,
+            domain: format!("broker-{}", number % domains).into(),
+            up: !away.contains(&(number % domains)),
+            copies,
+        })
+        .collect()
+}
+
+fn known(partitions: &[KnownPartition]) -> Domains {
+    let mut domains = Domains::new();
+    domains.update(partitions, START);
+    domains
+}
+
+/// What a coded profile has for so many domains: m is ceil(k / (b - 1)).
+fn coded(domains: usize) -> (usize, usize) {
+    (8, 8 + 8usize.div_ceil(domains - 1))
+}
+
+fn domain_of(domains: &Domains, place: Place) -> Arc<str> {
+    domains.of(place.partition).unwrap().0.clone()
+}
+
+/// The promise itself, computed apart from the code under test: without any one domain, k distinct shards are left.
+fn survives_any_domain(k: usize, held: &BTreeMap<Arc<str>, BTreeSet<u16>>) -> bool {
+    held.keys().all(|lost| {
+        let left: BTreeSet<u16> =
+            held.iter().filter(|(name, _)| *name != lost).flat_map(|(_, shards)| shards.iter().copied()).collect();
+        left.len() >= k
+    })
+}
+
+#[test]
+fn shards_spread_evenly_and_data_stands_first_in_every_queue() {
+    for count in 2..=6 {
+        let domains = known(&topic(count, 1, 1, &BTreeSet::new()));
+        let (k, n) = coded(count);
+        let mut placement = Placement::new(k, n, 5);
+        let places = placement.plan(&domains, START);
+        assert_eq!(places.len(), n, "every shard goes out once when all is well");
+        let mut queues: BTreeMap<Arc<str>, Vec<u16>> = BTreeMap::new();
+        for place in &places {
+            queues.entry(domain_of(&domains, *place)).or_default().push(place.shard);
+        }
+        assert_eq!(queues.len(), count);
+        for queue in queues.values() {
+            assert!(queue.len() <= n.div_ceil(count));
+            assert!(queue.is_sorted(), "data shards have the lower numbers and go first");
+        }
+        assert_eq!(placement.plan(&domains, START), [], "nothing new without news");
+    }
+}
+
+#[test]
+fn every_partition_of_a_domain_carries_some() {
+    let domains = known(&topic(2, 3, 1, &BTreeSet::new()));
+    let used: BTreeSet<i32> = (0..3)
+        .flat_map(|rotation| Placement::new(8, 16, rotation).plan(&domains, START))
+        .map(|place| place.partition)
+        .collect();
+    assert_eq!(used.len(), 6);
+}
+
+#[test]
+fn of_three_brokers_with_one_away_its_shards_go_to_both_others() {
+    let domains = known(&topic(3, 1, 1, &BTreeSet::from([1])));
+    let mut placement = Placement::new(8, 12, 0);
+    let places = placement.plan(&domains, START);
+    assert!(places.iter().all(|place| place.partition != 1));
+    assert_eq!(places.len(), 16, "4 + 4 of their own and 4 on both");
+    places.iter().for_each(|place| placement.acknowledged(*place));
+    assert!(placement.accepted(&domains, START));
+}
+
+#[test]
+fn a_broker_that_goes_away_in_between_costs_only_its_shards() {
+    let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
+    let mut placement = Placement::new(8, 12, 0);
+    let places = placement.plan(&domains, START);
+    let mut tokens = Vec::new();
+    for place in &places {
+        tokens.push((domains.sent(place.partition, START).unwrap(), *place));
+    }
+    for (token, place) in &tokens {
+        if place.partition == 2 {
+            domains.failed(token, START + milliseconds(5));
+            placement.failed(*place);
+        } else {
+            domains.acknowledged(token, START + milliseconds(2));
+            placement.acknowledged(*place);
+        }
+    }
+    assert!(!placement.accepted(&domains, START + milliseconds(6)));
+    let again = placement.plan(&domains, START + milliseconds(6));
+    assert_eq!(again.len(), 8, "its four shards to both others");
+    assert!(again.iter().all(|place| place.partition != 2));
+    again.iter().for_each(|place| placement.acknowledged(*place));
+    assert!(placement.accepted(&domains, START + milliseconds(6)));
+    assert_eq!(domains.standing("broker-2", START + milliseconds(500)), Standing::Absent);
+    assert_ne!(domains.standing("broker-2", START + milliseconds(1500)), Standing::Absent, "tried again within 2 s");
+}
+
+#[test]
+fn a_late_domain_keeps_its_shards_and_others_get_copies() {
+    let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
+    for partition in 0..3 {
+        for _ in 0..8 {
+            let token = domains.sent(partition, START).unwrap();
+            let took = if partition == 0 { 200 } else { 3 };
+            domains.acknowledged(&token, START + milliseconds(took));
+        }
+    }
+    let now = START + milliseconds(300);
+    assert_eq!(domains.standing("broker-0", now), Standing::Late);
+    assert_eq!(domains.standing("broker-1", now), Standing::Present);
+    let mut placement = Placement::new(8, 12, 0);
+    let places = placement.plan(&domains, now);
+    assert_eq!(places.iter().filter(|place| place.partition == 0).count(), 4);
+    places.iter().filter(|place| place.partition != 0).for_each(|place| placement.acknowledged(*place));
+    assert!(placement.accepted(&domains, now), "without a word from the late one");
+}
+
+#[test]
+fn a_silent_broker_is_noticed_by_what_it_leaves_waiting() {
+    let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
+    for partition in 0..3 {
+        let token = domains.sent(partition, START).unwrap();
+        domains.acknowledged(&token, START + milliseconds(4));
+    }
+    let _waiting = domains.sent(1, START + milliseconds(10)).unwrap();
+    assert_eq!(domains.standing("broker-1", START + milliseconds(20)), Standing::Present);
+    assert_eq!(domains.standing("broker-1", START + milliseconds(40)), Standing::Late);
+}
+
+#[test]
+fn one_domain_left_withholds_by_name_and_still_sends() {
+    let domains = known(&topic(3, 1, 1, &BTreeSet::from([0, 2])));
+    let mut placement = Placement::new(8, 12, 0);
+    let places = placement.plan(&domains, START);
+    assert_eq!(places.len(), 12);
+    places.iter().for_each(|place| placement.acknowledged(*place));
+    assert_eq!(placement.acceptance(&domains, START), Acceptance::Withheld(vec!["broker-0".into(), "broker-2".into()]));
+    let single = known(&topic(1, 2, 1, &BTreeSet::new()));
+    let mut placement = Placement::new(1, 3, 0);
+    placement.plan(&single, START).iter().for_each(|place| placement.acknowledged(*place));
+    assert_eq!(placement.acceptance(&single, START), Acceptance::Withheld(vec!["broker-0".into()]));
+    // Nothing is away there; of two of which one is left, one is.
+    assert!(single.only_one(START) && !domains.only_one(START));
+}
+
+#[test]
+fn one_acknowledgement_of_a_replicated_topic_proves_two_domains() {
+    let domains = known(&topic(3, 1, 2, &BTreeSet::new()));
+    let mut placement = Placement::new(1, 1, 0);
+    let places = placement.plan(&domains, START);
+    assert_eq!(places.len(), 1);
+    assert_eq!(placement.acceptance(&domains, START), Acceptance::Pending);
+    placement.acknowledged(places[0]);
+    assert_eq!(placement.acceptance(&domains, START), Acceptance::Accepted);
+}
+
+#[test]
+fn what_a_domain_acknowledged_and_took_with_it_is_topped_up() {
+    let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
+    let mut placement = Placement::new(8, 12, 0);
+    placement.plan(&domains, START).iter().for_each(|place| placement.acknowledged(*place));
+    assert!(placement.accepted(&domains, START));
+    let without = topic(3, 1, 1, &BTreeSet::from([0]));
+    domains.update(&without, START + milliseconds(1));
+    assert_eq!(placement.plan(&domains, START + milliseconds(5_000)), []);
+    let topped_up = placement.plan(&domains, START + milliseconds(10_100));
+    assert_eq!(topped_up.len(), 8);
+    // Lost with the domain, and not there yet in others: the promise is not kept before the copies are acknowledged.
+    let now = START + milliseconds(10_100);
+    assert_eq!(placement.acceptance(&domains, now), Acceptance::Pending);
+    topped_up.iter().for_each(|place| placement.acknowledged(*place));
+    assert_eq!(placement.acceptance(&domains, now), Acceptance::Accepted);
+    // Back again: it counts at once.
+    domains.update(&topic(3, 1, 1, &BTreeSet::new()), START + milliseconds(11_000));
+    assert_eq!(domains.standing("broker-0", START + milliseconds(11_000)), Standing::Present);
+}
+
+proptest! {
+    /// Whatever fails or falls silent, what is called accepted survives any one domain; and as long as two domains acknowledge,
+    /// it becomes accepted.
+    #[test]
+    fn accepted_is_a_promise_that_holds(
+        count in 2usize..6,
+        each in 1usize..3,
+        small in any::<bool>(),
+        rotation in 0usize..32,
+        answers in proptest::collection::vec(0u8..4, 0..200),
+        dead in proptest::collection::btree_set(0usize..6, 0..5),
+    ) {
+        let partitions = topic(count, each, 1, &BTreeSet::new());
+        let mut domains = known(&partitions);
+        let (k, n) = if small { (1, 3) } else { coded(count) };
+        let mut placement = Placement::new(k, n, rotation);
+        let mut held: BTreeMap<Arc<str>, BTreeSet<u16>> = BTreeMap::new();
+        let mut now = START;
+        let mut answers = answers.into_iter();
+        let mut waiting = Vec::new();
+        for round in 0..60 {
+            now += milliseconds(300);
+            for place in placement.plan(&domains, now) {
+                let token = domains.sent(place.partition, now).unwrap();
+                waiting.push((token, place));
+            }
+            now += milliseconds(3);
+            for (token, place) in std::mem::take(&mut waiting) {
+                let dead = dead.contains(&(place.partition as usize % count));
+                match (dead, answers.next().unwrap_or(0)) {
+                    (true, _) | (false, 1) => {
+                        domains.failed(&token, now);
+                        placement.failed(place);
+                    }
+                    (false, 2) if round < 40 => waiting.push((token, place)),
+                    (false, _) => {
+                        domains.acknowledged(&token, now);
+                        placement.acknowledged(place);
+                        held.entry(domain_of(&domains, place)).or_default().insert(place.shard);
+                    }
+                }
+            }
+            prop_assert!(!placement.accepted(&domains, now) || survives_any_domain(k, &held));
+            domains.update(&partitions, now);
+        }
+        let alive = (0..count).filter(|domain| !dead.contains(domain)).count();
+        prop_assert_eq!(placement.accepted(&domains, now), alive >= 2);
+        prop_assert_eq!(survives_any_domain(k, &held) && !held.is_empty(), alive >= 2);
+    }
+}

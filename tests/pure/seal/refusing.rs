@@ -1,0 +1,232 @@
+//! Nothing else ever comes out: what was changed, cut, moved or made against the rules is refused.
+
+use sealcast::core::id::{PayloadTag, RefusalReason, Suite};
+use sealcast::core::limits;
+use sealcast::core::seal::compress::Compressor;
+use sealcast::core::seal::suite::SuiteError;
+use sealcast::core::seal::transaction::{Compression, Payload};
+use sealcast::core::seal::{
+    BodyError, BodyOpener, EnvelopeError, EnvelopeOpenError, OpenError, ParcelOpener, ParcelSealError, ParcelSealer,
+    WrapTarget, envelope_bytes,
+};
+
+use crate::seal::parcels::*;
+
+#[test]
+fn a_header_that_lies_about_a_compressed_length_is_refused() {
+    let targets = targets(Suite::X25519, &[1]);
+    let payload = vec![7; 300_000];
+    let carried = Compressor::whole(&payload).expect("compresses");
+    for lie in [0, 299_999, 300_001, limits::PAYLOAD_BYTES] {
+        let mut out = Vec::new();
+        let mut sealer = sealer(&targets, 1, &mut out);
+        let told = Payload { bytes: lie, carried: carried.len() as u64, tag: PayloadTag([1; 32]) };
+        let mut header = header(0, Some(told), &targets);
+        header.compression = Compression::Zstd;
+        sealer.seal(header, &carried, &mut out).expect("the sealer cannot know");
+        let error = open(&context(&targets), tag(1), secret(Suite::X25519, 1), &out, 1000).expect_err("a lie");
+        assert_eq!(error.refusal(), Some(RefusalReason::Compression), "{lie}: {error}");
+    }
+}
+
+#[test]
+fn every_single_bit_of_a_parcel_counts() {
+    let targets = targets(Suite::X25519, &[1, 2]);
+    let (parcel, _) = sealed(&targets, &[bytes(40, 1), bytes(3, 2)]);
+    let wraps = envelope_bytes(Suite::X25519, 2);
+    for bit in 0..parcel.len() * 8 {
+        let mut altered = parcel.clone();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        for number in [1, 2] {
+            let refused = open(&context(&targets), tag(number), secret(Suite::X25519, number), &altered, usize::MAX);
+            let error = refused.expect_err("altered");
+            // Only the version, in which every other value may be a later one, is no verdict.
+            assert_eq!(error.refusal().is_none(), bit / 8 == 4, "bit {bit} of {} ({wraps}): {error}", parcel.len() * 8);
+        }
+    }
+}
+
+#[test]
+fn every_byte_of_a_post_quantum_parcel_counts() {
+    let targets = targets(Suite::XWing, &[1]);
+    let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+    for at in 0..parcel.len() {
+        let mut altered = parcel.clone();
+        altered[at] ^= 1 << (at % 8);
+        assert!(open(&context(&targets), tag(1), secret(Suite::XWing, 1), &altered, usize::MAX).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn no_shorter_and_no_longer_parcel_opens() {
+    let targets = targets(Suite::X25519, &[1]);
+    let (parcel, _) = sealed(&targets, &[bytes(40, 1), bytes(3, 2)]);
+    for length in 0..parcel.len() {
+        let cut = open(&context(&targets), tag(1), secret(Suite::X25519, 1), &parcel[..length], usize::MAX);
+        assert!(cut.expect_err("cut").refusal().is_some(), "{length}");
+    }
+    for more in [&[0][..], &[0; 100], &parcel[envelope_bytes(Suite::X25519, 1)..]] {
+        let longer = [&parcel[..], more].concat();
+        let refused = open(&context(&targets), tag(1), secret(Suite::X25519, 1), &longer, 77);
+        assert_eq!(refused, Err(OpenError::Trailing { announced: 2 }));
+    }
+}
+
+#[test]
+fn transactions_cannot_change_places_or_parcels() {
+    let targets = targets(Suite::X25519, &[1]);
+    let (parcel, all) = sealed(&targets, &[bytes(40, 1), bytes(40, 2)]);
+    let (envelope, rest) = parcel.split_at(envelope_bytes(Suite::X25519, 1));
+    let (first, second) = rest.split_at(all[0].ciphertext_bytes as usize);
+    let swapped = [envelope, second, first].concat();
+    let refused = open(&context(&targets), tag(1), secret(Suite::X25519, 1), &swapped, usize::MAX);
+    assert_eq!(refused, Err(OpenError::Transaction { index: 0, cause: BodyError::Length }));
+    let doubled = [envelope, first, first].concat();
+    let refused = open(&context(&targets), tag(1), secret(Suite::X25519, 1), &doubled, usize::MAX);
+    assert_eq!(refused, Err(OpenError::Transaction { index: 1, cause: BodyError::Length }));
+    // The same K and the same payloads in another context: other keys throughout.
+    let mut elsewhere = context(&targets);
+    elsewhere.ctx = [0; 32];
+    let refused = open(&elsewhere, tag(1), secret(Suite::X25519, 1), &parcel, usize::MAX);
+    assert_eq!(refused, Err(OpenError::Envelope(EnvelopeOpenError::Unopenable)));
+}
+
+#[test]
+fn wraps_cannot_change_places_be_dropped_or_doubled() {
+    for suite in SUITES {
+        let targets = targets(suite, &[1, 2]);
+        let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+        let one = (envelope_bytes(suite, 2) - envelope_bytes(suite, 1)) as usize;
+        let fixed = envelope_bytes(suite, 1) - one;
+        let (head, rest) = parcel.split_at(fixed);
+        let (first, rest) = rest.split_at(one);
+        let (second, body) = rest.split_at(one);
+        for (name, altered) in [
+            ("swapped", [head, second, first, body].concat()),
+            ("dropped", [head, first, body].concat()),
+            ("doubled", [head, first, first, second, body].concat()),
+            ("one for both", [head, first, first, body].concat()),
+            ("short", [head, first, &second[1..], body].concat()),
+            ("long", [head, first, second, &[0], body].concat()),
+        ] {
+            let mut refused = 0;
+            for number in [1, 2] {
+                let opened = open(&context(&targets), tag(number), secret(suite, number), &altered, usize::MAX);
+                refused += u32::from(opened.is_err_and(|error| error.refusal().is_some()));
+            }
+            assert_eq!(refused, 2, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_commitment_forces_one_key_on_all_destinations() {
+    // A sender that wraps one K for the first and another for the second: it makes two parcels and joins their wraps.
+    let targets = targets(Suite::X25519, &[1, 2]);
+    let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+    let draws = [[1; 64], [2; 64]];
+    let mut other = Vec::new();
+    ParcelSealer::new(&CTX, &targets, 1, &k(8), &draws, &mut other).expect("an envelope");
+    let second = envelope_bytes(Suite::X25519, 1)..envelope_bytes(Suite::X25519, 2);
+    let mut joined = parcel.clone();
+    joined[second.clone()].copy_from_slice(&other[second]);
+    for (number, reason) in [(1, RefusalReason::Stream), (2, RefusalReason::Unopenable)] {
+        let refused = open(&context(&targets), tag(number), secret(Suite::X25519, number), &joined, usize::MAX);
+        assert_eq!(refused.expect_err("two keys").refusal(), Some(reason));
+    }
+    // The commitment of the one over the wrap of the other.
+    let mut crossed = parcel.clone();
+    crossed[9..41].copy_from_slice(&other[9..41]);
+    let refused = open(&context(&targets), tag(1), secret(Suite::X25519, 1), &crossed, usize::MAX);
+    assert_eq!(refused, Err(OpenError::Envelope(EnvelopeOpenError::Unopenable)));
+}
+
+#[test]
+fn another_key_at_hand_is_local_trouble_and_no_verdict() {
+    let targets = targets(Suite::XWing, &[1]);
+    let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+    for (own, key) in [(tag(1), secret(Suite::XWing, 7)), (tag(2), secret(Suite::XWing, 1))] {
+        let error = open(&context(&targets), own, key, &parcel, usize::MAX).expect_err("not its key");
+        assert!(error.refusal().is_none() && error.retryable(), "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_sealed_is_named() {
+    let both = targets(Suite::X25519, &[1, 2]);
+    let new = |targets: &[WrapTarget], transactions, draws: &[[u8; 64]]| {
+        ParcelSealer::new(&CTX, targets, transactions, &k(9), draws, &mut Vec::new()).map(drop)
+    };
+    let twice = vec![both[0].clone(), both[0].clone()];
+    let falling = vec![both[1].clone(), both[0].clone()];
+    let mixed = vec![both[0].clone(), targets(Suite::XWing, &[2])[0].clone()];
+    let draws = [[1; 64]; 2];
+    assert_eq!(new(&twice, 1, &draws), Err(EnvelopeError::Order.into()));
+    assert_eq!(new(&falling, 1, &draws), Err(EnvelopeError::Order.into()));
+    assert_eq!(new(&both, 1, &draws[1..]), Err(EnvelopeError::Randomness { needed: 2, given: 1 }.into()));
+    assert!(matches!(new(&mixed, 1, &draws), Err(ParcelSealError::Envelope(EnvelopeError::MixedSuites { .. }))));
+    assert!(matches!(new(&[], 1, &[]), Err(ParcelSealError::Envelope(EnvelopeError::Range(_)))));
+    for transactions in [0, limits::TRANSACTIONS_PER_PARCEL as u32 + 1] {
+        assert!(matches!(new(&both, transactions, &draws), Err(ParcelSealError::Envelope(EnvelopeError::Range(_)))));
+    }
+
+    let mut out = Vec::new();
+    let mut sealer = sealer(&both, 2, &mut out);
+    let good = |number| header(number, Some(plain(b"four")), &both);
+    assert_eq!(sealer.begin(header(0, None, &both), &mut out), Err(ParcelSealError::NotAlone));
+    assert_eq!(
+        sealer.begin(header(0, Some(plain(b"")), &both[..1]), &mut out),
+        Err(ParcelSealError::Destinations { index: 0 })
+    );
+    assert!(matches!(sealer.push(b"", &mut out), Err(ParcelSealError::Order { call: "push", .. })));
+    sealer.seal(good(0), b"four", &mut out).expect("seals");
+    assert_eq!(sealer.begin(good(0), &mut out), Err(ParcelSealError::Repeated { index: 1, id: id(0) }));
+    sealer.begin(good(1), &mut out).expect("begins");
+    assert!(matches!(sealer.begin(good(2), &mut out), Err(ParcelSealError::Order { call: "begin", .. })));
+    sealer.push(b"four", &mut out).expect("fits");
+    let error = sealer.push(b"5", &mut out).expect_err("too long");
+    assert_eq!(error.to_string(), "transaction 1: the payload has 5 bytes, its header says 4");
+    assert!(matches!(sealer.finish(), Err(ParcelSealError::Order { call: "finish", sealed: 1, announced: 2 })));
+}
+
+#[test]
+fn a_small_order_enc_is_refused_before_the_secret_is_used() {
+    for suite in SUITES {
+        let targets = targets(suite, &[1]);
+        let (parcel, _) = sealed(&targets, &[bytes(4, 1)]);
+        let end = envelope_bytes(suite, 1) - 48;
+        let mut altered = parcel.clone();
+        altered[end - 32..end].fill(0);
+        let refused = open(&context(&targets), tag(1), secret(suite, 1), &altered, usize::MAX);
+        assert_eq!(refused, Err(OpenError::Envelope(EnvelopeOpenError::Unopenable)));
+        let error = sealcast::core::seal::suite::unwrap(&secret(suite, 1), b"", b"", &altered[41..end], &[0; 48]);
+        assert!(matches!(error, Err(SuiteError::SmallOrder { .. })));
+    }
+}
+
+#[test]
+fn an_opener_that_failed_gives_the_same_error_for_ever() {
+    let targets = targets(Suite::X25519, &[1]);
+    let (mut parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+    *parcel.last_mut().unwrap() ^= 1;
+    let mut opener = ParcelOpener::new(context(&targets), tag(1), secret(Suite::X25519, 1));
+    let error = opener.push(&parcel, &mut |_| {}).expect_err("altered");
+    assert_eq!(opener.push(&parcel, &mut |_| panic!("nothing more")), Err(error.clone()));
+    assert_eq!(opener.finish(&mut |_| panic!("nothing more")), Err(error));
+}
+
+#[test]
+fn secrets_do_not_show() {
+    let targets = targets(Suite::X25519, &[0xab]);
+    let mut out = Vec::new();
+    let mut sealer = sealer(&targets, 1, &mut out);
+    let shown = format!("{sealer:?}");
+    let all = sealer.seal(header(0, Some(plain(b"x")), &targets), b"x", &mut out).expect("seals");
+    let opener = ParcelOpener::new(context(&targets), tag(0xab), secret(Suite::X25519, 0xab));
+    let key = data_encoding::HEXLOWER.encode(all.key.bytes());
+    let listed = format!("{:?}", all.key.bytes());
+    for shown in [shown, format!("{all:?}"), format!("{opener:?}"), format!("{:?}", BodyOpener::new(&all.key))] {
+        assert!(!shown.contains(&key) && !shown.contains(&listed), "{shown}");
+        assert!(!shown.contains("171, 171, 171, 171"), "{shown}");
+    }
+}
