@@ -338,6 +338,9 @@ async fn a_node_tells_how_it_does_and_what_it_measured() {
     shop.shut().await;
 }
 
+/// A destination of one test alone: what is measured is of the whole process, and so of other tests' nodes too.
+const WATCHED: &str = "watched";
+
 /// The value of an alarm's gauge at node b, once it is this.
 async fn gauge(pages: std::net::SocketAddr, alarm: &str, is: u8) {
     let (alarm, value) = (format!("alarm=\"{alarm}\""), format!(" {is}"));
@@ -345,7 +348,7 @@ async fn gauge(pages: std::net::SocketAddr, alarm: &str, is: u8) {
         loop {
             let text = page(pages, "/metrics").await.1;
             let mut lines = text.lines().filter(|line| line.starts_with("sealcast_alarm{") && line.contains(&alarm));
-            match lines.find(|line| line.contains("node=\"b\"")) {
+            match lines.find(|line| line.contains("node=\"b\"") && line.contains(WATCHED)) {
                 Some(line) if line.ends_with(&value) => return,
                 None if is == 0 => return,
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -357,16 +360,16 @@ async fn gauge(pages: std::net::SocketAddr, alarm: &str, is: u8) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alarm_stands_until_its_reason_ends_or_somebody_looked_and_its_gauge_agrees() {
-    let mut shop = Shop::open().await;
+    let mut shop = Shop::open_for(&[WATCHED]).await;
     shop.start("a").await;
     shop.http = Some("127.0.0.1:0".to_owned());
     shop.start("b").await;
     shop.start("c").await;
     shop.ready().await;
     let standing = async |shop: &Shop| -> Vec<String> {
-        shop.status("b", "orders").await.alarms.into_iter().map(|alarm| alarm.name).collect()
+        shop.status("b", WATCHED).await.alarms.into_iter().map(|alarm| alarm.name).collect()
     };
-    let alarms = shop.nodes[&name("b")].served()[&name("orders")].context.alarms.clone();
+    let alarms = shop.nodes[&name("b")].served()[&name(WATCHED)].context.alarms.clone();
     alarms.raise("gap-7", "records were lost");
     alarms.raise("notes-not-kept", "the disk is full");
     let pages = shop.nodes[&name("b")].http_address().unwrap();
@@ -391,7 +394,7 @@ async fn an_alarm_stands_until_its_reason_ends_or_somebody_looked_and_its_gauge_
     let error = acknowledge(&options("b"), &shop.seams, "body-missing", None).await.unwrap_err();
     assert!(error.to_string().contains("ends by itself") && !error.retryable(), "{error}");
     assert_eq!(standing(&shop).await, ["gap-7"]);
-    assert_eq!(acknowledge(&options("b"), &shop.seams, "gap-7", None).await.unwrap(), [name("orders")]);
+    assert_eq!(acknowledge(&options("b"), &shop.seams, "gap-7", None).await.unwrap(), [name(WATCHED)]);
     assert_eq!(acknowledge(&options("b"), &shop.seams, "gap-7", None).await.unwrap(), []);
     gauge(pages, "gap-7", 0).await;
     assert_eq!(standing(&shop).await, [""; 0]);

@@ -155,7 +155,8 @@ async fn a_leader_that_ends_hands_the_lead_to_one_that_answers_and_has_the_whole
     let others: Vec<&Node> = nodes.iter().filter(|node| node.name != own).collect();
     wires.cut(&others[0].name);
     let last = propose(&all, &commit(&manifest(2), NOW)).await;
-    assert!(first.hand_over(limit).await, "another leads");
+    // On a slow machine the third can have been elected meanwhile: then there is nothing to hand over any more.
+    assert!(first.hand_over(limit).await || !first.leadership().borrow().own, "another leads");
     let second = leader([others[1]]).await;
     assert_eq!(second.leadership().borrow().leader.as_ref(), Some(&others[1].name));
     assert!(!first.leadership().borrow().own);

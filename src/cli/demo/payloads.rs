@@ -220,6 +220,6 @@ mod tests {
         let found: Vec<_> = chosen.files.iter().map(|file| (file.path.clone(), file.bytes)).collect();
         assert_eq!(found, [(at("a"), 1), (at("b/two"), 2), (at("link"), 1)]);
         assert_eq!((chosen.bytes(), chosen.how.contains("1 links")), (4, true));
-        assert_eq!(choose(&[at("absent")]).unwrap_err().exit(), crate::cli::Exit::Failed);
+        assert_eq!(choose(&[at("absent")]).unwrap_err().exit(), crate::cli::Exit::Usage);
     }
 }
