@@ -51,8 +51,10 @@ impl Alarms {
     /// Alarms that are kept in a store; those that it holds stand at once. Errors: the store's.
     pub fn kept_in(store: &GroupStore, clock: Arc<dyn Clock>, meter: Meter) -> Result<Self, StoreError> {
         let standing: BTreeMap<_, _> = store.snapshot()?.alarms()?.into_iter().collect();
+        // A node that is started again in its process finds the gauges as it left them.
+        let shown = Mutex::new(standing.keys().cloned().collect());
         let (store, standing) = (Some(store.clone()), Mutex::new(standing));
-        Ok(Self(Arc::new(Inner { clock, meter, store, standing, shown: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { clock, meter, store, standing, shown })))
     }
 
     /// Raises an alarm, or changes the text of one that stands. `name`: lower-case words with hyphens, of a small set.
