@@ -61,6 +61,8 @@ pub struct Shop {
     pub http: Option<String>,
     _directory: watch::Sender<Arc<Directory>>,
     pub parcels: u64,
+    /// The destination that is meant where none is named: `orders`, or the first of an environment that has none.
+    main: String,
 }
 
 impl Shop {
@@ -124,6 +126,7 @@ impl Shop {
             http: None,
             _directory: newest,
             parcels: 0,
+            main: destinations.iter().find(|name| **name == "orders").unwrap_or(&destinations[0]).to_string(),
         }
     }
 
@@ -173,7 +176,7 @@ impl Shop {
     }
 
     pub fn header(&self, payload: &[u8]) -> PrivateHeader {
-        self.header_to(&["orders"], payload)
+        self.header_to(&[&self.main], payload)
     }
 
     /// The private header of a transaction to these destinations.
@@ -279,7 +282,7 @@ impl Shop {
 
     /// Reads all notices until all nodes of `signers` agree on this transaction.
     pub async fn receipts(&self, header: &PrivateHeader, signers: usize) -> Verdict {
-        self.agreed("orders", header, signers).await.verdict
+        self.agreed(&self.main, header, signers).await.verdict
     }
 
     /// The same of one destination, with who signed.
