@@ -5,6 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+#[path = "house/rules.rs"]
+mod rules;
+
 /// What each module may use directly or not: `cli -> node -> raft -> rpc`, `cli -> client -> rpc`, all of these
 /// `-> transport -> store -> seams, config, keys -> core`; telemetry may be used by everything above core and uses core alone.
 /// Seams, config and keys stand side by side: they may use each other, as long as no circle comes of it.

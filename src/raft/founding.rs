@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_voter_founds_and_only_when_all_are_new() {
+    fn r12_only_the_first_voter_founds_and_only_when_all_are_new() {
         assert_eq!(decide("a", &[answer("b")]), Founding::Await(vec![name("c")]));
         assert!(matches!(decide("a", &[answer("b"), answer("c")]), Founding::Found(stores) if stores.len() == 3));
         assert_eq!(decide("b", &[answer("a"), answer("c")]), Founding::Join);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_store_does_not_take_the_place_of_an_old_one() {
+    fn r12_a_new_store_does_not_take_the_place_of_an_old_one() {
         let there = ProbeAnswer { has_vote: true, has_log: true, ..answer("b") };
         assert_eq!(decide("a", std::slice::from_ref(&there)), Founding::Unknown { by: name("b") });
         let knows = ProbeAnswer { asker_id: 1, ..there };
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_disk_is_noticed_and_a_log_cut_by_a_leader_is_not_taken_for_one() {
+    fn r12_a_restored_disk_is_noticed_and_a_log_cut_by_a_leader_is_not_taken_for_one() {
         let own = Own { vote_term: Some(3), last: Some((3, 20)) };
         let seen = SeenOfAsker { term: 3, voted: true, log_term: 3, log_index: 20 };
         assert_eq!(own.older_than(&seen), None);

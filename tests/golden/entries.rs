@@ -8,7 +8,7 @@ use crate::file::Golden;
 use crate::segments::directory;
 
 #[test]
-fn the_bytes_of_an_entry_and_the_state_digest_are_pinned() {
+fn r04_the_bytes_of_an_entry_and_the_state_digest_are_pinned() {
     let full = ManifestItem {
         key_tag: Some(KeyTag([0x0a; 16])),
         idempotency_tag: Some(IdempotencyTag([0x0b; 16])),

@@ -126,7 +126,7 @@ async fn a_feed_gives_the_keys_and_headers_that_were_asked_for_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_was_away_goes_on_where_it_was_though_every_node_was_restarted() {
+async fn r23_a_consumer_that_was_away_goes_on_where_it_was_though_every_node_was_restarted() {
     let mut shop = Shop::with_nodes().await;
     let first: Vec<_> = (0..3).map(|number| plain(&shop, &format!("before {number}"))).collect();
     commit(&mut shop, first).await;
@@ -162,7 +162,7 @@ async fn a_consumer_that_was_away_goes_on_where_it_was_though_every_node_was_res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_feed_goes_on_at_another_node_when_its_own_ends() {
+async fn r23_a_feed_goes_on_at_another_node_when_its_own_ends() {
     let mut shop = Shop::with_nodes().await;
     let one = plain(&shop, "one");
     commit(&mut shop, vec![one]).await;
@@ -202,7 +202,7 @@ async fn a_feed_goes_on_at_another_node_when_its_own_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_is_as_fresh_as_it_asks_for_or_says_that_it_cannot_be() {
+async fn r23_a_read_is_as_fresh_as_it_asks_for_or_says_that_it_cannot_be() {
     let mut shop = Shop::with_nodes().await;
     let header = shop.keyed(b"mine", None, ExpectedVersion::Absent);
     let position = commit(&mut shop, vec![(header.clone(), "mine".to_owned())]).await[0];

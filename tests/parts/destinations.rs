@@ -20,7 +20,7 @@ use sealcast::store::group::{GroupStore, StoreOptions};
 const BOTH: [&str; 2] = ["billing", "orders"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_parcel_to_two_destinations_has_a_fate_a_place_and_a_body_in_each() {
+async fn r20_one_parcel_to_two_destinations_has_a_fate_a_place_and_a_body_in_each() {
     let mut shop = Shop::with_nodes_for(&BOTH).await;
     let payload: Vec<u8> = (0..1_500_000u32).map(|at| (at % 241) as u8).collect();
     let both = shop.header_to(&BOTH, &payload);
@@ -58,7 +58,7 @@ async fn one_parcel_to_two_destinations_has_a_fate_a_place_and_a_body_in_each() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_is_each_destinations_own() {
+async fn r20_an_outcome_is_each_destinations_own() {
     let mut shop = Shop::with_nodes_for(&BOTH).await;
     let both = shop.header_to(&BOTH, b"to both");
     let stripes = shop.seal(&[(both.clone(), b"to both")], Suite::X25519);
@@ -89,7 +89,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_must_not_take_part_leaves_the_other_alone() {
+async fn r12_a_group_that_must_not_take_part_leaves_the_other_alone() {
     let mut shop = Shop::with_nodes_for(&BOTH).await;
     let first = shop.header_to(&["orders"], b"first");
     shop.send(&first, b"first").await;
@@ -128,7 +128,7 @@ async fn a_group_that_must_not_take_part_leaves_the_other_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_does_not_sync_ends_the_node_and_the_others_go_on() {
+async fn r19_a_disk_that_does_not_sync_ends_the_node_and_the_others_go_on() {
     let mut shop = Shop::open_for(&BOTH).await;
     shop.start("a").await;
     shop.start("b").await;
@@ -165,7 +165,7 @@ async fn append_unreadable(shop: &Shop, node: &str, destination: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_entry_of_a_later_version_ends_the_node_rather_than_be_guessed_at() {
+async fn r04_a_log_entry_of_a_later_version_ends_the_node_rather_than_be_guessed_at() {
     let mut shop = Shop::with_nodes_for(&BOTH).await;
     let before = shop.header_to(&BOTH, b"before");
     shop.send(&before, b"before").await;

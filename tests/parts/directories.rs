@@ -56,7 +56,7 @@ async fn in_force(shop: &Shop, version: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_a_group_could_not_go_on_under_is_refused_by_name_and_a_right_one_taken() {
+async fn r08_a_directory_that_a_group_could_not_go_on_under_is_refused_by_name_and_a_right_one_taken() {
     let mut shop = Shop::with_nodes_for(&BOTH).await;
     let key = operator(&shop);
     in_force(&shop, 1).await;

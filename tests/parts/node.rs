@@ -51,7 +51,7 @@ async fn what_is_published_is_committed_held_and_read_back_from_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_per_key_and_a_lost_race_is_a_conflict() {
+async fn r09_order_holds_per_key_and_a_lost_race_is_a_conflict() {
     let mut shop = Shop::with_nodes().await;
     let first = shop.keyed(b"first", None, ExpectedVersion::Absent);
     let second = shop.keyed(b"second", Some(&first), ExpectedVersion::Any);
@@ -156,7 +156,7 @@ async fn a_node_that_was_away_catches_up_and_signs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_never_reached_a_node_is_fetched_from_the_others() {
+async fn r11_a_body_that_never_reached_a_node_is_fetched_from_the_others() {
     let mut shop = Shop::open().await;
     let blind = shop.transport.as_ref().clone().behind_adversary(AdversaryOptions::harmless(1), &shop.seams);
     let AnyTransport::Adversary(adversary) = blind.clone() else { panic!("it is one") };
@@ -441,7 +441,7 @@ impl Disk for Filled {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_disk_was_full_goes_on_by_itself_once_it_has_room() {
+async fn r19_a_node_whose_disk_was_full_goes_on_by_itself_once_it_has_room() {
     let mut shop = Shop::open().await;
     let disk = Arc::new(Filled(AtomicU64::new(u64::MAX)));
     shop.start("a").await;

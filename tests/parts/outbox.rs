@@ -64,7 +64,7 @@ fn new_parcel(outbox: &Outbox, number: u8, body: NewBody, bytes: u64) -> NewParc
 }
 
 #[tokio::test]
-async fn what_was_added_is_there_again_byte_for_byte() {
+async fn r03_what_was_added_is_there_again_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
     let (small, large) = (frames(2, 1000), frames(5, 100_000));
     {
@@ -94,7 +94,7 @@ async fn what_was_added_is_there_again_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_parcel_whose_sealing_did_not_finish_is_abandoned() {
+async fn r03_a_parcel_whose_sealing_did_not_finish_is_abandoned() {
     let folder = tempfile::tempdir().unwrap();
     {
         let (outbox, _) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();

@@ -127,7 +127,7 @@ async fn all_well_every_shard_goes_out_once() {
 }
 
 #[tokio::test]
-async fn one_bad_broker_of_three_never_prevents_acceptance() {
+async fn r14_one_bad_broker_of_three_never_prevents_acceptance() {
     for bad in [Broker::Away, Broker::Failing, Broker::Silent, Broker::Throttled] {
         let brokers = Brokers::new(&[Broker::Well, bad, Broker::Well]);
         let (publisher, mut events) = brokers.start();
@@ -149,7 +149,7 @@ async fn one_bad_broker_of_three_never_prevents_acceptance() {
 }
 
 #[tokio::test]
-async fn with_one_broker_left_it_is_withheld_by_name_and_topped_up_when_another_returns() {
+async fn r14_with_one_broker_left_it_is_withheld_by_name_and_topped_up_when_another_returns() {
     let brokers = Brokers::new(&[Broker::Away, Broker::Well, Broker::Away]);
     let (publisher, mut events) = brokers.start();
     publisher.publish(stripe(0), false).await.unwrap();

@@ -188,7 +188,7 @@ async fn nobody_waits_for_a_successor_that_ends_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_the_power_of_all_three_is_cut() {
+async fn r19_nothing_acknowledged_is_lost_when_the_power_of_all_three_is_cut() {
     let wires = Wires::default();
     let nodes = trio(&wires).await;
     let all: Vec<&Node> = nodes.iter().collect();
@@ -222,7 +222,7 @@ async fn nothing_acknowledged_is_lost_when_the_power_of_all_three_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_disk_and_a_new_disk_do_not_vote() {
+async fn r12_a_restored_disk_and_a_new_disk_do_not_vote() {
     let wires = Wires::default();
     let mut nodes = trio(&wires).await;
     let all: Vec<&Node> = nodes.iter().collect();
@@ -279,7 +279,7 @@ async fn a_restored_disk_and_a_new_disk_do_not_vote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_founds_alone_and_nobody_speaks_for_another() {
+async fn r12_nobody_founds_alone_and_nobody_speaks_for_another() {
     let wires = Wires::default();
     let a = start("a", CrashDisk::new(), &wires).await;
     let b = start("b", CrashDisk::new(), &wires).await;

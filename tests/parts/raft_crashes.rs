@@ -136,7 +136,7 @@ async fn crash_again_and_again(seed: u64, rounds: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_crash_again_and_again_apply_one_log() {
+async fn r19_nodes_that_crash_again_and_again_apply_one_log() {
     // Another seed for a longer search: SEALCAST_TEST_SEED=n SEALCAST_TEST_ROUNDS=n
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let rounds = number("SEALCAST_TEST_ROUNDS").unwrap_or(12);

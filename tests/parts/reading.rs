@@ -250,7 +250,7 @@ async fn what_one_node_cannot_give_another_gives() {
 }
 
 #[tokio::test]
-async fn not_found_is_said_when_everything_was_looked_through() {
+async fn r23_not_found_is_said_when_everything_was_looked_through() {
     let miss = |at| got(miss(proto::Answer::NotFound, at, None));
     let both = world([Some(miss(3)), Some(miss(5))]).await;
     for destination in [None, Some("orders")] {

@@ -40,7 +40,7 @@ async fn settle(store: &GroupStore) {
 const LARGE: usize = limits::SMALL_BODY_BYTES + 100_000;
 
 #[tokio::test]
-async fn staged_bodies_and_rows_survive_a_power_cut() {
+async fn r19_staged_bodies_and_rows_survive_a_power_cut() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let new = parcel(&store, 1, &[0, 10, LARGE], None);
@@ -125,7 +125,7 @@ async fn a_commit_makes_a_row_and_keeps_the_body_and_a_rejection_drops_it() {
 }
 
 #[tokio::test]
-async fn a_missing_body_holds_the_held_prefix_back_until_it_is_fetched() {
+async fn r11_a_missing_body_holds_the_held_prefix_back_until_it_is_fetched() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let scratch = CrashDisk::new();
@@ -161,7 +161,7 @@ async fn a_missing_body_holds_the_held_prefix_back_until_it_is_fetched() {
 }
 
 #[tokio::test]
-async fn group_time_expires_what_is_staged_and_a_late_parcel_is_not_kept() {
+async fn r07_group_time_expires_what_is_staged_and_a_late_parcel_is_not_kept() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let new = parcel(&store, 1, &[LARGE, 5], None);
@@ -202,7 +202,7 @@ async fn one_id_twice_in_a_parcel_cannot_lose_a_body() {
 }
 
 #[tokio::test]
-async fn what_apply_computed_never_outruns_the_log() {
+async fn r19_what_apply_computed_never_outruns_the_log() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let new = parcel(&store, 1, &[10], None);
@@ -225,7 +225,7 @@ async fn what_apply_computed_never_outruns_the_log() {
 }
 
 #[tokio::test]
-async fn one_commit_serves_all_that_wait() {
+async fn r19_one_commit_serves_all_that_wait() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let syncs = disk.syncs.load(Ordering::SeqCst);
@@ -237,7 +237,7 @@ async fn one_commit_serves_all_that_wait() {
 }
 
 #[tokio::test]
-async fn a_failed_fsync_stops_the_store_for_good() {
+async fn r19_a_failed_fsync_stops_the_store_for_good() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     disk.fail_syncs();
@@ -249,7 +249,7 @@ async fn a_failed_fsync_stops_the_store_for_good() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_what_is_new_and_finishes_what_it_took() {
+async fn r19_a_full_disk_refuses_what_is_new_and_finishes_what_it_took() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let new = parcel(&store, 1, &[10], None);
@@ -304,7 +304,7 @@ async fn a_body_that_gets_no_file_is_lost_alone() {
 }
 
 #[tokio::test]
-async fn no_offset_passes_a_note_that_a_full_disk_refused() {
+async fn r16_no_offset_passes_a_note_that_a_full_disk_refused() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     let at = Address { partition: 3, offset: 41 };
@@ -369,7 +369,7 @@ async fn a_store_that_was_closed_leaves_its_folder_free_whoever_still_has_it() {
 }
 
 #[tokio::test]
-async fn a_damaged_log_refuses_to_start() {
+async fn r19_a_damaged_log_refuses_to_start() {
     let disk = CrashDisk::new();
     let store = open(&disk);
     let marked = Bytes::from_static(b"an entry that is easy to find");
@@ -388,7 +388,7 @@ async fn a_damaged_log_refuses_to_start() {
 }
 
 #[tokio::test]
-async fn a_log_with_a_hole_refuses_to_start() {
+async fn r19_a_log_with_a_hole_refuses_to_start() {
     let disk = CrashDisk::new();
     let store = open(&disk);
     let entry = |index| (index, Bytes::from_static(b"entry"));
@@ -439,7 +439,7 @@ async fn another_destinations_folder_and_a_second_process_are_refused() {
 
 /// The way of many commits, cut at many moments: whatever was acknowledged is there, and the state follows from the log.
 #[tokio::test]
-async fn every_acknowledged_write_is_there_after_a_cut_at_any_moment() {
+async fn r19_every_acknowledged_write_is_there_after_a_cut_at_any_moment() {
     let disk = CrashDisk::new();
     let store = founded(&disk).await;
     for number in 1..=20u64 {

@@ -129,7 +129,7 @@ async fn what_is_said_of_a_transaction_has_its_effect_at_each_destination() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn release_on_complete_waits_for_the_last_voter() {
+async fn r05_release_on_complete_waits_for_the_last_voter() {
     let mut shop = Shop::with_nodes().await;
     shop.stop("c").await;
     let client = start(&shop).await;
@@ -226,7 +226,7 @@ async fn queries_come(shop: &Shop, count: usize) -> Vec<Query> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fate_that_was_not_heard_is_asked_for() {
+async fn r13_a_fate_that_was_not_heard_is_asked_for() {
     let shop = Shop::with_nodes().await;
     let (lossy, clock) = (Lossy::new(&shop), Arc::new(ManualClock::new(shop.seams.clock.now())));
     let mut options = options(&shop);

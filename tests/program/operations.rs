@@ -51,7 +51,7 @@ fn give_directory(world: &World, signed: &Path, bundle: &Path) {
 }
 
 #[test]
-fn a_new_directory_comes_in_force_by_one_nodes_hangup_and_a_wrong_one_is_refused() {
+fn r08_a_new_directory_comes_in_force_by_one_nodes_hangup_and_a_wrong_one_is_refused() {
     let _turn = turn();
     let mut world = World::new(&shared());
     world.start_all();

@@ -70,7 +70,7 @@ fn lag_is_told(brokers: &str, environment: &str, node: &str) {
 }
 
 #[test]
-fn files_of_any_size_arrive_equal_on_every_node_in_both_suites() {
+fn r24_files_of_any_size_arrive_equal_and_lie_sealed_on_every_node_in_both_suites() {
     let _turn = turn();
     let mut cluster_of_its_own = None;
     let brokers = match std::env::var("SEALCAST_TEST_KAFKA") {
@@ -119,7 +119,7 @@ fn files_of_any_size_arrive_equal_on_every_node_in_both_suites() {
 }
 
 #[test]
-fn a_broker_killed_in_the_stream_holds_nothing_up() {
+fn r15_a_broker_killed_in_the_stream_holds_nothing_up() {
     let _turn = turn();
     let mut cluster = Cluster::start();
     let mut world = World::new(&cluster.brokers());
@@ -146,7 +146,7 @@ fn a_broker_killed_in_the_stream_holds_nothing_up() {
 }
 
 #[test]
-fn a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
+fn r19_a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
     let _turn = turn();
     let mut world = World::new(&shared());
     world.start_all();
@@ -186,7 +186,7 @@ fn a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
 }
 
 #[test]
-fn a_killed_clients_outbox_finishes_the_job_once() {
+fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     let _turn = turn();
     let mut world = World::new(&shared());
     // No node runs: nothing can be committed before the client dies.

@@ -28,7 +28,7 @@ const fn at(index: u64, number: u32) -> Position {
 }
 
 #[test]
-fn a_transaction_is_committed_once_at_the_position_of_its_entry() {
+fn r06_a_transaction_is_committed_once_at_the_position_of_its_entry() {
     let mut model = Model::founded();
     let changes = model.run(&entry(1, vec![vec![item(1), item(2)], vec![item(3)]]));
     let positions: Vec<Position> = changes.rows.iter().map(|row| row.position).collect();
@@ -43,7 +43,7 @@ fn a_transaction_is_committed_once_at_the_position_of_its_entry() {
 }
 
 #[test]
-fn r6_who_holds_another_payload_learns_id_reuse_and_the_first_keeps_its_fate() {
+fn r06_who_holds_another_payload_learns_id_reuse_and_the_first_keeps_its_fate() {
     let mut model = Model::founded();
     model.run(&entry(1, vec![vec![item(1)]]));
     let other = ManifestItem { payload_tag: PayloadTag([0xee; 32]), ..item(1) };
@@ -54,7 +54,7 @@ fn r6_who_holds_another_payload_learns_id_reuse_and_the_first_keeps_its_fate() {
 }
 
 #[test]
-fn r6_an_idempotency_key_is_claimed_for_the_window_and_a_duplicate_names_the_first() {
+fn r06_an_idempotency_key_is_claimed_for_the_window_and_a_duplicate_names_the_first() {
     let mut model = Model::founded();
     let with_key = |number| ManifestItem { idempotency_tag: Some(IdempotencyTag([7; 16])), ..item(number) };
     model.run(&entry(1, vec![vec![with_key(1)]]));
@@ -80,7 +80,7 @@ fn r6_an_idempotency_key_is_claimed_for_the_window_and_a_duplicate_names_the_fir
 }
 
 #[test]
-fn r7_late_ones_are_expired_and_get_no_row() {
+fn r07_late_ones_are_expired_and_get_no_row() {
     let mut model = Model::founded();
     let deadline = START.after(seconds(5));
     let short = |number| ManifestItem { deadline, ..item(number) };
@@ -94,7 +94,7 @@ fn r7_late_ones_are_expired_and_get_no_row() {
 }
 
 #[test]
-fn r7_a_ticket_that_expired_stays_so_though_its_id_is_committed_later() {
+fn r07_a_ticket_that_expired_stays_so_though_its_id_is_committed_later() {
     let mut model = Model::founded();
     let first = ManifestItem { deadline: START.after(seconds(5)), ..item(1) };
     model.run(&entry(6, vec![]));
@@ -105,7 +105,7 @@ fn r7_a_ticket_that_expired_stays_so_though_its_id_is_committed_later() {
 }
 
 #[test]
-fn r7_a_deadline_may_be_as_late_as_the_directory_says() {
+fn r07_a_deadline_may_be_as_late_as_the_directory_says() {
     let life = directory().destinations[&Model::empty().destination].max_life;
     let lives =
         |number, longer| ManifestItem { deadline: START.after(life + Duration::from_millis(longer)), ..item(number) };
@@ -114,14 +114,14 @@ fn r7_a_deadline_may_be_as_late_as_the_directory_says() {
 }
 
 #[test]
-fn r7_group_time_never_goes_back() {
+fn r07_group_time_never_goes_back() {
     let mut model = Model::founded();
     model.run(&entry(9, vec![]));
     assert_eq!(model.run(&entry(3, vec![])).group_time, START.after(seconds(9)));
 }
 
 #[test]
-fn r8_permission_is_that_of_the_directory_in_force_there() {
+fn r08_permission_is_that_of_the_directory_in_force_there() {
     let mut model = Model::founded();
     let mut narrower = draft();
     narrower.version = 2;
@@ -141,7 +141,7 @@ fn r8_permission_is_that_of_the_directory_in_force_there() {
 }
 
 #[test]
-fn r8_a_directory_takes_effect_only_behind_the_pinned_operator_and_with_a_higher_version() {
+fn r08_a_directory_takes_effect_only_behind_the_pinned_operator_and_with_a_higher_version() {
     let mut model = Model::founded();
     let in_force = |model: &mut Model, op: DirectoryOp| {
         let changes = model.run(&Entry { time: START, ops: vec![Op::Directory(op)] });
@@ -166,7 +166,7 @@ fn r8_a_directory_takes_effect_only_behind_the_pinned_operator_and_with_a_higher
 }
 
 #[test]
-fn r8_a_signed_directory_that_cannot_be_read_stops_the_node() {
+fn r08_a_signed_directory_that_cannot_be_read_stops_the_node() {
     let text = "version = 2\nof_a_later_version = true\n";
     let signature = secret(1).sign(sealcast::core::wire::label::DIRECTORY, text.as_bytes());
     let bytes =
@@ -179,7 +179,7 @@ fn r8_a_signed_directory_that_cannot_be_read_stops_the_node() {
 }
 
 #[test]
-fn r5_too_early_stays_undecided_and_nobody_waits_for_a_sibling() {
+fn r05_too_early_stays_undecided_and_nobody_waits_for_a_sibling() {
     let mut model = Model::founded();
     let second = after(item(2), &item(1));
     let changes = model.run(&entry(1, vec![vec![second.clone(), item(3)]]));
@@ -190,7 +190,7 @@ fn r5_too_early_stays_undecided_and_nobody_waits_for_a_sibling() {
 }
 
 #[test]
-fn r9_a_failed_predecessor_rejects_or_lets_go_on_as_asked() {
+fn r09_a_failed_predecessor_rejects_or_lets_go_on_as_asked() {
     let mut model = Model::founded();
     let refused = ManifestItem { expected_version: Some(at(9, 9)), key_tag: Some(KeyTag([1; 16])), ..item(1) };
     let unseen = ManifestItem { deadline: START.after(seconds(2)), ..item(2) };
@@ -214,7 +214,7 @@ fn r9_a_failed_predecessor_rejects_or_lets_go_on_as_asked() {
 }
 
 #[test]
-fn r9_the_expected_version_of_a_key_is_its_last_position() {
+fn r09_the_expected_version_of_a_key_is_its_last_position() {
     let mut model = Model::founded();
     let key = KeyTag([4; 16]);
     let expects =
@@ -260,7 +260,7 @@ fn r26_what_is_before_the_horizon_is_forgotten_never_expired() {
 }
 
 #[test]
-fn an_unknown_op_or_version_is_named_and_the_bytes_have_one_form() {
+fn r04_an_unknown_op_or_version_is_named_and_the_bytes_have_one_form() {
     let good = entry(1, vec![vec![item(1)]]).encode();
     for reserved in [op_number::PURGE, op_number::RETENTION, op_number::NODE_ID, 77] {
         // Field 3 (an op) of four bytes: its number, and an empty body left out.
@@ -395,7 +395,7 @@ proptest! {
     /// Whatever the log holds: apply and the model agree, a replay gives the same state and digest, and no ticket that has a
     /// fate ever gets another.
     #[test]
-    fn any_log_gives_every_ticket_one_fate_and_every_replay_the_same_state(entries in any_entries()) {
+    fn r04_any_log_gives_every_ticket_one_fate_and_every_replay_the_same_state(entries in any_entries()) {
         let (mut model, mut beside) = (Model::founded(), Model::founded());
         let mut fates: BTreeMap<(TransactionId, Time, PayloadTag), Standing> = BTreeMap::new();
         let items: Vec<ManifestItem> = entries

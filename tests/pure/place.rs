@@ -80,7 +80,7 @@ fn every_partition_of_a_domain_carries_some() {
 }
 
 #[test]
-fn of_three_brokers_with_one_away_its_shards_go_to_both_others() {
+fn r14_of_three_brokers_with_one_away_its_shards_go_to_both_others() {
     let domains = known(&topic(3, 1, 1, &BTreeSet::from([1])));
     let mut placement = Placement::new(8, 12, 0);
     let places = placement.plan(&domains, START);
@@ -91,7 +91,7 @@ fn of_three_brokers_with_one_away_its_shards_go_to_both_others() {
 }
 
 #[test]
-fn a_broker_that_goes_away_in_between_costs_only_its_shards() {
+fn r15_a_broker_that_goes_away_in_between_costs_only_its_shards() {
     let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
     let mut placement = Placement::new(8, 12, 0);
     let places = placement.plan(&domains, START);
@@ -119,7 +119,7 @@ fn a_broker_that_goes_away_in_between_costs_only_its_shards() {
 }
 
 #[test]
-fn a_late_domain_keeps_its_shards_and_others_get_copies() {
+fn r14_a_late_domain_keeps_its_shards_and_others_get_copies() {
     let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
     for partition in 0..3 {
         for _ in 0..8 {
@@ -139,7 +139,7 @@ fn a_late_domain_keeps_its_shards_and_others_get_copies() {
 }
 
 #[test]
-fn a_silent_broker_is_noticed_by_what_it_leaves_waiting() {
+fn r15_a_silent_broker_is_noticed_by_what_it_leaves_waiting() {
     let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
     for partition in 0..3 {
         let token = domains.sent(partition, START).unwrap();
@@ -151,7 +151,7 @@ fn a_silent_broker_is_noticed_by_what_it_leaves_waiting() {
 }
 
 #[test]
-fn one_domain_left_withholds_by_name_and_still_sends() {
+fn r14_one_domain_left_withholds_by_name_and_still_sends() {
     let domains = known(&topic(3, 1, 1, &BTreeSet::from([0, 2])));
     let mut placement = Placement::new(8, 12, 0);
     let places = placement.plan(&domains, START);
@@ -167,7 +167,7 @@ fn one_domain_left_withholds_by_name_and_still_sends() {
 }
 
 #[test]
-fn one_acknowledgement_of_a_replicated_topic_proves_two_domains() {
+fn r14_one_acknowledgement_of_a_replicated_topic_proves_two_domains() {
     let domains = known(&topic(3, 1, 2, &BTreeSet::new()));
     let mut placement = Placement::new(1, 1, 0);
     let places = placement.plan(&domains, START);
@@ -178,7 +178,7 @@ fn one_acknowledgement_of_a_replicated_topic_proves_two_domains() {
 }
 
 #[test]
-fn what_a_domain_acknowledged_and_took_with_it_is_topped_up() {
+fn r15_what_a_domain_acknowledged_and_took_with_it_is_topped_up() {
     let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
     let mut placement = Placement::new(8, 12, 0);
     placement.plan(&domains, START).iter().for_each(|place| placement.acknowledged(*place));
@@ -202,7 +202,7 @@ proptest! {
     /// Whatever fails or falls silent, what is called accepted survives any one domain; and as long as two domains acknowledge,
     /// it becomes accepted.
     #[test]
-    fn accepted_is_a_promise_that_holds(
+    fn r14_accepted_is_a_promise_that_holds(
         count in 2usize..6,
         each in 1usize..3,
         small in any::<bool>(),

@@ -58,7 +58,7 @@ fn ids(items: &[u32]) -> Vec<TransactionId> {
 }
 
 #[test]
-fn a_quorum_of_equal_reports_is_proposed_once_and_names_its_reporters() {
+fn r10_a_quorum_of_equal_reports_is_proposed_once_and_names_its_reporters() {
     let (mut tally, model) = (Tally::new(), Model::founded());
     let parcel = manifest(1, vec![item(1), item(2)]);
     tally.report(report("a", 1, 1, NOTHING, std::slice::from_ref(&parcel)));
@@ -87,7 +87,7 @@ fn a_quorum_of_equal_reports_is_proposed_once_and_names_its_reporters() {
 }
 
 #[test]
-fn what_was_not_written_is_proposed_again_and_what_was_is_not() {
+fn r10_what_was_not_written_is_proposed_again_and_what_was_is_not() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     all_report(&mut tally, 1, 1, NOTHING, &[manifest(1, vec![item(1)])]);
     let (number, lost) = propose(&mut tally, &model, 0).unwrap();
@@ -105,7 +105,7 @@ fn what_was_not_written_is_proposed_again_and_what_was_is_not() {
 }
 
 #[test]
-fn the_manifest_is_asked_for_until_one_with_its_digest_comes() {
+fn r10_the_manifest_is_asked_for_until_one_with_its_digest_comes() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let parcel = manifest(1, vec![item(1)]);
     let without = |name: &str, number| {
@@ -125,7 +125,7 @@ fn the_manifest_is_asked_for_until_one_with_its_digest_comes() {
 }
 
 #[test]
-fn a_new_life_of_a_store_takes_back_what_the_old_one_reported() {
+fn r10_a_new_life_of_a_store_takes_back_what_the_old_one_reported() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let parcel = manifest(1, vec![item(1)]);
     tally.report(report("a", 1, 1, NOTHING, std::slice::from_ref(&parcel)));
@@ -141,7 +141,7 @@ fn a_new_life_of_a_store_takes_back_what_the_old_one_reported() {
 }
 
 #[test]
-fn r5_bundles_that_wait_for_each_other_stand_in_one_entry() {
+fn r05_bundles_that_wait_for_each_other_stand_in_one_entry() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     // P1 = a1, b2 after b1; P2 = b1, a2 after a1.
     let (a1, b1) = (item(1), item(2));
@@ -154,7 +154,7 @@ fn r5_bundles_that_wait_for_each_other_stand_in_one_entry() {
 }
 
 #[test]
-fn r5_release_on_complete_waits_until_every_voter_holds_the_predecessor() {
+fn r05_release_on_complete_waits_until_every_voter_holds_the_predecessor() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let mut second = after(item(2), &item(1));
     second.predecessor.as_mut().unwrap().release = Release::Complete;
@@ -173,7 +173,7 @@ fn r5_release_on_complete_waits_until_every_voter_holds_the_predecessor() {
 }
 
 #[test]
-fn r9_an_unseen_predecessor_is_waited_for_until_its_deadline_and_no_longer() {
+fn r09_an_unseen_predecessor_is_waited_for_until_its_deadline_and_no_longer() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let unseen = ManifestItem { deadline: START.after(seconds(4)), ..item(1) };
     let mut second = after(item(2), &unseen);
@@ -194,7 +194,7 @@ fn r9_an_unseen_predecessor_is_waited_for_until_its_deadline_and_no_longer() {
 }
 
 #[test]
-fn r7_time_passes_every_second_while_anything_is_undecided_else_every_ten() {
+fn r07_time_passes_every_second_while_anything_is_undecided_else_every_ten() {
     let times = |manifests: &[Manifest]| -> Vec<u64> {
         let (mut tally, mut model) = (Tally::new(), Model::founded());
         let mut made = Vec::new();
@@ -209,7 +209,7 @@ fn r7_time_passes_every_second_while_anything_is_undecided_else_every_ten() {
 }
 
 #[test]
-fn r7_expired_ones_are_not_proposed_and_drop_out() {
+fn r07_expired_ones_are_not_proposed_and_drop_out() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let short = ManifestItem { deadline: START.after(seconds(3)), ..after(item(2), &item(1)) };
     for now in 1..7 {
@@ -222,7 +222,7 @@ fn r7_expired_ones_are_not_proposed_and_drop_out() {
 }
 
 #[test]
-fn r8_an_offered_directory_is_proposed_until_it_is_in_force() {
+fn r08_an_offered_directory_is_proposed_until_it_is_in_force() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let mut next = draft();
     next.version = 2;
@@ -246,7 +246,7 @@ fn successor(version: u64, change: impl FnOnce(&mut Draft)) -> Arc<Directory> {
 }
 
 #[test]
-fn r8_what_the_log_would_refuse_or_a_group_could_not_go_on_under_is_never_written() {
+fn r08_what_the_log_would_refuse_or_a_group_could_not_go_on_under_is_never_written() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     all_report(&mut tally, 1, 1, NOTHING, &[manifest(1, vec![item(1)])]);
     assert_eq!(drain(&mut tally, &mut model, 0).len(), 1);
@@ -296,7 +296,7 @@ fn r8_what_the_log_would_refuse_or_a_group_could_not_go_on_under_is_never_writte
 }
 
 #[test]
-fn r8_a_corrected_directory_of_a_refused_ones_version_is_proposed() {
+fn r08_a_corrected_directory_of_a_refused_ones_version_is_proposed() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let own = crate::segments::secret(1).public().bytes();
     all_report(&mut tally, 1, 0, NOTHING, &[]);
@@ -311,7 +311,7 @@ fn r8_a_corrected_directory_of_a_refused_ones_version_is_proposed() {
 }
 
 #[test]
-fn r8_a_group_whose_directory_lost_its_destination_takes_the_corrected_one() {
+fn r08_a_group_whose_directory_lost_its_destination_takes_the_corrected_one() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let parcels = [manifest(1, vec![item(1)])];
     let dropped = successor(2, |draft| {
@@ -344,7 +344,7 @@ fn time_that_cannot_move_is_not_looked_at_without_end() {
 }
 
 #[test]
-fn a_void_commit_is_proposed_again_when_its_reporters_are_a_quorum() {
+fn r10_a_void_commit_is_proposed_again_when_its_reporters_are_a_quorum() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let parcels = [manifest(1, vec![item(1)])];
     for name in ["a", "b"] {
@@ -413,7 +413,7 @@ impl View for Counting<'_> {
 }
 
 #[test]
-fn ten_thousand_that_wait_for_one_cost_nothing_while_they_wait() {
+fn r05_ten_thousand_that_wait_for_one_cost_nothing_while_they_wait() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let parcels: Vec<Manifest> = (0..10)
         .map(|parcel| {

@@ -188,7 +188,7 @@ fn every_single_bit_change_of_any_notice_is_refused() {
 }
 
 #[test]
-fn who_may_sign_is_what_the_directory_says() {
+fn r13_who_may_sign_is_what_the_directory_says() {
     let record = |signer: &str, name: &str, version| {
         sign_receipts(&key(signer), &node(name), orders(), version, &[statement(1, committed(7))]).remove(0)
     };
@@ -205,7 +205,7 @@ fn who_may_sign_is_what_the_directory_says() {
 }
 
 #[test]
-fn committed_is_a_majority_that_agrees_and_complete_is_all() {
+fn r13_committed_is_a_majority_that_agrees_and_complete_is_all() {
     let mut counter = counter();
     assert_eq!(counter.add(&said("a", statement(1, committed(7)))), Added::Counted);
     assert_eq!(counter.agreed(&directories()), None);
@@ -223,7 +223,7 @@ fn committed_is_a_majority_that_agrees_and_complete_is_all() {
 }
 
 #[test]
-fn what_is_about_something_else_is_never_counted() {
+fn r13_what_is_about_something_else_is_never_counted() {
     let mut counter = counter();
     let good = statement(1, committed(7));
     let elsewhere =
@@ -248,7 +248,7 @@ fn what_is_about_something_else_is_never_counted() {
 }
 
 #[test]
-fn signers_of_two_directory_versions_are_not_mixed() {
+fn r13_signers_of_two_directory_versions_are_not_mixed() {
     let under = |version, verdict| Statement { directory: version, ..statement(1, verdict) };
     let expired = |more| Verdict::Expired { group_time: Time(DEADLINE.0 + more) };
     let mut counter = counter();
@@ -275,7 +275,7 @@ fn signers_of_two_directory_versions_are_not_mixed() {
 }
 
 #[test]
-fn having_forgotten_contradicts_nothing() {
+fn r26_having_forgotten_contradicts_nothing() {
     let mut counter = counter();
     let forgotten = statement(1, Verdict::Forgotten { group_time: Time(u64::MAX) });
     counter.add(&said("a", forgotten.clone()));
@@ -286,7 +286,7 @@ fn having_forgotten_contradicts_nothing() {
 }
 
 #[test]
-fn a_majority_of_refusals_lets_the_sender_seal_anew() {
+fn r22_a_majority_of_refusals_lets_the_sender_seal_anew() {
     let mut refusals = Refusals::new(orders(), refusal().digest);
     let refused = |name: &str, refusal: Refusal| match Notice::decode(
         &refusal.sign(&key(name), &node(name), orders(), 1).value,
@@ -350,7 +350,7 @@ fn a_directory_travels_to_everybody() {
 }
 
 #[test]
-fn a_query_is_answered_for_senders_that_may_send_here() {
+fn r13_a_query_is_answered_for_senders_that_may_send_here() {
     let asked = vec![(transaction(1), DEADLINE, Some(PayloadTag([5; 32]))), (transaction(2), DEADLINE, None)];
     let query = Query { time: NOW, asked };
     let record = query.sign(&web(), orders());

@@ -247,7 +247,7 @@ fn header(profile: Profile, length: u32) -> StripeHeader {
 }
 
 #[test]
-fn n35_a_codeword_that_is_none_is_refused_from_every_subset() {
+fn r02_n35_a_codeword_that_is_none_is_refused_from_every_subset() {
     for (k, m) in [(3, 2), (1, 2), (5, 1), (8, 4)] {
         let profile = Profile::new(k, m, 4).unwrap();
         let length = 4 * u32::from(k);
@@ -271,7 +271,7 @@ fn n35_a_codeword_that_is_none_is_refused_from_every_subset() {
 }
 
 #[test]
-fn n36_padding_that_is_not_zeros_is_refused_from_every_subset() {
+fn r02_n36_padding_that_is_not_zeros_is_refused_from_every_subset() {
     let profile = Profile::new(3, 2, 4).unwrap();
     // A codeword over 12 bytes, announced as 10: the last two are padding.
     let honest = &split(core(&web(), 1, profile), &web(), &sealed(12, 1))[0];
@@ -367,7 +367,7 @@ fn a_cached_signature_serves_only_its_key_input_and_bytes() {
 }
 
 #[test]
-fn n20_a_body_that_another_sender_signs_is_another_parcel_with_another_context() {
+fn r01_n20_a_body_that_another_sender_signs_is_another_parcel_with_another_context() {
     let stripe = first_stripe();
     let (shards, proofs) = parts(&stripe);
     // Signed by "shop" though the header names "web".
@@ -434,7 +434,7 @@ fn n39_what_belongs_elsewhere_does_not_come_through_the_gate() {
 }
 
 #[test]
-fn a_damaged_outbox_is_noticed() {
+fn r03_a_damaged_outbox_is_noticed() {
     let stripe = first_stripe();
     let mut sealed = stripe.sealed.to_vec();
     sealed[3] ^= 1;
@@ -444,7 +444,7 @@ fn a_damaged_outbox_is_noticed() {
 }
 
 #[test]
-fn segment_ids_follow_from_header_and_index() {
+fn r01_segment_ids_follow_from_header_and_index() {
     let (one, other) = (Digest([1; 32]), Digest([2; 32]));
     assert_eq!(segment_id(&one, 3), segment_id(&one, 3));
     assert_ne!(segment_id(&one, 3), segment_id(&one, 4));

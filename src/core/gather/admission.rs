@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_caps_hold_each_and_together() {
+    fn r16_the_caps_hold_each_and_together() {
         let (a, b) = (VerifyingKeyBytes([1; 32]), VerifyingKeyBytes([2; 32]));
         let mut admission = Admission::new(Caps { sender_bytes: 10, total_bytes: 15, deferred: 1 });
         admission.take(&a, 9);

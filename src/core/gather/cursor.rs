@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_stands_at_the_first_record_that_has_not_passed() {
+    fn r16_the_mark_stands_at_the_first_record_that_has_not_passed() {
         let mut cursor = Cursor::new(Mark::default());
         for offset in 0..4u8 {
             cursor.see(offset.into(), id(offset));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_told_from_retention() {
+    fn r17_gaps_are_told_from_retention() {
         let mark = Mark { offset: 10, previous: Some((9, id(9))) };
         assert_eq!(mark.check(0, 10, Some(id(9))), Ok(()));
         assert_eq!(mark.check(10, 20, None), Ok(()), "retention removed the previous record only");

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_at_rest_opens_only_where_it_was_put() {
+    fn r24_a_key_at_rest_opens_only_where_it_was_put() {
         let [here, there] = ["node-a", "node-b"].map(|name| NodeName::new(name).expect("a name"));
         let storage = StorageKey::new([1; 32]);
         let key = TransactionKey::new([2; 32]);

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_is_compared() {
+    fn r18_every_setting_is_compared() {
         let replicated = plan(Layout::Replicated { factor: 3 });
         let mut found = topic(&replicated, &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]]);
         for (name, value) in [

@@ -18,7 +18,7 @@ async fn start(world: &World) -> Client {
 const SOON: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-async fn a_majority_commits_and_all_complete() {
+async fn r13_a_majority_commits_and_all_complete() {
     let world = World::new(3).await;
     let client = start(&world).await;
     let handle = client.submit("orders", Transaction::new("x").key("k")).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_majority_commits_and_all_complete() {
 }
 
 #[tokio::test]
-async fn what_is_said_wrongly_does_not_count() {
+async fn r13_what_is_said_wrongly_does_not_count() {
     let world = World::new(3).await;
     let client = start(&world).await;
     let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
@@ -198,7 +198,7 @@ async fn what_nodes_miss_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_newer_directory_comes_by_notice_and_stays() {
+async fn r13_a_newer_directory_comes_by_notice_and_stays() {
     let mut world = World::new(3).await;
     let client = start(&world).await;
     let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_newer_directory_comes_by_notice_and_stays() {
 }
 
 #[tokio::test]
-async fn what_a_majority_refuses_is_sealed_anew() {
+async fn r22_what_a_majority_refuses_is_sealed_anew() {
     let mut world = World::new(3).await;
     let client = start(&world).await;
     let large = vec![6; 2_500_000];

@@ -34,7 +34,7 @@ fn predecessor(opened: &[Opened], id: TransactionId) -> Option<TransactionId> {
 }
 
 #[tokio::test]
-async fn the_retry_after_a_rejection_follows_nobody() {
+async fn r09_the_retry_after_a_rejection_follows_nobody() {
     let world = World::new(3).await;
     let client = start(&world, world.options()).await;
     for round in 1..=3 {
@@ -61,7 +61,7 @@ async fn the_retry_after_a_rejection_follows_nobody() {
 }
 
 #[tokio::test]
-async fn order_holds_over_a_restart_though_a_fate_came_late() {
+async fn r09_order_holds_over_a_restart_though_a_fate_came_late() {
     let (world, disk) = (World::new(3).await, HeldDisk::default());
     let client = start(&world, on(&disk, &world)).await;
     let first = client.submit("orders", Transaction::new("1").key("k")).await.unwrap();
@@ -84,7 +84,7 @@ async fn order_holds_over_a_restart_though_a_fate_came_late() {
 }
 
 #[tokio::test]
-async fn brokers_have_nothing_whole_before_the_outbox_has_it() {
+async fn r03_brokers_have_nothing_whole_before_the_outbox_has_it() {
     let (world, disk) = (World::new(3).await, HeldDisk::default());
     let client = start(&world, on(&disk, &world)).await;
     disk.hold();

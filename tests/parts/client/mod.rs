@@ -139,7 +139,7 @@ async fn a_stream_of_submissions_keeps_its_order_shares_parcels_and_goes_on_afte
 }
 
 #[tokio::test]
-async fn one_transaction_goes_to_several_destinations_in_one_parcel() {
+async fn r20_one_transaction_goes_to_several_destinations_in_one_parcel() {
     let world = World::new(3).await;
     let client = start(&world).await;
     let both = [destination("stock"), destination("orders")];
@@ -158,7 +158,7 @@ async fn one_transaction_goes_to_several_destinations_in_one_parcel() {
 }
 
 #[tokio::test]
-async fn a_restarted_client_sends_the_kept_bytes_again_and_no_others() {
+async fn r03_a_restarted_client_sends_the_kept_bytes_again_and_no_others() {
     let world = World::new(3).await;
     let client = start(&world).await;
     let small = client.submit("orders", Transaction::new("small").key("k")).await.unwrap();

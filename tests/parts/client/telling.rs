@@ -25,7 +25,7 @@ fn id(number: u8) -> TransactionId {
 }
 
 #[tokio::test]
-async fn an_id_that_is_submitted_again_is_the_same_transaction() {
+async fn r06_an_id_that_is_submitted_again_is_the_same_transaction() {
     let world = World::new(3).await;
     let client = start(&world, world.options()).await;
     let large = vec![7; 3_000_000];

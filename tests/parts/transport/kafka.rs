@@ -46,7 +46,7 @@ async fn readers_of_one_partition_do_not_disturb_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replicated_topic_proves_two_domains() {
+async fn r14_a_replicated_topic_proves_two_domains() {
     let brokers = tokio::task::spawn_blocking(shared).await.expect("a cluster");
     let transport = connect(&brokers);
     let plan = TopicPlan { layout: Layout::Replicated { factor: 3 }, ..plan("replicated") };
@@ -130,7 +130,7 @@ async fn until(what: &str, done: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_or_silent_broker_costs_only_its_own_partition_and_is_used_again() {
+async fn r15_a_dead_or_silent_broker_costs_only_its_own_partition_and_is_used_again() {
     let mut cluster = tokio::task::spawn_blocking(Cluster::start).await.expect("a cluster");
     let transport = connect(&cluster.brokers());
     let topic = topic(&transport, "faults").await;

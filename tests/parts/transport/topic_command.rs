@@ -31,7 +31,7 @@ fn environment(folder: &Path, transport: &str) -> String {
 }
 
 #[test]
-fn topics_are_made_once_and_checked() {
+fn r18_topics_are_made_once_and_checked() {
     let folder = tempfile::tempdir().expect("a folder");
     let brokers = shared();
     // The configuration names nobody; the flag names the cluster.

@@ -12,7 +12,7 @@ use crate::gathering::*;
 use crate::segments::*;
 
 #[test]
-fn n21_one_parcel_id_from_two_senders_is_two_parcels() {
+fn r01_n21_one_parcel_id_from_two_senders_is_two_parcels() {
     let mut node = Node::new(Caps::default());
     let (one, other) = (core(&web(), 1, tiny()), core(&shop(), 1, tiny()));
     let (ones, others) = (split(one.clone(), &web(), &sealed(60, 1)), split(other.clone(), &shop(), &sealed(70, 2)));
@@ -26,7 +26,7 @@ fn n21_one_parcel_id_from_two_senders_is_two_parcels() {
 }
 
 #[test]
-fn n22_two_headers_for_one_stripe_are_kept_apart_and_reported() {
+fn r01_n22_two_headers_for_one_stripe_are_kept_apart_and_reported() {
     let core = core(&web(), 1, tiny());
     let (ours, theirs) = (split(core.clone(), &web(), &sealed(100, 1)), split(core.clone(), &web(), &sealed(100, 2)));
     // Interleaved: no shard of one ever helps the other.
@@ -48,7 +48,7 @@ fn n22_two_headers_for_one_stripe_are_kept_apart_and_reported() {
 }
 
 #[test]
-fn headers_of_one_stripe_are_bounded() {
+fn r01_headers_of_one_stripe_are_bounded() {
     let mut node = Node::new(Caps::default());
     for seed in 0..20 {
         let stripes = split(core(&web(), 1, tiny()), &web(), &sealed(100, seed));
@@ -58,7 +58,7 @@ fn headers_of_one_stripe_are_bounded() {
 }
 
 #[test]
-fn a_later_stripe_of_another_branch_gives_way_to_that_of_the_chain() {
+fn r01_a_later_stripe_of_another_branch_gives_way_to_that_of_the_chain() {
     let core = core(&web(), 1, tiny());
     let (ours, theirs) = (split(core.clone(), &web(), &sealed(100, 1)), split(core.clone(), &web(), &sealed(100, 2)));
     let mut node = Node::new(Caps::default());

@@ -8,7 +8,7 @@ use crate::gathering::*;
 use crate::segments::*;
 
 #[test]
-fn a_parcel_far_larger_than_the_caps_passes() {
+fn r16_a_parcel_far_larger_than_the_caps_passes() {
     let caps = Caps { sender_bytes: 16_000, total_bytes: 16_000, deferred: 100 };
     let mut node = Node::new(caps);
     let (core, sealed, stripes) = parcel(1, 48 * 2000);
@@ -22,7 +22,7 @@ fn a_parcel_far_larger_than_the_caps_passes() {
 }
 
 #[test]
-fn what_is_over_the_caps_is_deferred_and_finished_later() {
+fn r16_what_is_over_the_caps_is_deferred_and_finished_later() {
     let caps = Caps { sender_bytes: 12_000, total_bytes: 100_000, deferred: 100_000 };
     let mut node = Node::new(caps);
     let (core, sealed, stripes) = parcel(1, 48 * 60);
@@ -42,7 +42,7 @@ fn what_is_over_the_caps_is_deferred_and_finished_later() {
 }
 
 #[test]
-fn a_sender_that_fills_the_memory_does_not_keep_others_out() {
+fn r16_a_sender_that_fills_the_memory_does_not_keep_others_out() {
     let caps = Caps { sender_bytes: 60_000, total_bytes: 30_000, deferred: 10_000 };
     let mut node = Node::new(caps);
     // Many parcels of which k - 1 shards come.
@@ -62,7 +62,7 @@ fn a_sender_that_fills_the_memory_does_not_keep_others_out() {
 }
 
 #[test]
-fn deferred_addresses_are_bounded_and_the_newest_go() {
+fn r16_deferred_addresses_are_bounded_and_the_newest_go() {
     let caps = Caps { sender_bytes: 3_000, total_bytes: 3_000, deferred: 5 };
     let mut node = Node::new(caps);
     for number in 10..40 {
@@ -76,7 +76,7 @@ fn deferred_addresses_are_bounded_and_the_newest_go() {
 }
 
 #[test]
-fn parcels_that_are_opened_in_part_are_counted_and_bounded() {
+fn r16_parcels_that_are_opened_in_part_are_counted_and_bounded() {
     let caps = Caps { sender_bytes: 640_000, total_bytes: 1_280_000, deferred: 10_000 };
     let mut node = Node::new(caps);
     // First stripes only: each of them keeps something open outside the reassembler.

@@ -117,7 +117,7 @@ proptest! {
 /// Two senders each held two of the three shards that a stripe needs, in memory that has room for five. Neither held enough
 /// more than the other to give way, so both were put off for stalling, came again together, and never ended.
 #[test]
-fn two_senders_that_fill_the_memory_take_turns() {
+fn r16_two_senders_that_fill_the_memory_take_turns() {
     let case = Case {
         lengths: &[337, 289, 145, 97],
         losses: &[0, 1, 3, 1, 9],

@@ -14,7 +14,7 @@ use crate::gathering::*;
 use crate::segments::*;
 
 #[test]
-fn n35_a_miscoded_stripe_refuses_the_parcel_under_its_d() {
+fn r02_n35_a_miscoded_stripe_refuses_the_parcel_under_its_d() {
     let (core, _, stripes) = parcel(1, 48 * 4);
     let mut shards: Vec<Vec<u8>> = (0..5).map(|seed| sealed(16, seed)).collect();
     shards[4].fill(0);
@@ -63,7 +63,7 @@ fn n35_a_miscoded_stripe_refuses_the_parcel_under_its_d() {
 }
 
 #[test]
-fn a_refusal_by_whoever_opens_waits_for_d_too() {
+fn r22_a_refusal_by_whoever_opens_waits_for_d_too() {
     let (core, _, stripes) = parcel(1, 48 * 3);
     let mut node = Node::new(Caps::default());
     node.refuse_first = Some(RefusalReason::Unopenable);
@@ -78,7 +78,7 @@ fn a_refusal_by_whoever_opens_waits_for_d_too() {
 type Change<'a> = &'a dyn Fn(&mut Core);
 
 #[test]
-fn n14_n15_n16_n39_what_the_directory_rules_out_is_refused() {
+fn r22_n14_n15_n16_n39_what_the_directory_rules_out_is_refused() {
     let mut draft = draft();
     let retired = {
         let entry = draft.destinations.get_mut(&"orders".parse().unwrap()).unwrap();

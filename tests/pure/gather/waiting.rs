@@ -32,7 +32,7 @@ fn late_segments_of_an_ended_parcel_pass_at_once() {
 }
 
 #[test]
-fn unknown_senders_and_keys_are_deferred_until_a_directory_lists_them() {
+fn r21_unknown_senders_and_keys_are_deferred_until_a_directory_lists_them() {
     let stranger = secret(77);
     let new_key = sealcast::core::directory::key_id(Suite::XWing, &[8; 1216]);
     let (mut first, mut second) = (core(&stranger, 1, tiny()), core(&web(), 2, tiny()));
@@ -76,7 +76,7 @@ fn expired_parcels_are_abandoned_and_their_offsets_pass() {
 }
 
 #[test]
-fn a_local_fault_defers_the_whole_parcel_and_it_is_gathered_again() {
+fn r21_a_local_fault_defers_the_whole_parcel_and_it_is_gathered_again() {
     let mut node = Node::new(Caps::default());
     let (core, sealed, stripes) = parcel(1, 48 * 3);
     node.send_stripe(&stripes[0]);
@@ -93,7 +93,7 @@ fn a_local_fault_defers_the_whole_parcel_and_it_is_gathered_again() {
 }
 
 #[test]
-fn notes_of_the_store_are_read_again_after_a_start() {
+fn r16_notes_of_the_store_are_read_again_after_a_start() {
     let mut before = Node::new(Caps::default());
     let (core, sealed, stripes) = parcel(1, 48 * 2);
     before.send_stripe(&stripes[0]);
@@ -190,7 +190,7 @@ fn after_the_directorys_grace_nothing_new_is_admitted_until_another_is_in_force(
 }
 
 #[test]
-fn old_addresses_of_a_partition_made_anew_pass_nothing_that_lies_there_now() {
+fn r17_old_addresses_of_a_partition_made_anew_pass_nothing_that_lies_there_now() {
     let mut node = Node::new(Caps::default());
     let (core, sealed, stripes) = parcel(1, 48 * 3);
     node.send_stripe(&stripes[0]);
@@ -228,7 +228,7 @@ fn old_addresses_of_a_partition_made_anew_pass_nothing_that_lies_there_now() {
 }
 
 #[test]
-fn a_stripe_that_is_half_there_when_its_partition_is_made_anew_is_gathered_from_what_is_read_then() {
+fn r17_a_stripe_that_is_half_there_when_its_partition_is_made_anew_is_gathered_from_what_is_read_then() {
     let mut node = Node::new(Caps::default());
     let (core, sealed, stripes) = parcel(1, 48);
     node.send(&stripes[0].segments[0].record);
@@ -245,7 +245,7 @@ fn a_stripe_that_is_half_there_when_its_partition_is_made_anew_is_gathered_from_
 }
 
 #[test]
-fn a_parcel_that_is_opened_in_part_and_stands_still_is_let_go_of_and_gathered_again() {
+fn r16_a_parcel_that_is_opened_in_part_and_stands_still_is_let_go_of_and_gathered_again() {
     let mut node = Node::new(Caps::default());
     let (core, sealed, stripes) = parcel(1, 48 * 3);
     let key = key_of(&core);

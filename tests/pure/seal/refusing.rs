@@ -142,7 +142,7 @@ fn a_commitment_forces_one_key_on_all_destinations() {
 }
 
 #[test]
-fn another_key_at_hand_is_local_trouble_and_no_verdict() {
+fn r21_another_key_at_hand_is_local_trouble_and_no_verdict() {
     let targets = targets(Suite::XWing, &[1]);
     let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
     for (own, key) in [(tag(1), secret(Suite::XWing, 7)), (tag(2), secret(Suite::XWing, 1))] {

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_must_have_reached_it() {
+    fn r07_a_majority_must_have_reached_it() {
         let pace = Pace::default();
         let clocks = vec![Time(5_000), Time(900_000), Time(5_400)];
         assert_eq!(pace.time(seconds(0), Time(4_900), clocks.clone(), 2), Time(5_400));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn it_never_goes_back_and_never_runs_ahead() {
+    fn r07_it_never_goes_back_and_never_runs_ahead() {
         let mut pace = Pace::default();
         let far = || vec![Time(1_000_000); 3];
         assert_eq!(pace.time(seconds(7), Time(10_000), far(), 2), Time(11_000), "first of a term: 1 s");
