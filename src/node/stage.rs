@@ -15,7 +15,7 @@ use crate::core::gather::{DeferReason, Delivery, ParcelKey};
 use crate::core::id::{RefusalReason, Time};
 use crate::core::seal::custody::{NONCE_BYTES, StorageKey};
 use crate::core::seal::keys::TransactionKey;
-use crate::core::seal::{Event, ParcelContext, ParcelOpener, envelope_bytes};
+use crate::core::seal::{BodyError, EnvelopeOpenError, Event, OpenError, ParcelContext, ParcelOpener, envelope_bytes};
 use crate::core::split::header::Core;
 use crate::store::StoreError;
 use crate::store::bodies::{BodyWriter, FinishedBody};
@@ -411,9 +411,16 @@ impl Opening {
     }
 }
 
-fn fault_of(error: &crate::core::seal::OpenError) -> Fault {
-    match error.refusal() {
-        Some(reason) => Fault::Refused(reason),
-        None => Fault::Deferred(DeferReason::UnknownVersion, error.to_string()),
+fn fault_of(error: &OpenError) -> Fault {
+    if let Some(reason) = error.refusal() {
+        return Fault::Refused(reason);
     }
+    let reason = match error {
+        OpenError::Envelope(EnvelopeOpenError::OtherKey { .. } | EnvelopeOpenError::NotAddressed(_)) => {
+            DeferReason::KeyMissing
+        }
+        OpenError::Transaction { cause: BodyError::Compression(_), .. } => DeferReason::Local,
+        _ => DeferReason::UnknownVersion,
+    };
+    Fault::Deferred(reason, error.to_string())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sealcast::core::directory::Directory;
 use sealcast::core::gather::{
     Action, Address, Caps, Cursor, DeferReason, Equivocation, Gate, Identity, Mark, Missing, ParcelKey, Reassembler,
     Refused,
@@ -120,7 +121,12 @@ impl Node {
                     if delivery.header.last {
                         let bytes = self.assembling.remove(&key).unwrap();
                         self.staged.insert(key, (delivery.digest, bytes));
-                        queue.extend(self.reassembler.end(&key, delivery.header.core.expiry, self.now));
+                        queue.extend(self.reassembler.end(
+                            &key,
+                            delivery.digest,
+                            delivery.header.core.expiry,
+                            self.now,
+                        ));
                     }
                 }
                 Action::Refuse(refused) => self.refused.push(refused),
@@ -161,6 +167,13 @@ impl Node {
     pub fn wait(&mut self, duration: Duration) {
         self.now = self.now.after(duration);
         let actions = self.reassembler.due(self.now);
+        self.act(actions);
+    }
+
+    /// Puts a directory in force.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.gate.set_directory(directory.clone());
+        let actions = self.reassembler.set_directory(directory, self.now);
         self.act(actions);
     }
 

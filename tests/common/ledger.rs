@@ -42,7 +42,7 @@ pub fn directory_op() -> DirectoryOp {
             address: format!("127.0.0.1:{}", 7400 + u16::from(at)),
             signing: secret(at).public(),
             tls: secret(at + 1).public().bytes(),
-            hpke: Bytes::from(vec![at; 1216]),
+            hpke: Bytes::from([vec![0; 1184], vec![at; 32]].concat()),
         });
     }
     let keys = vec![DestinationKey::current(Suite::X25519, Bytes::from_static(&[9; 32])).unwrap()];

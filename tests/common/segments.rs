@@ -60,7 +60,7 @@ pub fn draft() -> Draft {
             address: format!("127.0.0.1:{}", 7400 + u16::from(at)),
             signing: secret(at).public(),
             tls: secret(at + 1).public().bytes(),
-            hpke: vec![at; 1216].into(),
+            hpke: [vec![0; 1184], vec![at; 32]].concat().into(),
         });
     }
     let nodes = ["a", "b", "c"].map(|node| node.parse().unwrap());

@@ -184,20 +184,21 @@ async fn world(says: [Option<Says>; 2]) -> World {
             address: listener.address().unwrap().to_string(),
             signing: secret(seed).public(),
             tls: secret(seed + 1).public().bytes(),
-            hpke: Bytes::from(vec![seed; 1216]),
+            hpke: Bytes::from([vec![0; 1184], vec![seed; 32]].concat()),
         });
         listeners.push((listener, secret(seed + 1)));
     }
     let nodes: [(&str, &[&str]); 2] = [("orders", &["a", "b"]), ("stock", &["b"])];
     for (number, (destination, nodes)) in (2..).zip(nodes) {
-        let key = DestinationKey::current(Suite::XWing, Bytes::from(vec![number; 1216])).unwrap();
+        let key =
+            DestinationKey::current(Suite::XWing, Bytes::from([vec![0; 1184], vec![number; 32]].concat())).unwrap();
         let nodes = nodes.iter().map(|node| name::<NodeName>(node));
         draft.add_destination(DestinationEntry::new(ENVIRONMENT, name(destination), nodes, vec![key]));
     }
     draft.add_reader(ReaderEntry {
         name: name("app"),
         signing: secret(31).public(),
-        hpke: Bytes::from(vec![31; 1216]),
+        hpke: Bytes::from([vec![0; 1184], vec![31; 32]].concat()),
         destinations: BTreeSet::from([name("orders"), name("stock")]),
     });
     let operator = secret(1);

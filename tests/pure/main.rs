@@ -7,6 +7,7 @@ mod deciding;
 mod gather;
 #[path = "../common/gathering.rs"]
 mod gathering;
+mod negative;
 mod place;
 mod propose;
 mod published_vectors;

@@ -293,27 +293,38 @@ fn parts(stripe: &Stripe) -> (Vec<Vec<u8>>, Vec<Vec<Digest>>) {
     (shards, merkle::proofs(&leaves).unwrap().1)
 }
 
+/// What parsing makes of the first shard with this index and proof.
+fn first_shard(stripe: &Stripe, index: u16, proof: &[Digest]) -> Result<Segment, SegmentError> {
+    let (shards, _) = parts(stripe);
+    Segment::parse(&encode(&stripe.header_bytes, &stripe.signature, index, proof, &shards[0]).into())
+}
+
 #[test]
-fn n32_n33_a_proof_of_another_length_or_index_is_refused() {
+fn n32_a_proof_too_long_or_short_is_refused() {
     let stripe = first_stripe();
-    let (shards, proofs) = parts(&stripe);
-    let make = |index: u16, proof: &[Digest]| {
-        Segment::parse(&encode(&stripe.header_bytes, &stripe.signature, index, proof, &shards[0]).into())
-    };
-    assert!(make(0, &proofs[0]).is_ok());
+    let (_, proofs) = parts(&stripe);
     let length = |result: Result<Segment, SegmentError>| {
         matches!(result, Err(SegmentError::Wire(WireError::Range { field: "segment: proof length", .. })))
     };
-    assert!(length(make(0, &proofs[0][..2])));
-    assert!(length(make(0, &[&proofs[0][..], &[ZEROS]].concat())));
-    assert!(length(make(4, &proofs[0])), "leaf 4 of 5 has a shorter proof");
-    assert!(matches!(
-        make(5, &proofs[0]),
-        Err(SegmentError::Wire(WireError::Range { field: "segment: shard index", .. }))
-    ));
+    assert!(first_shard(&stripe, 0, &proofs[0]).is_ok());
+    assert!(length(first_shard(&stripe, 0, &proofs[0][..2])));
+    assert!(length(first_shard(&stripe, 0, &[&proofs[0][..], &[ZEROS]].concat())));
+    assert!(length(first_shard(&stripe, 4, &proofs[0])), "leaf 4 of 5 has a shorter proof");
+}
+
+#[test]
+fn n33_an_index_outside_or_not_that_of_the_proof_is_refused() {
+    let stripe = first_stripe();
+    let (_, proofs) = parts(&stripe);
+    for outside in [5, 255, u16::MAX] {
+        assert!(matches!(
+            first_shard(&stripe, outside, &proofs[0]),
+            Err(SegmentError::Wire(WireError::Range { field: "segment: shard index", .. }))
+        ));
+    }
     let verify = |segment: Segment| segment.verify(&SignatureCache::default(), &web().public());
-    assert_eq!(verify(make(1, &proofs[0]).unwrap()), Err(SegmentError::Proof));
-    assert_eq!(verify(make(0, &proofs[1]).unwrap()), Err(SegmentError::Proof));
+    assert_eq!(verify(first_shard(&stripe, 1, &proofs[0]).unwrap()), Err(SegmentError::Proof));
+    assert_eq!(verify(first_shard(&stripe, 0, &proofs[1]).unwrap()), Err(SegmentError::Proof));
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Holder {
                     if ended || !opened {
                         self.opening.remove(&delivery.parcel);
                         let expiry = delivery.header.core.expiry;
-                        actions.extend(self.reassembler.end(&delivery.parcel, expiry, now));
+                        actions.extend(self.reassembler.end(&delivery.parcel, delivery.digest, expiry, now));
                     }
                 }
                 Action::Refuse(refused) => {

@@ -44,15 +44,36 @@ pub fn kem_key_bytes(suite: Suite) -> usize {
     }
 }
 
-/// Checks the shape of an HPKE public key: its length, and that its X25519 part is none of the seven encodings of small
-/// order once bit 255 is cleared (design, section 3.2). That the ML-KEM part is canonical is checked where it is used.
-/// Errors: [`KemKeyError`].
+/// Length of ML-KEM-768's coefficients, 12 bits each (FIPS 203, ByteEncode12); its seed follows them.
+const ML_KEM_COEFFICIENT_BYTES: usize = 1152;
+
+/// ML-KEM's q: coefficients are below it.
+const ML_KEM_Q: u16 = 3329;
+
+/// Checks an HPKE public key: its length, that its X25519 part is none of the seven encodings of small order once bit 255
+/// is cleared (design, section 3.2), and that its ML-KEM part is canonical (FIPS 203, section 7.2, modulus check). Errors:
+/// [`KemKeyError`].
 pub fn check_kem_key(suite: Suite, public: &[u8]) -> Result<(), KemKeyError> {
     let expected = kem_key_bytes(suite);
     if public.len() != expected {
         return Err(KemKeyError::Length { suite, expected, given: public.len() });
     }
-    if has_small_order_part(public) { Err(KemKeyError::SmallOrder) } else { Ok(()) }
+    if has_small_order_part(public) {
+        return Err(KemKeyError::SmallOrder);
+    }
+    let canonical = match suite {
+        Suite::X25519 => true,
+        Suite::XWing => public.chunks_exact(3).take(ML_KEM_COEFFICIENT_BYTES / 3).all(is_canonical),
+    };
+    if canonical { Ok(()) } else { Err(KemKeyError::NotCanonical) }
+}
+
+/// Whether the two coefficients in these three bytes are below q.
+fn is_canonical(three: &[u8]) -> bool {
+    let &[low, middle, high] = three else { return false };
+    let first = u16::from(low) | u16::from(middle & 0x0f) << 8;
+    let second = u16::from(middle >> 4) | u16::from(high) << 4;
+    first < ML_KEM_Q && second < ML_KEM_Q
 }
 
 /// Whether the last 32 bytes of a public or encapsulated key, which in both suites are X25519's, are one of the seven encodings

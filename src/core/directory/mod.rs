@@ -164,6 +164,9 @@ pub enum KemKeyError {
     /// The X25519 part is one of the encodings of small order: the shared secret would be known to all.
     #[error("the HPKE key is weak: its X25519 part has small order")]
     SmallOrder,
+    /// A coefficient of the ML-KEM part is 3329 or more: the same key written a second way.
+    #[error("the HPKE key's ML-KEM part is not canonical: a coefficient is 3329 or more")]
+    NotCanonical,
 }
 
 impl KemKeyError {

@@ -11,7 +11,8 @@ use super::{Address, ParcelKey};
 use crate::core::id::{Time, VerifyingKeyBytes};
 
 /// Every deferred record is read again after this long, whatever else happens; those of a parcel that was opened
-/// in part and let go of wait twice as long each time, up to [`READ_AGAIN_AT_MOST`].
+/// in part and let go of, and those of which nothing could be verified, wait twice as long each time, up to
+/// [`READ_AGAIN_AT_MOST`]. What ends their reason calls for them at once.
 pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// The longest that a deferred record waits to be read again.
@@ -29,13 +30,18 @@ pub(super) struct Entry {
     pub cost: usize,
     /// Whether it was read again and deferred again: then only time or freed memory calls for it.
     pub tried: bool,
-    /// How often its parcel was let go of, opened in part, because it stood still.
+    /// How often its parcel was let go of, opened in part, because it stood still; of a record that could not be verified,
+    /// how often it was read again in vain.
     pub stalls: u8,
 }
 
 impl Entry {
     fn again(&self, now: Time) -> Time {
-        let doublings = if self.reason == DeferReason::Stalled { self.stalls.saturating_sub(1).min(6) } else { 0 };
+        let doublings = match self.reason {
+            DeferReason::Stalled => self.stalls.saturating_sub(1).min(6),
+            reason if reason.is_unverified() => self.stalls.min(6),
+            _ => 0,
+        };
         now.after(READ_AGAIN_AFTER.saturating_mul(1 << doublings).min(READ_AGAIN_AT_MOST))
     }
 }
@@ -118,11 +124,23 @@ impl Book {
         self.by_parcel.range(first..).next().is_some_and(|(key, ..)| key == parcel)
     }
 
-    /// Takes out all of a parcel.
-    pub fn remove_parcel(&mut self, parcel: &ParcelKey) -> Vec<Address> {
+    /// All of a parcel.
+    fn of_parcel(&self, parcel: &ParcelKey) -> impl Iterator<Item = Address> {
         let first = (*parcel, 0, Address { partition: i32::MIN, offset: i64::MIN });
-        let of: Vec<_> =
-            self.by_parcel.range(first..).take_while(|(key, ..)| key == parcel).map(|&(.., at)| at).collect();
+        self.by_parcel.range(first..).take_while(move |(key, ..)| key == parcel).map(|&(.., at)| at)
+    }
+
+    /// Those of a parcel that were deferred for this reason, ascending.
+    pub fn of_reason(&self, parcel: &ParcelKey, reason: DeferReason) -> Vec<Address> {
+        let is_it = |at: &Address| self.kept_by_address.get(at).is_some_and(|kept| kept.entry.reason == reason);
+        let mut of: Vec<_> = self.of_parcel(parcel).filter(is_it).collect();
+        of.sort_unstable();
+        of
+    }
+
+    /// Takes out all of a parcel, but for these, which ascend.
+    pub fn remove_parcel(&mut self, parcel: &ParcelKey, but: &[Address]) -> Vec<Address> {
+        let of: Vec<_> = self.of_parcel(parcel).filter(|at| but.binary_search(at).is_err()).collect();
         for at in &of {
             self.remove(*at);
         }
@@ -143,6 +161,9 @@ impl Book {
     fn read(&mut self, at: Address, now: Time) {
         if let Some(kept) = self.kept_by_address.get_mut(&at) {
             self.by_time.remove(&(kept.again, at));
+            if kept.entry.reason.is_unverified() {
+                kept.entry.stalls = kept.entry.stalls.saturating_add(1);
+            }
             kept.again = kept.entry.again(now);
             kept.reading = true;
             if let Some((parcel, stripe)) = kept.entry.of {

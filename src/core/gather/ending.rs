@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::action::{Action, Missing};
+use super::action::{Action, Equivocation, Missing};
 use super::deferred::Entry;
-use super::parcel::Parcel;
+use super::endings::Ended;
+use super::parcel::{Parcel, Slot};
 use super::reason::DeferReason;
 use super::reassembler::Reassembler;
 use super::{Address, Addresses, ParcelKey};
 use crate::core::directory::Directory;
-use crate::core::id::{RefusalReason, Time, VerifyingKeyBytes};
-use crate::core::limits;
+use crate::core::id::{Digest, RefusalReason, Time, VerifyingKeyBytes};
+use crate::core::split::segment::VerifiedSegment;
 
 /// A parcel of which nothing came for this long is asked for, and waits outside memory.
 pub const STALLED_AFTER: Duration = Duration::from_secs(10);
@@ -27,14 +28,6 @@ pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A segment of a parcel that ended this long ago was sent again: what is merely late comes sooner.
 pub const REPEATED_AFTER: Duration = Duration::from_secs(10);
-
-/// A parcel that ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ended {
-    pub expiry: Time,
-    /// Until then its segments pass without a word.
-    pub quiet_until: Time,
-}
 
 impl Reassembler {
     /// The driver found, when it opened the parcel, that its bytes must be refused. [`Action::Refuse`] follows as soon as D
@@ -55,36 +48,58 @@ impl Reassembler {
         actions
     }
 
-    /// The parcel is durable in the store as staged, decided (and held, if committed) or refused: its addresses pass, and
+    /// The parcel that is D is durable in the store as staged or decided (and held, if committed): its addresses pass, and
     /// later segments of it pass at once. Also for parcels that the store knows from before.
-    pub fn end(&mut self, key: &ParcelKey, expiry: Time, now: Time) -> Vec<Action> {
+    pub fn end(&mut self, key: &ParcelKey, digest: Digest, expiry: Time, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.finish(key, expiry, now, &mut actions);
+        self.finish(key, Ended::new(digest, expiry, false, now), now, &mut actions);
         actions
     }
 
-    pub(super) fn finish(&mut self, key: &ParcelKey, expiry: Time, now: Time, actions: &mut Vec<Action>) {
-        if self.group_time <= expiry {
-            let ended = Ended { expiry, quiet_until: now.after(REPEATED_AFTER) };
-            if let Some(before) = self.ended.insert(*key, ended) {
-                self.ended_by_expiry.remove(&(before.expiry, *key));
-            }
-            self.ended_by_expiry.insert((expiry, *key));
+    pub(super) fn finish(&mut self, key: &ParcelKey, ended: Ended, now: Time, actions: &mut Vec<Action>) {
+        // Records that contradict what is refused are not refused with it (R1): they are gathered now.
+        let rivals = if ended.refused { self.book.of_reason(key, DeferReason::Equivocation) } else { Vec::new() };
+        if self.group_time <= ended.expiry && rivals.is_empty() {
+            self.ended.insert(*key, ended);
         }
-        while self.ended.len() > limits::ENDED_PARCELS {
-            let Some((_, first)) = self.ended_by_expiry.pop_first() else { break };
-            self.ended.remove(&first);
-        }
-        let passed = self.forget(key);
+        let passed = self.forget(key, &rivals);
         if !passed.is_empty() {
             actions.push(Action::Pass(passed));
+        }
+        if !rivals.is_empty() {
+            self.book.read_all(&rivals, now);
+            actions.push(Action::Reread(rivals));
         }
         self.reread_for_memory(now, actions);
     }
 
-    /// Drops everything about a parcel and gives all its addresses, deferred ones too.
-    fn forget(&mut self, key: &ParcelKey) -> Addresses {
-        let mut passed: Addresses = self.book.remove_parcel(key).into_iter().collect();
+    /// Whether nothing of this segment is wanted, because its parcel ended. A last header that is not D contradicts it: after
+    /// a refusal that other parcel is gathered, else it is only told of, once (R1).
+    pub(super) fn is_of_an_end(&mut self, segment: &VerifiedSegment, now: Time, actions: &mut Vec<Action>) -> bool {
+        let header = segment.header();
+        let key = ParcelKey::of(&header.core);
+        let Some(ended) = self.ended.get_mut(&key) else { return false };
+        if now >= ended.quiet_until {
+            ended.quiet_until = now.after(REPEATED_AFTER);
+            actions.push(Action::Repeated(key));
+        }
+        if !header.last || segment.digest() == ended.digest {
+            return true;
+        }
+        let (first, second) = (ended.digest, segment.digest());
+        if !std::mem::replace(&mut ended.contradicted, true) {
+            actions.push(Action::Equivocation(Equivocation { parcel: key, stripe: header.stripe, first, second }));
+        }
+        let gathered = ended.refused && self.group_time <= header.core.expiry;
+        if gathered {
+            self.ended.remove(&key);
+        }
+        !gathered
+    }
+
+    /// Drops everything about a parcel and gives all its addresses, deferred ones too, but for these.
+    fn forget(&mut self, key: &ParcelKey, but: &[Address]) -> Addresses {
+        let mut passed: Addresses = self.book.remove_parcel(key, but).into_iter().collect();
         if let Some(parcel) = self.remove(key) {
             self.admission.end_turn(&key.sender);
             passed.extend(&parcel.addresses);
@@ -156,15 +171,12 @@ impl Reassembler {
         while let Some(&(expiry, key)) = self.open_by_expiry.first().filter(|(expiry, _)| *expiry < self.group_time) {
             self.open_by_expiry.remove(&(expiry, key));
             actions.push(Action::Abandon { parcel: key, because: None });
-            let passed = self.forget(&key);
+            let passed = self.forget(&key, &[]);
             if !passed.is_empty() {
                 actions.push(Action::Pass(passed));
             }
         }
-        while let Some(&(expiry, key)) = self.ended_by_expiry.first().filter(|(expiry, _)| *expiry < self.group_time) {
-            self.ended_by_expiry.remove(&(expiry, key));
-            self.ended.remove(&key);
-        }
+        self.ended.expire(self.group_time);
         if !actions.is_empty() {
             self.reread_for_memory(now, &mut actions);
         }
@@ -182,6 +194,7 @@ impl Reassembler {
             gone.extend(&parcel.addresses.remove_partition(partition));
             gone.extend(&parcel.noted.remove_partition(partition));
             let refused = parcel.refused.is_some();
+            let waits_for_d = |slot: &Slot| refused || slot.refused.is_some();
             for ((stripe, digest), slot) in &mut parcel.slots {
                 for held in slot.held.values_mut().filter(|held| held.at.is_some_and(|at| at.partition == partition)) {
                     held.at = None;
@@ -196,7 +209,7 @@ impl Reassembler {
                     self.evictable.remove(&(key, *stripe, *digest));
                 }
             }
-            parcel.slots.retain(|_, slot| refused || slot.recovering || !slot.held.is_empty());
+            parcel.slots.retain(|_, slot| waits_for_d(slot) || slot.recovering || !slot.held.is_empty());
             self.settle(&key);
         }
         let mut actions = Vec::new();
@@ -221,7 +234,7 @@ impl Reassembler {
             .collect();
         for key in let_go {
             actions.push(Action::Abandon { parcel: key, because: Some(DeferReason::Stalled) });
-            let deferred = self.book.remove_parcel(&key);
+            let deferred = self.book.remove_parcel(&key, &[]);
             if let Some(parcel) = self.parcels.get_mut(&key) {
                 parcel.stalls = parcel.stalls.saturating_add(1);
                 parcel.noted.extend(&deferred.into_iter().collect());
@@ -267,14 +280,16 @@ impl Reassembler {
 
     fn park(&mut self, key: &ParcelKey, now: Time, actions: &mut Vec<Action>) {
         let slots: Vec<_> = match self.parcels.get(key) {
-            Some(parcel) if parcel.refused.is_none() => parcel.slots.keys().copied().collect(),
+            Some(parcel) if parcel.refused.is_none() => {
+                parcel.slots.iter().filter(|(_, slot)| slot.refused.is_none()).map(|(place, _)| *place).collect()
+            }
             _ => Vec::new(),
         };
         for (stripe, digest) in slots {
             self.evict((*key, stripe, digest), DeferReason::Stalled, now, actions);
         }
         // What was handed out stays handed out; without that, nothing of it needs to stay in memory.
-        if self.parcels.get(key).is_some_and(|parcel| parcel.tip.is_none() && parcel.refused.is_none()) {
+        if self.parcels.get(key).is_some_and(|parcel| parcel.tip.is_none() && parcel.slots.is_empty()) {
             self.drop_parcel(key, DeferReason::Stalled, now, actions);
             return;
         }
@@ -304,7 +319,7 @@ impl Reassembler {
 
     /// Whether nothing of this parcel is wanted any more.
     pub fn has_ended(&self, key: &ParcelKey) -> bool {
-        self.ended.contains_key(key)
+        self.ended.contains(key)
     }
 
     /// Deferred addresses.

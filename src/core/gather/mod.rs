@@ -13,6 +13,7 @@ pub mod admission;
 pub mod cursor;
 pub mod deferred;
 mod ending;
+mod endings;
 pub mod gate;
 mod parcel;
 mod reason;

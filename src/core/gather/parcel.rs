@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Address, Addresses, ParcelKey};
 use crate::core::id::{Digest, RefusalReason, Time};
 use crate::core::limits;
-use crate::core::split::header::StripeHeader;
+use crate::core::split::header::{Core, StripeHeader};
 use crate::core::split::segment::VerifiedSegment;
 
 /// What a parcel costs beside its shards, in bytes: rounded up from the sizes of these types.
@@ -55,6 +55,8 @@ pub(super) struct Slot {
     pub header: Arc<StripeHeader>,
     pub held: BTreeMap<u16, Held>,
     pub recovering: bool,
+    /// Why the directory rules its core out, whatever its bytes: then no shard of it is needed, only its headers.
+    pub refused: Option<RefusalReason>,
 }
 
 impl Slot {
@@ -95,6 +97,7 @@ pub(super) struct Parcel {
     pub addresses: Addresses,
     /// Wait for the parcel's end; durably noted, so cursors passed them.
     pub noted: Addresses,
+    /// Why the chain that ends with the tip is refused.
     pub refused: Option<RefusalReason>,
     /// When its first segment came; `None` when something of it had come before and was put off.
     pub since: Option<Time>,
@@ -151,6 +154,22 @@ impl Parcel {
         }
     }
 
+    /// What was found of this core when its first segment came: `None` when none came, else why it is refused, if it is.
+    /// Headers of other cores are judged for themselves, so that none is let in, or refused, for another (R22).
+    pub fn judged(&self, core: &Core) -> Option<Option<RefusalReason>> {
+        if self.tip.as_ref().is_some_and(|tip| tip.header.core == *core) {
+            return Some(self.refused);
+        }
+        self.slots.values().find(|slot| slot.header.core == *core).map(|slot| slot.refused)
+    }
+
+    /// Among these headers of the next stripe, one to follow because the directory rules all of them out.
+    pub fn ruled_out(&self, following: &[Digest]) -> Option<(Digest, RefusalReason)> {
+        let refused = |digest: &Digest| self.slots.get(&(self.next(), *digest)).and_then(|slot| slot.refused);
+        let first = following.first().and_then(|digest| Some((*digest, refused(digest)?)));
+        first.filter(|_| following.iter().all(|digest| refused(digest).is_some()))
+    }
+
     /// Where a segment belongs.
     pub fn place(&self, segment: &VerifiedSegment) -> Place {
         let header = segment.header();
@@ -166,7 +185,8 @@ impl Parcel {
             return Place::Rival;
         }
         if let Some(slot) = self.slots.get(&(header.stripe, segment.digest())) {
-            let needless = slot.is_complete() || slot.held.contains_key(&segment.index()) || self.refused.is_some();
+            let refused = self.refused.is_some() || slot.refused.is_some();
+            let needless = slot.is_complete() || slot.held.contains_key(&segment.index()) || refused;
             return if needless { Place::Surplus } else { Place::New { contradicts: None } };
         }
         let mut others = self.headers_of(header.stripe);

@@ -27,6 +27,11 @@ closed_list! {
 }
 
 impl DeferReason {
+    /// Whether nothing of the record could be verified, so that whoever may write to the topic can have made it.
+    pub(super) fn is_unverified(self) -> bool {
+        matches!(self, Self::UnknownVersion | Self::UnknownSender)
+    }
+
     /// Whether freed memory ends it.
     pub(super) fn is_memory(self) -> bool {
         matches!(self, Self::SenderMemory | Self::TotalMemory)

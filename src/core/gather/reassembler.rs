@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::action::{Action, Delivery, Equivocation, RecoverJob, Recovered, Refused};
 use super::admission::{Admission, Caps};
 use super::deferred::{Book, Entry};
-use super::ending::{Ended, REPEATED_AFTER};
+use super::endings::{Ended, Endings};
 use super::gate::Skip;
 use super::parcel::{Held, Parcel, Place, Slot, StripeKey, Tip, cost_at_most, segment_cost};
 use super::reason::DeferReason;
@@ -33,8 +33,7 @@ pub struct Reassembler {
     pub(super) group_time: Time,
     pub(super) parcels: BTreeMap<ParcelKey, Parcel>,
     /// Ended parcels.
-    pub(super) ended: BTreeMap<ParcelKey, Ended>,
-    pub(super) ended_by_expiry: BTreeSet<(Time, ParcelKey)>,
+    pub(super) ended: Endings,
     pub(super) open_by_expiry: BTreeSet<(Time, ParcelKey)>,
     /// Stripes whose shards can be dropped.
     pub(super) evictable: BTreeSet<StripeKey>,
@@ -51,8 +50,7 @@ impl Reassembler {
             tag,
             group_time: Time::default(),
             parcels: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            ended_by_expiry: BTreeSet::new(),
+            ended: Endings::default(),
             open_by_expiry: BTreeSet::new(),
             evictable: BTreeSet::new(),
             admission: Admission::new(caps),
@@ -68,12 +66,13 @@ impl Reassembler {
             Err(skip) => skip,
         };
         let mut actions = Vec::new();
-        let tried = self.book.remove(at).is_some();
+        let before = self.book.remove(at);
+        let (tried, stalls) = (before.is_some(), before.map_or(0, |entry| entry.stalls));
         match skip.deferral() {
             None => actions.push(Action::Pass(at.into())),
             // An unverified sender's name is only a claim, so all of them share one bound.
             Some(reason) => {
-                self.defer(at, Entry { reason, sender: None, of: None, cost: 0, tried, stalls: 0 }, now, &mut actions);
+                self.defer(at, Entry { reason, sender: None, of: None, cost: 0, tried, stalls }, now, &mut actions);
             }
         }
         actions
@@ -86,12 +85,8 @@ impl Reassembler {
         let (tried, stalls) = (before.is_some(), before.map_or(0, |entry| entry.stalls));
         let key = ParcelKey::of(&segment.header().core);
         let expiry = segment.header().core.expiry;
-        if let Some(ended) = self.ended.get_mut(&key) {
+        if self.is_of_an_end(&segment, now, &mut actions) {
             actions.push(Action::Pass(at.into()));
-            if now >= ended.quiet_until {
-                ended.quiet_until = now.after(REPEATED_AFTER);
-                actions.push(Action::Repeated(key));
-            }
             return actions;
         }
         if self.group_time > expiry {
@@ -102,8 +97,8 @@ impl Reassembler {
         let cost = cost_at_most(&segment);
         let entry = |reason| Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried, stalls };
         let known = self.parcels.get(&key);
-        let refused = match known {
-            Some(parcel) => parcel.refused,
+        let refused = match known.and_then(|parcel| parcel.judged(&segment.header().core)) {
+            Some(judged) => judged,
             None => match self.judge(&segment.header().core) {
                 Ok(()) => None,
                 Err(Judgement::Refused(reason)) => Some(reason),
@@ -129,8 +124,8 @@ impl Reassembler {
         let known_before = tried || self.book.holds(&key);
         let since = (!known_before).then_some(now);
         let parcel = self.parcels.entry(key).or_insert_with(|| Parcel::new(expiry, now, since));
-        self.open_by_expiry.insert((expiry, key));
-        parcel.refused = refused;
+        // Headers that contradict each other may name other times; the parcel has that of its first.
+        self.open_by_expiry.insert((parcel.expiry, key));
         parcel.stalls = parcel.stalls.max(stalls);
         parcel.addresses.insert(at);
         if let Place::New { contradicts } = place {
@@ -145,6 +140,7 @@ impl Reassembler {
                 header: Arc::new(segment.header().clone()),
                 held: BTreeMap::new(),
                 recovering: false,
+                refused,
             });
             if refused.is_none() {
                 let cost = segment_cost(&segment);
@@ -240,10 +236,9 @@ impl Reassembler {
             match reason {
                 Some(reason) => {
                     if let Some(tip) = parcel.tip.as_ref().filter(|tip| tip.header.last) {
-                        let refused = Refused { parcel: *key, digest: tip.digest, reason, expiry: parcel.expiry };
-                        actions.push(Action::Refuse(refused));
-                        let expiry = parcel.expiry;
-                        self.finish(key, expiry, now, actions);
+                        let (digest, expiry) = (tip.digest, tip.header.core.expiry);
+                        actions.push(Action::Refuse(Refused { parcel: *key, digest, reason, expiry }));
+                        self.finish(key, Ended::new(digest, expiry, true, now), now, actions);
                         return;
                     }
                     let Some(&digest) = following.first() else { return };
@@ -253,8 +248,14 @@ impl Reassembler {
                     self.settle(key);
                 }
                 None => {
-                    self.start_recovery(key, &following, now, actions);
-                    return;
+                    let Some((digest, reason)) = parcel.ruled_out(&following) else {
+                        self.start_recovery(key, &following, now, actions);
+                        return;
+                    };
+                    let Some(slot) = parcel.slots.remove(&(next, digest)) else { return };
+                    parcel.tip = Some(Tip { header: slot.header, digest });
+                    parcel.refused = Some(reason);
+                    self.settle(key);
                 }
             }
         }

@@ -35,7 +35,7 @@ use crate::core::gather::{
     Action, Address, Cursor, DeferReason, Equivocation, Gate, Missing, ParcelKey, Reassembler, RecoverJob, Recovered,
     Refused,
 };
-use crate::core::id::{SenderName, Time};
+use crate::core::id::{Digest, SenderName, Time};
 use crate::core::receipt::{Missing as MissingNotice, NoticeRecord, Refusal};
 use crate::seams::Clock;
 use crate::store::group::DeferredRow;
@@ -71,7 +71,7 @@ const REFUSED: usize = 1024;
 const CAUGHT_UP: u64 = 1024;
 
 /// Ended parcels that the node's other parts tell the collector of.
-pub type Ended = mpsc::Receiver<(ParcelKey, Time)>;
+pub type Ended = mpsc::Receiver<(ParcelKey, Digest, Time)>;
 
 struct Partition {
     cursor: Cursor,
@@ -132,7 +132,7 @@ enum Event {
     Noted(notes::Answer),
     Stage(Message),
     Recovered(usize, Recovered),
-    Ended(ParcelKey, Time),
+    Ended(ParcelKey, Digest, Time),
     Directory,
     GroupTime,
     Tick,
@@ -188,7 +188,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
             Some(answer) = answers.recv() => Event::Noted(answer),
             Some(message) = stage_messages.recv() => Event::Stage(message),
             Some((bytes, result)) = recoveries.recv() => Event::Recovered(bytes, result),
-            Some((key, expiry)) = ended.recv() => Event::Ended(key, expiry),
+            Some((key, digest, expiry)) = ended.recv() => Event::Ended(key, digest, expiry),
             Ok(()) = in_force.changed() => Event::Directory,
             Ok(()) = group_time.changed() => Event::GroupTime,
             () = &mut tick => Event::Tick,
@@ -203,9 +203,9 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
                 collector.recovering_bytes -= bytes;
                 collector.reassembler.recovered(result, now.waiting)
             }
-            Event::Ended(key, expiry) => {
+            Event::Ended(key, digest, expiry) => {
                 collector.abandon(&key);
-                collector.reassembler.end(&key, expiry, now.waiting)
+                collector.reassembler.end(&key, digest, expiry, now.waiting)
             }
             Event::Directory => {
                 let directory = in_force.borrow_and_update().clone();
@@ -249,7 +249,7 @@ impl Collector {
             if let Some(sender) = directory.senders.get(&manifest.sender) {
                 let key = ParcelKey { sender: sender.signing.bytes(), epoch: manifest.epoch, parcel: manifest.parcel };
                 // Nothing is gathered yet, so there is nothing to carry out.
-                self.reassembler.end(&key, manifest.expiry, now);
+                self.reassembler.end(&key, manifest.digest, manifest.expiry, now);
             }
         }
         self.reassembler.restore(snapshot.deferred()?.into_iter().map(|(at, row)| (at, row.reason)));
@@ -490,14 +490,15 @@ impl Collector {
                 self.context.meter.count(names::STAGE_PARCELS, 1);
                 logs::parcel_span("stage", key.parcel)
                     .in_scope(|| tracing::debug!(digest = %staged.digest, "staged: durable here"));
+                let digest = staged.digest;
                 // The reporter may be behind; the store knows the parcel, and the next full report names it.
                 let _ = self.staged.send(staged).await;
-                self.reassembler.end(&key, expiry, now.waiting)
+                self.reassembler.end(&key, digest, expiry, now.waiting)
             }
             StageEvent::Refused { key, reason } => self.reassembler.refuse(&key, reason, now.waiting),
             StageEvent::Deferred { key, reason, cause } => {
                 tracing::warn!(parcel = %key.parcel, reason = reason.word(), %cause, "parcel deferred");
-                if reason == DeferReason::Local {
+                if matches!(reason, DeferReason::Local | DeferReason::KeyMissing) {
                     self.failed = now.waiting;
                     let text = format!("{cause}. Parcels are put off and tried again until it is mended");
                     self.context.alarms.raise(STAGING_ALARM, text);

@@ -165,7 +165,7 @@ impl Holder {
         // Many may be missing at once, after this node was away: the parcel's are counted rather than looked for.
         let left = self.missing_of.remove(&missing.row.digest).unwrap_or_default().saturating_sub(1);
         if left == 0 {
-            self.end(missing.parcel);
+            self.end(missing.row.digest, missing.parcel);
         } else {
             self.missing_of.insert(missing.row.digest, left);
         }

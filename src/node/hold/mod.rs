@@ -67,7 +67,7 @@ pub struct News {
     /// Group time.
     pub group_time: watch::Sender<Time>,
     /// Parcels that were decided and need no gathering here, with their expiry.
-    pub ended: mpsc::Sender<(ParcelKey, Time)>,
+    pub ended: mpsc::Sender<(ParcelKey, Digest, Time)>,
 }
 
 /// Follows the log of one destination.
@@ -288,16 +288,16 @@ impl Holder {
             let waits = self.missing_of.contains_key(&digest);
             let decided = |row: &&Row| row.digest == digest;
             if !waits && changes.rows.iter().any(|row| decided(&row)) && snapshot.staged(&digest)?.is_none() {
-                self.end(Some(parcel));
+                self.end(digest, Some(parcel));
             }
         }
         Ok(())
     }
 
-    fn end(&self, parcel: Option<(ParcelKey, Time)>) {
-        if let Some(parcel) = parcel {
+    fn end(&self, digest: Digest, parcel: Option<(ParcelKey, Time)>) {
+        if let Some((parcel, expiry)) = parcel {
             // A collector that is behind gathers the parcel once more; staging then says that it is decided.
-            let _ = self.news.ended.try_send(parcel);
+            let _ = self.news.ended.try_send((parcel, digest, expiry));
         }
     }
 

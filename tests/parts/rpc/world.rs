@@ -49,7 +49,7 @@ pub fn directory(version: u64, addresses: [String; 2], readers: &[(&str, u8)]) -
             address,
             signing: secret(tls - 1).public(),
             tls: secret(tls).public().bytes(),
-            hpke: Bytes::from(vec![tls; 1216]),
+            hpke: Bytes::from([vec![0; 1184], vec![tls; 32]].concat()),
         });
     }
     let key = DestinationKey::current(Suite::XWing, Bytes::from(vec![2; 1216])).unwrap();
@@ -58,7 +58,7 @@ pub fn directory(version: u64, addresses: [String; 2], readers: &[(&str, u8)]) -
         draft.add_reader(ReaderEntry {
             name: name(reader),
             signing: secret(*seed).public(),
-            hpke: Bytes::from(vec![*seed; 1216]),
+            hpke: Bytes::from([vec![0; 1184], vec![*seed; 32]].concat()),
             destinations: BTreeSet::from([name("orders")]),
         });
     }

@@ -82,40 +82,49 @@ pub fn resigned(stripe: &Stripe, change: impl Fn(&mut StripeHeader)) -> Vec<Byte
     forge(header, &web(), &shards)
 }
 
+/// A stripe 1 that does not belong behind stripe 0, before it and behind it.
+fn not_joined(stripes: &[Stripe], wrong: &[Bytes]) {
+    let core = &stripes[0].header.core;
+    for before in [false, true] {
+        let mut node = Node::new(Caps::default());
+        if before {
+            wrong.iter().for_each(|record| {
+                node.send(record);
+            });
+            node.send_stripe(&stripes[0]);
+        } else {
+            node.send_stripe(&stripes[0]);
+            wrong.iter().for_each(|record| {
+                node.send(record);
+            });
+        }
+        // Shards beyond k, of a stripe that was still possible, wait for the parcel's end.
+        let deferred = if before { 3 } else { 5 };
+        assert_eq!(node.reassembler.deferred_by_reason(), [(DeferReason::Equivocation, deferred)].into());
+        assert_eq!(node.assembling[&key_of(core)].len(), 48, "only stripe 0 was handed out");
+        // The true stripes still finish it.
+        node.send_stripe(&stripes[1]);
+        node.send_stripe(&stripes[2]);
+        assert_eq!(node.staged[&key_of(core)].0, stripes[2].digest);
+        node.assert_clean();
+    }
+}
+
 #[test]
-fn n23_n24_a_stripe_of_another_core_or_chain_is_not_joined() {
-    let (core, _, stripes) = parcel(1, 100);
-    let other_core = resigned(&stripes[1], |header| header.core.destinations[0].sequence = 99);
-    let other_previous = resigned(&stripes[1], |header| header.previous.0[0] ^= 1);
-    let swapped = resigned(&stripes[2], |header| {
+fn n23_a_stripe_of_another_core_is_not_joined() {
+    let (_, _, stripes) = parcel(1, 100);
+    not_joined(&stripes, &resigned(&stripes[1], |header| header.core.destinations[0].sequence = 99));
+}
+
+#[test]
+fn n24_a_stripe_of_another_chain_or_in_anothers_place_is_not_joined() {
+    let (_, _, stripes) = parcel(1, 100);
+    not_joined(&stripes, &resigned(&stripes[1], |header| header.previous.0[0] ^= 1));
+    let reordered = resigned(&stripes[2], |header| {
         header.stripe = 1;
         header.last = true;
     });
-    for wrong in [other_core, other_previous, swapped] {
-        for before in [false, true] {
-            let mut node = Node::new(Caps::default());
-            if before {
-                wrong.iter().for_each(|record| {
-                    node.send(record);
-                });
-                node.send_stripe(&stripes[0]);
-            } else {
-                node.send_stripe(&stripes[0]);
-                wrong.iter().for_each(|record| {
-                    node.send(record);
-                });
-            }
-            // Shards beyond k, of a stripe that was still possible, wait for the parcel's end.
-            let deferred = if before { 3 } else { 5 };
-            assert_eq!(node.reassembler.deferred_by_reason(), [(DeferReason::Equivocation, deferred)].into());
-            assert_eq!(node.assembling[&key_of(&core)].len(), 48, "only stripe 0 was handed out");
-            // The true stripes still finish it.
-            node.send_stripe(&stripes[1]);
-            node.send_stripe(&stripes[2]);
-            assert_eq!(node.staged[&key_of(&core)].0, stripes[2].digest);
-            node.assert_clean();
-        }
-    }
+    not_joined(&stripes, &reordered);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! what must come out. Numbers in names are those of the list of inputs that must be refused.
 
 mod chain;
+mod contradicting;
 mod memory;
 mod model;
 mod refusal;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealcast::core::directory::KeyState;
+use sealcast::core::directory::{Directory, KeyState};
 use sealcast::core::gather::{Caps, Refused};
-use sealcast::core::id::{RefusalReason, Suite};
+use sealcast::core::id::{KeyId, RefusalReason, Suite, Time};
 use sealcast::core::split::header::Core;
 
 use crate::gather::chain::resigned;
@@ -74,40 +74,60 @@ fn r22_a_refusal_by_whoever_opens_waits_for_d_too() {
     node.assert_clean();
 }
 
-/// What a sender does to its core.
-type Change<'a> = &'a dyn Fn(&mut Core);
+/// "orders" takes suite 2 alone, and has a retired key of it; gives its id.
+fn strict() -> (Arc<Directory>, KeyId) {
+    let mut draft = draft();
+    let entry = draft.destinations.get_mut(&"orders".parse().unwrap()).unwrap();
+    entry.minimum_suite = Suite::XWing;
+    let mut retired = key();
+    retired.public = vec![3; 1216].into();
+    retired.id = sealcast::core::directory::key_id(Suite::XWing, &retired.public);
+    retired.state = KeyState::Retired;
+    let id = retired.id;
+    entry.keys.push(retired);
+    (Arc::new(sign(&draft)), id)
+}
+
+/// A parcel whose core was changed like this is refused under its D, for this reason, and nothing of it is recovered.
+fn refused_for(change: impl Fn(&mut Core), reason: RefusalReason) {
+    let mut node = Node::new(Caps::default());
+    node.set_directory(strict().0);
+    let mut core = core(&web(), 1, tiny());
+    change(&mut core);
+    let stripes = split(core.clone(), &web(), &sealed(100, 1));
+    stripes.iter().rev().for_each(|stripe| node.send_stripe(stripe));
+    let digest = stripes[2].digest;
+    assert_eq!(node.refused, [Refused { parcel: key_of(&core), digest, reason, expiry: core.expiry }]);
+    assert!(node.staged.is_empty() && node.assembling.is_empty());
+    node.assert_clean();
+}
 
 #[test]
-fn r22_n14_n15_n16_n39_what_the_directory_rules_out_is_refused() {
-    let mut draft = draft();
-    let retired = {
-        let entry = draft.destinations.get_mut(&"orders".parse().unwrap()).unwrap();
-        entry.minimum_suite = Suite::XWing;
-        let mut retired = key();
-        retired.public = vec![3; 1216].into();
-        retired.id = sealcast::core::directory::key_id(Suite::XWing, &retired.public);
-        retired.state = KeyState::Retired;
-        entry.keys.push(retired.clone());
-        retired
-    };
-    let directory = Arc::new(sign(&draft));
-    let cases: [(Change, RefusalReason); 5] = [
-        (&|core| core.destinations[0].key = retired.id, RefusalReason::RetiredKey),
-        (&|core| core.suite = Suite::X25519, RefusalReason::Suite),
-        (&|core| (core.suite, core.destinations[0].key) = (Suite::X25519, key_suite_1().id), RefusalReason::Suite),
-        (&|core| core.destinations[0].key = key_suite_1().id, RefusalReason::Suite),
-        (&|core| core.expiry = NOW.after(Duration::from_secs(7 * 86400 + 3601)), RefusalReason::ExpiryTooFar),
-    ];
-    for (change, reason) in cases {
-        let mut node = Node::new(Caps::default());
-        let actions = node.reassembler.set_directory(directory.clone(), node.now);
-        node.act(actions);
-        let mut core = core(&web(), 1, tiny());
-        change(&mut core);
-        let stripes = split(core.clone(), &web(), &sealed(100, 1));
-        stripes.iter().rev().for_each(|stripe| node.send_stripe(stripe));
-        let digest = stripes[2].digest;
-        assert_eq!(node.refused, [Refused { parcel: key_of(&core), digest, reason, expiry: core.expiry }]);
-        node.assert_clean();
-    }
+fn r22_n14_a_retired_epoch_is_refused() {
+    let (_, retired) = strict();
+    refused_for(|core| core.destinations[0].key = retired, RefusalReason::RetiredKey);
+}
+
+#[test]
+fn r22_n15_a_suite_below_the_minimum_is_refused() {
+    let change = |core: &mut Core| (core.suite, core.destinations[0].key) = (Suite::X25519, key_suite_1().id);
+    refused_for(change, RefusalReason::Suite);
+}
+
+#[test]
+fn r22_n16_mixed_suites_are_refused() {
+    refused_for(|core| core.suite = Suite::X25519, RefusalReason::Suite);
+    refused_for(|core| core.destinations[0].key = key_suite_1().id, RefusalReason::Suite);
+}
+
+#[test]
+fn r22_n39_an_expiry_beyond_the_bound_is_refused() {
+    let longest = Duration::from_secs(7 * 86400 + 3600);
+    refused_for(|core| core.expiry = NOW.after(longest + Duration::from_millis(1)), RefusalReason::ExpiryTooFar);
+    refused_for(|core| core.expiry = Time(u64::MAX), RefusalReason::ExpiryTooFar);
+    let mut node = Node::new(Caps::default());
+    let mut core = core(&web(), 1, tiny());
+    core.expiry = NOW.after(longest);
+    split(core.clone(), &web(), &sealed(100, 1)).iter().for_each(|stripe| node.send_stripe(stripe));
+    assert!(node.staged.contains_key(&key_of(&core)));
 }

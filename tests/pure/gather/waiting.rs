@@ -24,7 +24,7 @@ fn late_segments_of_an_ended_parcel_pass_at_once() {
     node.assert_clean();
     // Known from the store, before any segment came.
     let (core, _, stripes) = parcel(2, 48);
-    let actions = node.reassembler.end(&key_of(&core), core.expiry, node.now);
+    let actions = node.reassembler.end(&key_of(&core), stripes[0].digest, core.expiry, node.now);
     node.act(actions);
     node.send_stripe(&stripes[0]);
     assert!(!node.staged.contains_key(&key_of(&core)));
@@ -271,4 +271,35 @@ fn r16_a_parcel_that_is_opened_in_part_and_stands_still_is_let_go_of_and_gathere
     node.send_stripe(&stripes[1]);
     assert_eq!(node.staged[&key].1, sealed);
     node.assert_clean();
+}
+
+#[test]
+fn r16_records_that_nobody_could_verify_are_read_again_more_and_more_rarely_and_at_once_when_the_reason_ends() {
+    let stranger = secret(77);
+    let core = core(&stranger, 1, tiny());
+    let stripe = split(core.clone(), &stranger, &sealed(40, 1)).remove(0);
+    let mut node = Node::new(Caps::default());
+    node.send_stripe(&stripe);
+    let mut later = stripe.segments[0].record.to_vec();
+    later[4] = 2;
+    node.send(&later.into());
+    let (mut seconds, mut reread) = (0u32, Vec::new());
+    while seconds < 6 * 3600 {
+        let before = node.rereads;
+        node.wait(Duration::from_secs(1));
+        seconds += 1;
+        if node.rereads > before {
+            assert_eq!(node.rereads - before, 6);
+            reread.push(seconds);
+        }
+    }
+    let pauses: Vec<u32> = std::iter::once(reread[0]).chain(reread.windows(2).map(|two| two[1] - two[0])).collect();
+    assert_eq!(&pauses[..7], [60, 120, 240, 480, 960, 1920, 3600], "a stranger keeps no node reading");
+    assert!(pauses[7..].iter().all(|pause| *pause == 3600), "{pauses:?}");
+    let mut draft = draft();
+    let mut entry = draft.senders.values().next().unwrap().clone();
+    (entry.name, entry.signing) = ("stranger".parse().unwrap(), stranger.public());
+    draft.add_sender(entry);
+    node.set_directory(Arc::new(sign(&draft)));
+    assert!(node.staged.contains_key(&key_of(&core)));
 }

@@ -1,0 +1,168 @@
+//! 1 to 7: what a sender that breaks the rules makes of a transaction's STREAM and of the commitment, in parcels that are right
+//! otherwise.
+
+use chacha20poly1305::aead::Aead;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce};
+use hkdf::Hkdf;
+use sealcast::core::id::{RefusalReason, Suite};
+use sealcast::core::seal::stream::{CHUNK_BYTES, StreamError, TAG_BYTES};
+use sealcast::core::seal::transaction::Compression;
+use sealcast::core::seal::{BodyError, EnvelopeOpenError, LENGTH_BYTES, OpenError, envelope_bytes};
+use sealcast::core::wire::label;
+use sha2::Sha256;
+
+use crate::seal::parcels::*;
+
+/// A chunk as its sealer says: its place, whether it is the final one, its plaintext.
+#[derive(Clone)]
+struct Chunk {
+    place: u64,
+    last: bool,
+    plaintext: Vec<u8>,
+}
+
+fn nonce(place: u64, last: bool) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[3..11].copy_from_slice(&place.to_be_bytes());
+    nonce[11] = last.into();
+    nonce.into()
+}
+
+/// The STREAM's key of a transaction.
+pub fn stream_key(transaction: &[u8; 32]) -> [u8; 32] {
+    let mut key = [0; 32];
+    Hkdf::<Sha256>::from_prk(transaction).unwrap().expand(label::STREAM, &mut key).unwrap();
+    key
+}
+
+/// A parcel of one transaction, its STREAM sealed again after a change of its chunks. `told`: its length is told in front.
+fn lie(payload: usize, told: bool, change: impl FnOnce(&mut Vec<Chunk>)) -> Vec<u8> {
+    let targets = targets(Suite::X25519, &[1]);
+    let payload = bytes(payload, 3);
+    let (parcel, sealed) = match told {
+        true => {
+            let (parcel, mut all) = sealed(&targets, &[payload]);
+            (parcel, all.remove(0))
+        }
+        false => sealed_open_ended(&targets, &payload, Compression::None),
+    };
+    let (head, stream) = parcel.split_at(envelope_bytes(Suite::X25519, 1) + LENGTH_BYTES);
+    let aead = ChaCha20Poly1305::new(&stream_key(sealed.key.bytes()).into());
+    let count = stream.chunks(CHUNK_BYTES + TAG_BYTES).len() as u64;
+    let mut chunks: Vec<Chunk> = (0..)
+        .zip(stream.chunks(CHUNK_BYTES + TAG_BYTES))
+        .map(|(place, chunk)| {
+            let last = place + 1 == count;
+            Chunk { place, last, plaintext: aead.decrypt(&nonce(place, last), chunk).unwrap() }
+        })
+        .collect();
+    change(&mut chunks);
+    let mut out = head.to_vec();
+    for Chunk { place, last, plaintext } in chunks {
+        out.extend(aead.encrypt(&nonce(place, last), &plaintext[..]).unwrap());
+    }
+    out
+}
+
+/// The payload's length with which the STREAM's plaintext is exactly two chunks.
+fn exactly_two_chunks(told: bool) -> usize {
+    let mut plaintext = 0;
+    lie(1000, told, |chunks| plaintext = chunks[0].plaintext.len());
+    2 * CHUNK_BYTES - (plaintext - 1000)
+}
+
+fn opened(parcel: &[u8]) -> Result<Opened, OpenError> {
+    let targets = targets(Suite::X25519, &[1]);
+    open(&context(&targets), tag(1), secret(Suite::X25519, 1), parcel, 50_000)
+}
+
+/// It is refused, at this chunk and with this reason.
+fn refused_at(parcel: &[u8], cause: StreamError) {
+    let error = opened(parcel).expect_err("a lie");
+    assert_eq!(error, OpenError::Transaction { index: 0, cause: BodyError::Stream(cause) });
+    assert_eq!(error.refusal(), Some(RefusalReason::Stream));
+}
+
+/// Two and a half chunks, whether their length is told in front or behind.
+fn both(change: impl Fn(&mut Vec<Chunk>), told: StreamError, untold: StreamError) {
+    let payload = 5 * CHUNK_BYTES / 2;
+    assert!(opened(&lie(payload, true, |_| {})).is_ok() && opened(&lie(payload, false, |_| {})).is_ok());
+    refused_at(&lie(payload, true, &change), told);
+    refused_at(&lie(payload, false, &change), untold);
+}
+
+#[test]
+fn n01_a_final_flag_that_is_cleared() {
+    let end = StreamError::Chunk { chunk: 2 };
+    both(|chunks| chunks[2].last = false, end, end);
+}
+
+#[test]
+fn n02_a_final_flag_that_comes_early() {
+    let early = StreamError::Chunk { chunk: 1 };
+    both(|chunks| chunks[1].last = true, early, early);
+    // The end that it announces is no end either.
+    let ending = |chunks: &mut Vec<Chunk>| {
+        chunks[1].last = true;
+        chunks.truncate(2);
+    };
+    refused_at(&lie(5 * CHUNK_BYTES / 2, true, ending), early);
+    let error = opened(&lie(5 * CHUNK_BYTES / 2, false, ending)).expect_err("no trailer stands there");
+    assert_eq!(error.refusal(), Some(RefusalReason::Malformed), "{error}");
+}
+
+#[test]
+fn n03_chunks_that_changed_places() {
+    let first = StreamError::Chunk { chunk: 0 };
+    both(|chunks| chunks.swap(0, 1), first, first);
+}
+
+#[test]
+fn n04_the_last_chunk_dropped() {
+    let whole = lie(5 * CHUNK_BYTES / 2, true, |_| {});
+    let kept = envelope_bytes(Suite::X25519, 1) + LENGTH_BYTES + 2 * (CHUNK_BYTES + TAG_BYTES);
+    let error = opened(&whole[..kept]).expect_err("cut");
+    assert_eq!(error.refusal(), Some(RefusalReason::Stream), "{error}");
+    refused_at(&lie(5 * CHUNK_BYTES / 2, false, |chunks| drop(chunks.pop())), StreamError::Chunk { chunk: 1 });
+}
+
+#[test]
+fn n05_an_empty_extra_final_chunk() {
+    let extra = |chunks: &mut Vec<Chunk>| {
+        assert!(chunks.len() == 2 && chunks[1].plaintext.len() == CHUNK_BYTES);
+        chunks[1].last = false;
+        chunks.push(Chunk { place: 2, last: true, plaintext: Vec::new() });
+    };
+    refused_at(&lie(exactly_two_chunks(true), true, extra), StreamError::Chunk { chunk: 1 });
+    refused_at(&lie(exactly_two_chunks(false), false, extra), StreamError::EmptyFinal { chunk: 2 });
+}
+
+#[test]
+fn n06_bytes_behind_the_final_chunk() {
+    for told in [true, false] {
+        let good = lie(1000, told, |_| {});
+        for more in [1, 15, 16, 17, CHUNK_BYTES] {
+            let error = opened(&[&good[..], &vec![0; more]].concat()).expect_err("longer");
+            let reason = if told { RefusalReason::Malformed } else { RefusalReason::Stream };
+            assert_eq!(error.refusal(), Some(reason), "{more}: {error}");
+        }
+    }
+    // A whole chunk more, sealed as the next one.
+    let more = Chunk { place: 1, last: true, plaintext: vec![7] };
+    let error = opened(&lie(1000, true, |chunks| chunks.push(more))).expect_err("longer");
+    assert_eq!(error, OpenError::Trailing { announced: 1 });
+}
+
+#[test]
+fn n07_a_commitment_with_one_bit_flipped() {
+    for (suite, step) in [(Suite::X25519, 1), (Suite::XWing, 37)] {
+        let targets = targets(suite, &[1]);
+        let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+        for bit in (0..256).step_by(step) {
+            let mut altered = parcel.clone();
+            altered[9 + bit / 8] ^= 1 << (bit % 8);
+            let refused = open(&context(&targets), tag(1), secret(suite, 1), &altered, usize::MAX);
+            assert_eq!(refused, Err(OpenError::Envelope(EnvelopeOpenError::Unopenable)), "{suite}: bit {bit}");
+        }
+    }
+}
