@@ -195,6 +195,46 @@ fn only_the_seams_ask_for_time_and_randomness() {
     assert!(strays.is_empty(), "{}", strays.join("\n"));
 }
 
+/// What decides is a function of what it is given: nothing in core can ask the machine, and nothing that `apply` uses keeps
+/// anything between two calls or depends on an order that is not visible.
+#[test]
+fn r04_nothing_in_apply_reads_configuration_clock_or_randomness() {
+    let machine =
+        ["env", "fs", "process", "thread", "SystemTime", "Instant", "UNIX_EPOCH", "tokio", "getrandom", "rand"];
+    let sockets = ["TcpStream", "TcpListener", "UdpSocket", "ToSocketAddrs"];
+    let hidden = ["HashMap", "HashSet", "RandomState", "Mutex", "RwLock", "OnceLock", "LazyLock", "OnceCell", "Cell"];
+    let kept = ["RefCell", "UnsafeCell", "AtomicU64", "AtomicUsize", "AtomicBool", "atomic", "thread_local", "static"];
+    let decides = ["decide", "directory", "sign", "wire", "id", "limits"].map(|module| format!("src/core/{module}"));
+    let (mut strays, mut looked) = (Vec::new(), 0);
+    for file in sources("src/core") {
+        let shown = file.strip_prefix(root()).unwrap().display().to_string();
+        let strict = decides.iter().any(|module| shown.starts_with(module.as_str()));
+        looked += usize::from(strict);
+        let code = tokens(&std::fs::read_to_string(&file).unwrap());
+        for (at, word) in code.iter().enumerate() {
+            let word = word.as_str();
+            // A lifetime is no variable that lasts.
+            let lifetime = at > 0 && code[at - 1] == "'";
+            let asks = machine.contains(&word) || sockets.contains(&word);
+            let keeps = strict && (hidden.contains(&word) || kept.contains(&word)) && !lifetime;
+            // `env!` and `option_env!` are read when it is built, from who builds it.
+            if asks || keeps || word == "option_env" {
+                strays.push(format!("{shown}: {word}"));
+            }
+        }
+        if strict {
+            let module = module_of(&file);
+            for path in paths(&std::fs::read_to_string(&file).unwrap(), &module) {
+                if path.first().is_some_and(|top| top != "core") {
+                    strays.push(format!("{shown}: {}", path.join("::")));
+                }
+            }
+        }
+    }
+    assert!(looked > 15, "{looked} files decide");
+    assert!(strays.is_empty(), "core decides from what it is given alone:\n{}", strays.join("\n"));
+}
+
 #[test]
 fn no_file_is_longer_than_one_concern() {
     let long: Vec<String> = ["src", "tests", "benches", "examples"]

@@ -1,6 +1,7 @@
 //! A group's state in memory, and transactions to decide: for the tests of `core::decide`.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -226,5 +227,38 @@ pub fn report(name: &str, number: u64, second: u64, held: Position, manifests: &
                 manifest: Some(Arc::new(manifest.clone())),
             })
             .collect(),
+    }
+}
+
+/// Counts look-ups of transactions in the state.
+pub struct Counting<'a> {
+    pub model: &'a Model,
+    pub looks: Cell<usize>,
+}
+
+impl View for Counting<'_> {
+    type Error = Infallible;
+
+    fn destination(&self) -> &DestinationName {
+        self.model.destination()
+    }
+    fn group_time(&self) -> Time {
+        self.model.group_time()
+    }
+    fn directory(&self) -> Option<&Arc<Directory>> {
+        self.model.directory()
+    }
+    fn operator(&self) -> Option<VerifyingKeyBytes> {
+        self.model.operator()
+    }
+    fn transaction(&self, sender: &SenderName, transaction: TransactionId) -> Result<Option<Row>, Infallible> {
+        self.looks.set(self.looks.get() + 1);
+        self.model.transaction(sender, transaction)
+    }
+    fn claim(&self, sender: &SenderName, tag: IdempotencyTag) -> Result<Option<Claim>, Infallible> {
+        self.model.claim(sender, tag)
+    }
+    fn key_version(&self, tag: KeyTag) -> Result<Option<Position>, Infallible> {
+        self.model.key_version(tag)
     }
 }

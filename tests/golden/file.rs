@@ -54,17 +54,31 @@ impl Golden {
             panic!("{}:{}: the bytes have changed\n now: {is}\nfile: {was}", path.display(), at + 1);
         }
         assert_eq!(self.text.len(), file.len(), "{}: the file ends elsewhere", path.display());
-        let mut values: BTreeMap<String, String> = BTreeMap::new();
-        let mut current = String::new();
-        for line in file.lines().filter(|line| !line.starts_with('#')) {
-            match line.split_once(':') {
-                Some((name, hex)) => {
-                    current = name.to_owned();
-                    assert!(values.insert(current.clone(), hex.trim().to_owned()).is_none(), "{name} stands twice");
-                }
-                None => values.get_mut(&current).unwrap().push_str(line.trim()),
-            }
-        }
-        values.into_iter().map(|(name, hex)| (name, HEXLOWER.decode(hex.as_bytes()).unwrap())).collect()
+        values(&file)
     }
+
+    /// Writes what an earlier version wrote once and for all: never over a file that is there. Gives what the file says.
+    pub fn keep(self, name: &str) -> BTreeMap<String, Vec<u8>> {
+        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden", &format!("{name}.hex")].iter().collect();
+        if !path.exists() && std::env::var_os("SEALCAST_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+            std::fs::write(&path, &self.text).unwrap();
+        }
+        values(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+}
+
+/// What the lines of a file say, by name.
+fn values(file: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut current = String::new();
+    for line in file.lines().filter(|line| !line.starts_with('#')) {
+        match line.split_once(':') {
+            Some((name, hex)) => {
+                current = name.to_owned();
+                assert!(values.insert(current.clone(), hex.trim().to_owned()).is_none(), "{name} stands twice");
+            }
+            None => values.get_mut(&current).unwrap().push_str(line.trim()),
+        }
+    }
+    values.into_iter().map(|(name, hex)| (name, HEXLOWER.decode(hex.as_bytes()).unwrap())).collect()
 }

@@ -7,6 +7,7 @@
 mod deciding;
 mod entries;
 mod file;
+mod log;
 
 mod parcels;
 mod sealing;

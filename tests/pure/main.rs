@@ -7,6 +7,7 @@ mod deciding;
 mod gather;
 #[path = "../common/gathering.rs"]
 mod gathering;
+mod group_time;
 mod negative;
 mod place;
 mod propose;
@@ -16,4 +17,5 @@ mod seal;
 #[path = "../common/segments.rs"]
 mod segments;
 mod split;
+mod waiting;
 mod way;

@@ -2,20 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::deciding::*;
 use crate::segments::{draft, sign};
 use proptest::prelude::*;
-use sealcast::core::decide::{
-    Claim, Commit, Entry, Manifest, ManifestItem, Op, Predecessor, Report, Row, Standing, Tally, View, Wait,
-};
+use sealcast::core::decide::{Commit, Entry, Manifest, ManifestItem, Op, Predecessor, Report, Standing, Tally, Wait};
 use sealcast::core::directory::{Directory, Draft};
 use sealcast::core::id::{
-    DestinationName, EnvironmentId, IdempotencyTag, Incarnation, KeyTag, OnPredecessor, PayloadTag, Position, Release,
-    SenderName, Time, TransactionId, VerifyingKeyBytes,
+    EnvironmentId, Incarnation, OnPredecessor, PayloadTag, Position, Release, Time, TransactionId,
 };
 use sealcast::core::limits;
 
@@ -377,39 +373,6 @@ fn entries_stay_within_their_limit_and_nothing_is_left_behind() {
     assert!(entries.iter().all(|entry| entry.encode().len() <= limits::ENTRY_BYTES));
     assert!(entries[0].encode().len() > limits::ENTRY_BYTES / 20 * 19, "an entry is filled");
     assert_eq!(model.rows.len(), 20 * 1024);
-}
-
-/// Counts look-ups in the state.
-struct Counting<'a> {
-    model: &'a Model,
-    looks: Cell<usize>,
-}
-
-impl View for Counting<'_> {
-    type Error = Infallible;
-
-    fn destination(&self) -> &DestinationName {
-        self.model.destination()
-    }
-    fn group_time(&self) -> Time {
-        self.model.group_time()
-    }
-    fn directory(&self) -> Option<&Arc<Directory>> {
-        self.model.directory()
-    }
-    fn operator(&self) -> Option<VerifyingKeyBytes> {
-        self.model.operator()
-    }
-    fn transaction(&self, sender: &SenderName, transaction: TransactionId) -> Result<Option<Row>, Infallible> {
-        self.looks.set(self.looks.get() + 1);
-        self.model.transaction(sender, transaction)
-    }
-    fn claim(&self, sender: &SenderName, tag: IdempotencyTag) -> Result<Option<Claim>, Infallible> {
-        self.model.claim(sender, tag)
-    }
-    fn key_version(&self, tag: KeyTag) -> Result<Option<Position>, Infallible> {
-        self.model.key_version(tag)
-    }
 }
 
 #[test]

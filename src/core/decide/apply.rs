@@ -210,7 +210,7 @@ impl<V: View> Applying<'_, V> {
         if !directory.may_send(sender, &destination.name) {
             return Ok(Some(Decision::Rejected(Rejection::NotPermitted)));
         }
-        if item.deadline > item.transaction.time().after(destination.max_life) {
+        if item.deadline_too_far(destination.max_life) {
             return Ok(Some(Decision::Rejected(Rejection::DeadlineTooFar)));
         }
         if let Some(predecessor) = item.predecessor {

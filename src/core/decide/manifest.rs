@@ -2,6 +2,8 @@
 //!
 //! Owns the manifest, its bytes and its digest. Must not touch payloads or keys.
 
+use std::time::Duration;
+
 use prost::Message;
 
 use super::entry::EntryError;
@@ -73,6 +75,14 @@ pub struct Predecessor {
     pub on_predecessor: OnPredecessor,
     /// Whether being committed suffices, or every voter must hold it.
     pub release: Release,
+}
+
+impl ManifestItem {
+    /// Whether its deadline is later than a destination with this longest life allows: its id's time plus `max_life`. It is
+    /// rejected then, whatever else holds (R7).
+    pub fn deadline_too_far(&self, max_life: Duration) -> bool {
+        self.deadline > self.transaction.time().after(max_life)
+    }
 }
 
 impl Manifest {

@@ -85,6 +85,12 @@ pub enum DirectoryError {
         /// What it should name.
         expected: EnvironmentId,
     },
+    /// What is to take effect has ended already.
+    #[error("valid_until: it ended at {}: sign a directory with a later one", write_time(*.valid_until))]
+    Ended {
+        /// When.
+        valid_until: Time,
+    },
     /// Two entries share what must be their own.
     #[error("{field}: {value} is already that of {first}: give each its own")]
     Duplicate {
@@ -358,7 +364,7 @@ pub struct Directory {
 
 impl Directory {
     /// Verifies and reads a directory: length, first line and signature come before any parsing. Errors: all of
-    /// [`DirectoryError`] but [`DirectoryError::OtherEnvironment`].
+    /// [`DirectoryError`] but [`DirectoryError::OtherEnvironment`] and [`DirectoryError::Ended`].
     pub fn verify(bytes: &[u8], operator: &sign::PublicKey, minimum_version: u64) -> Result<Self, DirectoryError> {
         let (signature, signed) = parts(bytes)?;
         operator.verify(label::DIRECTORY, signed, &signature).map_err(|_| DirectoryError::Signature)?;
@@ -405,6 +411,15 @@ impl Directory {
             });
         }
         Ok(())
+    }
+
+    /// Whether it can take effect at `now`: one that has ended changes nothing any more. (One that ended while it was in
+    /// force stays: reads and repair never end.) Errors: [`DirectoryError::Ended`].
+    pub fn check_valid(&self, now: Time) -> Result<(), DirectoryError> {
+        match self.validity(now) {
+            Validity::Ended | Validity::GraceEnded => Err(DirectoryError::Ended { valid_until: self.valid_until }),
+            Validity::Good | Validity::Ending { .. } => Ok(()),
+        }
     }
 
     /// Whether a group that serves `destination` under `before` can go on under this: it must still list the destination, and

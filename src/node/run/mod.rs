@@ -235,6 +235,7 @@ impl Node {
         }
         let directory = Directory::verify(&bytes, &self.operator, 1).map_err(|error| refused(error.to_string()))?;
         directory.check_successor_of(&before).map_err(|error| refused(error.to_string()))?;
+        directory.check_valid(self.seams.clock.now()).map_err(|error| refused(error.to_string()))?;
         for (name, served) in self.served.iter() {
             let in_force = served.context.in_force.borrow().clone();
             directory.check_keeps(&in_force, name).map_err(|error| refused(error.to_string()))?;

@@ -114,6 +114,7 @@ impl Offered {
         }
         let follows = self.directory.check_successor_of(in_force);
         follows
+            .and_then(|()| self.directory.check_valid(view.group_time()))
             .and_then(|()| self.directory.check_keeps(in_force, view.destination()))
             .map_err(|error| error.to_string())
     }
@@ -407,6 +408,8 @@ impl Tally {
         }
         let state = match entry.predecessor {
             None => State::Ready,
+            // Its fate hangs on no other, and its sender may have let it wait for years.
+            Some(_) if entry.deadline_too_far(destination.max_life) => State::Ready,
             Some(predecessor) => {
                 let row = view.transaction(&manifest.sender, predecessor.transaction)?;
                 match standing(row.as_ref(), predecessor.deadline, None, time, destination.retention) {
