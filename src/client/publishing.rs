@@ -120,6 +120,8 @@ struct Shared {
     start: StartPublisher,
     lanes: Mutex<BTreeMap<DestinationName, Arc<Lane>>>,
     paces: Mutex<BTreeMap<(ParcelId, DestinationName), Pace>>,
+    /// Parcels whose sealing goes on.
+    growing: Mutex<BTreeMap<ParcelId, watch::Receiver<SoFar>>>,
     tracker: Arc<Tracker>,
     outbox: Outbox,
     work: Arc<dyn Work>,
@@ -175,6 +177,7 @@ impl Publishing {
             start,
             lanes: Mutex::default(),
             paces: Mutex::default(),
+            growing: Mutex::default(),
             tracker,
             outbox,
             work,
@@ -236,7 +239,9 @@ impl Publishing {
     /// Starts the publishing of a parcel that is still being sealed.
     pub fn feed(&self, row: ParcelRow) -> Feed {
         let lanes = row.destinations.iter().map(|name| (name.clone(), false)).collect();
-        let (so_far, _) = watch::channel(SoFar { row, ended: false });
+        let parcel = row.parcel;
+        let (so_far, seen) = watch::channel(SoFar { row, ended: false });
+        lock(&self.shared.growing).insert(parcel, seen);
         Feed { publishing: self.clone(), lanes, so_far }
     }
 
@@ -331,11 +336,7 @@ impl Publishing {
                     }
                     self.shared.tracker.withheld(&destination, &Withheld { domains: domains.into(), only_one });
                 }
-                Some(PublisherEvent::Wanted(stripe)) => {
-                    if let Some(row) = self.shared.tracker.undecided_parcel(stripe.parcel, &destination) {
-                        self.push(&destination, row, stripe.index..stripe.index + 1, Why::TopUp);
-                    }
-                }
+                Some(PublisherEvent::Wanted(stripe)) => self.top_up(&destination, stripe),
                 Some(PublisherEvent::Refused { stripe, cause }) => {
                     let now = self.shared.clock.monotonic();
                     let news = self.shared.tracker.stripe_refused(&destination, stripe, &cause);
@@ -349,6 +350,17 @@ impl Publishing {
                 }
                 None => return,
             }
+        }
+    }
+
+    /// Sends a stripe once more to where it is missing: of a parcel that is undecided, or still being sealed.
+    fn top_up(&self, destination: &DestinationName, stripe: StripeId) {
+        let (next, end) = (stripe.index, stripe.index.saturating_add(1));
+        let growing = lock(&self.shared.growing).get(&stripe.parcel).cloned();
+        if let Some(row) = self.shared.tracker.undecided_parcel(stripe.parcel, destination) {
+            self.push(destination, row, next..end, Why::TopUp);
+        } else if let Some(so_far) = growing {
+            self.push_job(destination, Job { source: Source::Growing(so_far), next, end, why: Why::TopUp });
         }
     }
 
@@ -372,7 +384,7 @@ impl Publishing {
                     (so_far.row.clone(), so_far.ended)
                 }
             };
-            if ended && job.next >= job.end.min(row.stripes) {
+            if job.next >= job.end || (ended && job.next >= row.stripes) {
                 continue;
             }
             if job.next >= row.stripes {
@@ -410,6 +422,13 @@ impl Publishing {
                     tokio::select! {
                         done = lane.publisher.publish(stripe, job.why.again()) => if done.is_err() { return },
                         () = self.shared.closing.cancelled() => return,
+                    }
+                    // It may have got its fate while this stripe waited for credit: then nobody else would forget it.
+                    let parcel = job.parcel();
+                    let growing = lock(&self.shared.growing).contains_key(&parcel);
+                    if !growing && self.shared.tracker.undecided_parcel(parcel, &destination).is_none() {
+                        lane.publisher.forget(parcel);
+                        continue;
                     }
                     job.next += 1;
                     lock(&lane.jobs).push_back(job);
@@ -507,6 +526,8 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.so_far.send_modify(|so_far| so_far.ended = true);
+        let parcel = self.so_far.borrow().row.parcel;
+        lock(&self.publishing.shared.growing).remove(&parcel);
         for (destination, behind) in &self.lanes {
             if *behind {
                 self.publishing.lane(destination).wake.notify_one();

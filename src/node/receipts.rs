@@ -3,24 +3,28 @@
 //!
 //! Owns signing and publishing of what this node says. Must not decide what is said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::alarms::Alarms;
 use super::group::GroupContext;
 use crate::core::limits;
+use crate::core::place::{Domains, Standing};
 use crate::core::receipt::{Notice, NoticeRecord, Statement, sign_receipts};
 use crate::seams::Clock;
 use crate::store::StoreError;
 use crate::store::group::Mutation;
 use crate::telemetry::{Meter, names};
+use crate::transport::publisher::known;
 use crate::transport::{AnyTransport, AppendError, Domain, Full, PartitionId, Record, Topic, Transport};
 
 /// Batches on their way at once.
@@ -30,6 +34,13 @@ const COPIES: usize = 2;
 /// After a round in which no partition took a notice; doubles up to the last.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_LAST: Duration = Duration::from_secs(1);
+/// How often it is looked whether a notice on its way should go elsewhere too: its domain is late, or away (R15).
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a second domain is waited for once one has a notice: longer, and brokers that are silent would hold up others'
+/// receipts.
+const INSURANCE: Duration = Duration::from_millis(500);
+/// One notice in so many is tried in a domain whatever its standing, so that one that is fast again is noticed.
+const PROBE_EVERY: u64 = 16;
 /// The directory in force goes with receipts at most this often, for clients that were not there when it came in force:
 /// without it they can verify none of them.
 const DIRECTORY_EVERY: Duration = Duration::from_secs(10);
@@ -131,6 +142,7 @@ impl Publisher {
             meter: context.meter.clone(),
             alarms: context.alarms.clone(),
             turn: Arc::default(),
+            domains: Arc::default(),
         };
         let note = context.store.snapshot()?.note(TOLD)?;
         let told = note.and_then(|note| std::str::from_utf8(&note).ok()?.parse().ok()).unwrap_or_default();
@@ -241,6 +253,16 @@ struct Outlet {
     meter: Meter,
     alarms: Alarms,
     turn: Arc<AtomicU64>,
+    /// How the topic's domains do.
+    domains: Arc<Mutex<Domains>>,
+}
+
+/// A partition for a notice.
+struct Outlay {
+    partition: PartitionId,
+    domain: Domain,
+    /// In how many domains an acknowledged record of it lies.
+    copies: usize,
 }
 
 /// The alarm of notices that no broker takes; cleared by the next that one does.
@@ -248,32 +270,47 @@ const NOTICES_ALARM: &str = "notices-unreachable";
 
 impl Outlet {
     /// Publishes a record: acknowledged in two domains, or in one when there is no other that answers. Goes on until then,
-    /// or until `hurry`.
+    /// or until `hurry`. A domain that is late or away is waited for only while no other is left to try.
     async fn publish(&self, record: NoticeRecord, hurry: &CancellationToken) {
         let record = Record { key: Bytes::copy_from_slice(&record.key), value: Bytes::from(record.value) };
         let mut again = AGAIN_FIRST;
-        let mut there: BTreeSet<Domain> = BTreeSet::new();
+        let mut there: BTreeMap<Domain, usize> = BTreeMap::new();
+        let mut published_at = None;
         loop {
-            let places = self.places(&there);
-            let outcomes = places.into_iter().map(|(domain, copies, partition)| {
-                let record = record.clone();
-                async move { self.append(partition, record).await.map(|()| (domain, copies)) }
-            });
+            let (mut asked, mut waiting) = (BTreeMap::new(), FuturesUnordered::new());
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let mut refused = None;
-            for outcome in futures_util::future::join_all(outcomes).await {
-                match outcome {
-                    Ok((domain, copies)) => {
-                        there.insert(domain);
-                        if usize::from(copies) >= COPIES {
-                            return;
+            loop {
+                for Outlay { partition, domain, copies } in self.places(turn, &there, &asked) {
+                    asked.insert(domain.clone(), copies);
+                    let answer = self.append(partition, record.clone());
+                    waiting.push(async move { (domain, copies, answer.await) });
+                }
+                tokio::select! {
+                    outcome = waiting.next() => match outcome {
+                        Some((domain, copies, Ok(()))) => {
+                            there.insert(domain, copies);
+                            published_at.get_or_insert(self.clock.monotonic());
+                            if there.values().sum::<usize>() >= COPIES {
+                                break;
+                            }
+                        }
+                        Some((_, _, Err(error))) => refused = Some(error),
+                        None => break,
+                    },
+                    () = self.clock.sleep(LOOK) => {
+                        let now = self.clock.monotonic();
+                        if published_at.is_some_and(|at| now.saturating_sub(at) >= INSURANCE) {
+                            break;
                         }
                     }
-                    Err(error) => refused = Some(error),
+                    () = hurry.cancelled() => return,
                 }
             }
             self.tell(!there.is_empty(), refused.as_ref(), again);
             // Everything that one domain acknowledged is published; another one is insurance that is tried for once more.
-            if there.len() >= COPIES || (!there.is_empty() && (refused.is_none() || again > AGAIN_FIRST)) {
+            let whole = there.values().sum::<usize>() >= COPIES;
+            if whole || (!there.is_empty() && (refused.is_none() || again > AGAIN_FIRST)) {
                 return;
             }
             if let Some(error) = &refused {
@@ -302,44 +339,78 @@ impl Outlet {
         self.alarms.raise(NOTICES_ALARM, format!("receipts cannot be published to {topic}: {cause}"));
     }
 
-    /// Partitions in different domains, none of them in `not`, as many as are still wanted: those that are up first.
-    fn places(&self, not: &BTreeSet<Domain>) -> Vec<(Domain, u8, PartitionId)> {
+    fn domains(&self) -> MutexGuard<'_, Domains> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Partitions in domains where the record neither is nor is `asked` for, as many as are still wanted: the best that
+    /// there are, each round beginning with another of equals. Those that are late or away count for nothing until they
+    /// have it.
+    fn places(&self, turn: u64, there: &BTreeMap<Domain, usize>, asked: &BTreeMap<Domain, usize>) -> Vec<Outlay> {
         let partitions = self.transport.partitions(&self.topic);
-        if partitions.is_empty() {
-            return Vec::new();
+        let now = self.clock.monotonic();
+        let mut domains = self.domains();
+        domains.update(&known(&partitions), now);
+        let standing = |domain: &Domain| domains.standing(&domain.0, now);
+        let under_way = asked
+            .iter()
+            .filter(|(domain, _)| !there.contains_key(domain) && standing(domain) == Standing::Present)
+            .map(|(_, copies)| *copies);
+        let mut have = there.values().copied().chain(under_way).sum::<usize>();
+        let skip = usize::try_from(turn).unwrap_or_default() % partitions.len().max(1);
+        let mut order: Vec<_> = partitions.iter().cycle().skip(skip).take(partitions.len()).collect();
+        if !asked.is_empty() || !turn.is_multiple_of(PROBE_EVERY) {
+            order.sort_by_key(|partition| standing(&partition.domain));
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % partitions.len();
-        let mut order: Vec<_> = partitions.iter().cycle().skip(turn).take(partitions.len()).collect();
-        order.sort_by_key(|partition| !partition.up);
-        let mut domains = not.clone();
-        let mut places = Vec::new();
+        let (mut places, mut chosen): (Vec<Outlay>, BTreeSet<&Domain>) = (Vec::new(), BTreeSet::new());
         for partition in order {
-            if domains.len() < COPIES && domains.insert(partition.domain.clone()) {
-                places.push((partition.domain.clone(), partition.copies, partition.id.clone()));
-                if usize::from(partition.copies) >= COPIES {
-                    break;
-                }
+            let domain = &partition.domain;
+            if have >= COPIES {
+                break;
             }
+            if there.contains_key(domain) || asked.contains_key(domain) || !chosen.insert(domain) {
+                continue;
+            }
+            let copies = usize::from(partition.copies);
+            have += copies;
+            places.push(Outlay { partition: partition.id.clone(), domain: domain.clone(), copies });
         }
         places
     }
 
+    /// Hands a record over, and says how its domain does when the answer comes, though nobody waits for it any more.
     async fn append(&self, partition: PartitionId, mut record: Record) -> Result<(), AppendError> {
         // A transport that has no room for receipts gets it by itself; the next partition would have none either.
-        loop {
+        let (pending, bytes) = loop {
             let bytes = (record.key.len() + record.value.len()) as u64;
             match self.transport.append(partition.clone(), record) {
-                Ok(pending) => {
-                    pending.await?;
-                    self.meter.count(names::TRANSPORT_APPENDED_RECORDS, 1);
-                    self.meter.count(names::TRANSPORT_APPENDED_BYTES, bytes);
-                    return Ok(());
-                }
+                Ok(pending) => break (pending, bytes),
                 Err(Full(back)) => {
                     record = back;
                     self.clock.sleep(Duration::from_millis(2)).await;
                 }
             }
-        }
+        };
+        let token = self.domains().sent(partition.number, self.clock.monotonic());
+        let outlet = self.clone();
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let acknowledged = pending.await.map(drop);
+            let now = outlet.clock.monotonic();
+            if let Some(token) = token {
+                match &acknowledged {
+                    Ok(()) => outlet.domains().acknowledged(&token, now),
+                    Err(AppendError::Closed) => outlet.domains().forgotten(&token),
+                    Err(_) => outlet.domains().failed(&token, now),
+                }
+            }
+            if acknowledged.is_ok() {
+                outlet.meter.count(names::TRANSPORT_APPENDED_RECORDS, 1);
+                outlet.meter.count(names::TRANSPORT_APPENDED_BYTES, bytes);
+            }
+            // Whoever waited may have what it wanted from others.
+            let _ = answer.send(acknowledged);
+        });
+        answered.await.unwrap_or(Err(AppendError::Closed))
     }
 }

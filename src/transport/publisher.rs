@@ -29,6 +29,9 @@ const IDLE_TICK: Duration = Duration::from_millis(250);
 /// After this long without any answer the transport has forgotten the record.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
+/// A stripe that was asked for and did not come is asked for again after this long: its parcel may have been unfinished.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// One stripe of a parcel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StripeId {
@@ -134,7 +137,8 @@ impl Publisher {
             unacknowledged: meter.with("reason", "unacknowledged").counter(names::CLIENT_SEGMENTS_AGAIN),
             again: meter.with("reason", "absent-domain").counter(names::CLIENT_SEGMENTS_AGAIN),
             withheld: None,
-            gone: BTreeSet::new(),
+            standings: BTreeMap::new(),
+            asked: Duration::ZERO,
         };
         tokio::spawn(lane.run(orders));
         (Self { commands, credit: Arc::new(Semaphore::new(most)), most }, said)
@@ -189,19 +193,36 @@ impl Layout {
     }
 }
 
+/// Partitions as the core judges them by.
+pub fn known(partitions: &[Partition]) -> Vec<KnownPartition> {
+    let known = |partition: &Partition| KnownPartition {
+        number: partition.id.number,
+        domain: partition.domain.0.clone(),
+        up: partition.up,
+        copies: partition.copies,
+    };
+    partitions.iter().map(known).collect()
+}
+
 struct Stripe {
     placement: Placement,
     /// `None` once accepted, or settled without being accepted.
     records: Option<Vec<Record>>,
     credit: Option<OwnedSemaphorePermit>,
+    /// Which of its records wait for a partition's credit.
+    queued: BTreeSet<Place>,
     accepted: bool,
-    wanted: bool,
+    /// Since when it is wanted from whoever keeps it.
+    wanted: Option<Duration>,
 }
 
 impl Stripe {
+    /// Lets go of the records. What still waits for credit is no longer needed there, and is not counted on: it never comes.
     fn release(&mut self) {
         self.records = None;
         self.credit = None;
+        let queued = std::mem::take(&mut self.queued);
+        queued.into_iter().for_each(|place| self.placement.failed(place));
     }
 }
 
@@ -254,8 +275,8 @@ struct Lane<T> {
     events: mpsc::UnboundedSender<PublisherEvent>,
     domains: Domains,
     stripes: BTreeMap<StripeId, Stripe>,
-    /// What a partition's credit did not allow yet, in order.
-    queues: BTreeMap<i32, VecDeque<(StripeId, Place, Record)>>,
+    /// What a partition's credit did not allow yet, in order; what is no longer in its stripe's `queued` is passed over.
+    queues: BTreeMap<i32, VecDeque<(StripeId, Place)>>,
     on_the_way: BTreeMap<u64, OnTheWay>,
     acknowledgements: FuturesUnordered<BoxFuture<'static, Answer>>,
     next: u64,
@@ -266,7 +287,10 @@ struct Lane<T> {
     again: metrics::Counter,
     /// For want of which domains, and whether it is the only one.
     withheld: Option<(Vec<Arc<str>>, bool)>,
-    gone: BTreeSet<Arc<str>>,
+    /// How the domains did at the last look.
+    standings: BTreeMap<Arc<str>, Standing>,
+    /// When it was last looked whether stripes that were asked for have come.
+    asked: Duration,
 }
 
 impl<T: Transport> Lane<T> {
@@ -303,8 +327,9 @@ impl<T: Transport> Lane<T> {
             placement: Placement::new(stripe.k, stripe.records.len(), rotation),
             records: None,
             credit: None,
+            queued: BTreeSet::new(),
             accepted: false,
-            wanted: false,
+            wanted: None,
         });
         self.rotation = self.rotation.wrapping_add(1);
         if again {
@@ -312,7 +337,7 @@ impl<T: Transport> Lane<T> {
         }
         entry.records = Some(stripe.records);
         entry.credit = Some(credit);
-        entry.wanted = false;
+        entry.wanted = None;
         // The first stripe after a silence should see the partitions as they are, not as they were at the last look.
         if self.domains.count() == 0 {
             self.update_domains();
@@ -326,21 +351,11 @@ impl<T: Transport> Lane<T> {
         let last = StripeId { parcel, index: u32::MAX };
         let ids: Vec<StripeId> = self.stripes.range(first..=last).map(|(id, _)| *id).collect();
         ids.iter().for_each(|id| drop(self.stripes.remove(id)));
-        self.queues.values_mut().for_each(|queue| queue.retain(|(stripe, _, _)| stripe.parcel != parcel));
+        self.queues.values_mut().for_each(|queue| queue.retain(|(stripe, _)| stripe.parcel != parcel));
     }
 
     fn update_domains(&mut self) {
-        let known: Vec<KnownPartition> = self
-            .transport
-            .partitions(&self.topic)
-            .iter()
-            .map(|partition| KnownPartition {
-                number: partition.id.number,
-                domain: partition.domain.0.clone(),
-                up: partition.up,
-                copies: partition.copies,
-            })
-            .collect();
+        let known = known(&self.transport.partitions(&self.topic));
         self.domains.update(&known, self.clock.monotonic());
     }
 
@@ -356,6 +371,8 @@ impl<T: Transport> Lane<T> {
             if let Some(stripe) = self.stripes.get_mut(&lost.stripe) {
                 stripe.placement.failed(lost.place);
             }
+            self.plan(lost.stripe);
+            self.settle(lost.stripe);
         }
         let withheld = self.domains.withheld(now).map(|domains| (domains, self.domains.only_one(now)));
         if withheld != self.withheld && self.domains.count() > 0 {
@@ -367,21 +384,28 @@ impl<T: Transport> Lane<T> {
                 self.plan_where(|stripe| !stripe.accepted);
             }
         }
-        let gone: BTreeSet<Arc<str>> = self
-            .domains
-            .all(now)
-            .into_iter()
-            .filter(|(_, standing)| *standing == Standing::Gone)
-            .map(|(name, _)| name)
-            .collect();
-        let more_gone = !gone.is_subset(&self.gone);
-        self.gone = gone;
-        if more_gone {
-            tracing::warn!(topic = %self.topic, domains = ?self.gone, "away for over ten seconds: topping up elsewhere");
-            self.plan_where(|_| true);
-        } else {
-            self.plan_where(|stripe| stripe.records.is_some());
+        if now.saturating_sub(self.asked) >= ASK_AGAIN {
+            self.asked = now;
+            self.plan_where(|stripe| stripe.wanted.is_some());
         }
+        // What is planned follows from how domains do and from answers, and each answer is looked at when it comes.
+        let standings: BTreeMap<Arc<str>, Standing> = self.domains.all(now).into_iter().collect();
+        if standings == self.standings {
+            return;
+        }
+        let before = std::mem::replace(&mut self.standings, standings);
+        let was = |name: &Arc<str>| before.get(name).copied().unwrap_or(Standing::Present);
+        let gone = |name: &&Arc<str>| self.standings.get(*name) == Some(&Standing::Gone);
+        let more_gone = self.standings.keys().filter(gone).any(|name| was(name) != Standing::Gone);
+        if more_gone {
+            let gone: Vec<_> = self.standings.keys().filter(gone).collect();
+            tracing::warn!(topic = %self.topic, domains = ?gone, "away for over ten seconds: topping up elsewhere");
+        }
+        // Where one is gone, another that comes back takes what there was no second place for.
+        let up = |name: &&Arc<str>| self.standings.get(*name).is_some_and(|now| *now < Standing::Absent);
+        let returned = self.standings.keys().any(|name| gone(&name))
+            && self.standings.keys().filter(up).any(|name| was(name) >= Standing::Absent);
+        self.plan_where(|stripe| more_gone || returned || stripe.records.is_some());
     }
 
     fn plan_where(&mut self, which: impl Fn(&Stripe) -> bool) {
@@ -395,15 +419,22 @@ impl<T: Transport> Lane<T> {
     /// Does what the placement asks for now; without the records at hand, asks for them.
     fn plan(&mut self, id: StripeId) {
         let now = self.clock.monotonic();
-        let Some(stripe) = self.stripes.get_mut(&id).filter(|stripe| !stripe.wanted) else { return };
+        let Some(stripe) = self.stripes.get_mut(&id) else { return };
+        let asked = stripe.wanted;
+        if asked.is_some_and(|at| now.saturating_sub(at) < ASK_AGAIN) {
+            return;
+        }
         let places = stripe.placement.plan(&self.domains, now);
         if places.is_empty() {
+            stripe.wanted = None;
             return;
         }
         let Some(records) = &stripe.records else {
             places.iter().for_each(|place| stripe.placement.failed(*place));
-            stripe.wanted = true;
-            self.again.increment(places.len() as u64);
+            stripe.wanted = Some(now);
+            if asked.is_none() {
+                self.again.increment(places.len() as u64);
+            }
             self.say(PublisherEvent::Wanted(id));
             return;
         };
@@ -418,13 +449,13 @@ impl<T: Transport> Lane<T> {
 
     /// Hands a record over, or queues it behind those that wait for the same partition's credit.
     fn send(&mut self, id: StripeId, place: Place, record: Record) {
-        let queue = self.queues.entry(place.partition).or_default();
-        if queue.is_empty() {
-            if let Err(record) = self.append(id, place, record) {
-                self.queues.entry(place.partition).or_default().push_back((id, place, record));
-            }
-        } else {
-            queue.push_back((id, place, record));
+        let free = self.queues.get(&place.partition).is_none_or(VecDeque::is_empty);
+        if free && self.append(id, place, record).is_ok() {
+            return;
+        }
+        self.queues.entry(place.partition).or_default().push_back((id, place));
+        if let Some(stripe) = self.stripes.get_mut(&id) {
+            stripe.queued.insert(place);
         }
     }
 
@@ -473,6 +504,7 @@ impl<T: Transport> Lane<T> {
                 // After a close nothing will succeed; the next look finds out whether anything is left to do.
                 if error != AppendError::Closed {
                     self.plan(sent.stripe);
+                    self.settle(sent.stripe);
                 }
             }
         }
@@ -488,16 +520,6 @@ impl<T: Transport> Lane<T> {
             if !std::mem::replace(&mut stripe.accepted, true) {
                 self.say(PublisherEvent::Accepted(id));
             }
-            // What waits for a slow domain is no longer needed there.
-            for (partition, queue) in &mut self.queues {
-                let slow = match self.domains.of(*partition) {
-                    Some((name, _)) => self.domains.standing(name, now) != Standing::Present,
-                    None => true,
-                };
-                if slow {
-                    queue.retain(|(stripe, _, _)| *stripe != id);
-                }
-            }
         } else if stripe.records.is_some() && stripe.placement.settled() && self.domains.withheld(now).is_some() {
             stripe.release();
             self.say(PublisherEvent::Settled(id));
@@ -510,12 +532,18 @@ impl<T: Transport> Lane<T> {
     }
 
     fn drain_queue(&mut self, partition: i32) {
-        while let Some((id, place, record)) = self.queues.get_mut(&partition).and_then(VecDeque::pop_front) {
-            if !self.stripes.contains_key(&id) {
+        while let Some((id, place)) = self.queues.get_mut(&partition).and_then(VecDeque::pop_front) {
+            let Some(stripe) = self.stripes.get_mut(&id) else { continue };
+            if !stripe.queued.remove(&place) {
                 continue;
             }
-            if let Err(record) = self.append(id, place, record) {
-                self.queues.entry(partition).or_default().push_front((id, place, record));
+            let record = stripe.records.as_ref().and_then(|records| records.get(usize::from(place.shard)).cloned());
+            let Some(record) = record else { continue };
+            if self.append(id, place, record).is_err() {
+                if let Some(stripe) = self.stripes.get_mut(&id) {
+                    stripe.queued.insert(place);
+                }
+                self.queues.entry(partition).or_default().push_front((id, place));
                 return;
             }
         }

@@ -2,6 +2,7 @@
 //! the client, the node, and what a service writes against the SDK.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod brokers;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
