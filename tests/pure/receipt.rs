@@ -275,6 +275,22 @@ fn r13_signers_of_two_directory_versions_are_not_mixed() {
 }
 
 #[test]
+fn r06_who_knows_no_payload_is_not_told_what_holders_of_another_are() {
+    let ticket = Ticket { destination: "orders".parse().unwrap(), transaction: transaction(1), deadline: DEADLINE };
+    let mut counter = Counter::new(ticket, orders(), "web".parse().unwrap(), None);
+    let theirs = Decided { payload_tag: PayloadTag([9; 32]), ..decided(4) };
+    let reuse = statement(1, Verdict::Rejected(theirs, Rejection::IdReuse));
+    for name in ["a", "b", "c"] {
+        assert_eq!(counter.add(&said(name, reuse.clone())), Added::Elsewhere);
+    }
+    assert_eq!(counter.agreed(&directories()), None);
+    for name in ["a", "b"] {
+        assert_eq!(counter.add(&said(name, statement(1, committed(4)))), Added::Counted, "it contradicts nothing");
+    }
+    assert_eq!(counter.agreed(&directories()).unwrap().verdict, committed(4));
+}
+
+#[test]
 fn r26_having_forgotten_contradicts_nothing() {
     let mut counter = counter();
     let forgotten = statement(1, Verdict::Forgotten { group_time: Time(u64::MAX) });

@@ -8,7 +8,7 @@ use super::Directories;
 use super::notice::{Refusal, Verified};
 use super::statement::{StageTimes, Statement, Verdict};
 use crate::core::directory::DestinationEntry;
-use crate::core::id::{DestinationTag, Digest, NodeName, PayloadTag, RefusalReason, SenderName, Ticket};
+use crate::core::id::{DestinationTag, Digest, NodeName, PayloadTag, RefusalReason, Rejection, SenderName, Ticket};
 use crate::core::limits;
 
 /// What became of a receipt that was given to a [`Counter`].
@@ -60,7 +60,7 @@ pub struct Counter {
 
 impl Counter {
     /// For a ticket of this sender. Without a payload tag (who attaches with a ticket alone does not know it) signers need
-    /// only agree on one.
+    /// only agree on one, and what they say to holders of another payload, rejected(id-reuse), is not counted.
     pub fn new(
         ticket: Ticket,
         destination: DestinationTag,
@@ -80,6 +80,8 @@ impl Counter {
             && *deadline == self.ticket.deadline
             && match (verdict, verdict.decided(), self.payload_tag) {
                 (_, Some(decided), Some(tag)) => decided.payload_tag == tag,
+                // It is said to who holds another payload; the ticket's own fate is that of the payload that came first.
+                (Verdict::Rejected(_, Rejection::IdReuse), _, None) => false,
                 (Verdict::Expired { group_time } | Verdict::Forgotten { group_time }, ..) => group_time > deadline,
                 _ => true,
             };
