@@ -34,6 +34,9 @@ type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
 /// Looks up what was said since a time.
 pub(super) type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Why nothing reaches a destination's topic.
+pub(super) type Trouble = Box<dyn Fn(&DestinationName) -> Option<String> + Send + Sync>;
+
 /// What all clones of a client share.
 pub(super) struct Inner {
     pub(super) sender: SenderName,
@@ -46,6 +49,7 @@ pub(super) struct Inner {
     pub(super) streaming: Streaming,
     pub(super) queue: mpsc::UnboundedSender<Submission>,
     pub(super) search: Search,
+    pub(super) trouble: Trouble,
     pub(super) tasks: TaskTracker,
     pub(super) closing: CancellationToken,
 }
@@ -338,6 +342,12 @@ impl Client {
     /// committed and not complete; those that were made first come first. Right after the start it is what former runs left.
     pub fn kept(&self) -> Vec<Handle> {
         self.inner.tracker.open_handles()
+    }
+
+    /// Why a destination's topic cannot be found at the brokers (nobody answers, it is missing, a right is missing) and what
+    /// to do, for people; `None` while it can be, or while nobody had time to find out.
+    pub fn trouble(&self, destination: &DestinationName) -> Option<String> {
+        (self.inner.trouble)(destination)
     }
 
     /// A handle for a ticket: from the outbox when it is there, else from what nodes said since its time. Until they have

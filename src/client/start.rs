@@ -18,7 +18,7 @@ use super::options::Options;
 use super::publishing::{Parts, Publishing};
 use super::renewal::Renewal;
 use super::sealing::{Identity, Sealer};
-use super::service::{Client, Inner, Search};
+use super::service::{Client, Inner, Search, Trouble};
 use super::stream::Streaming;
 use super::tracker::Tracker;
 use super::window::Window;
@@ -112,6 +112,10 @@ impl Client {
             let (transport, environment) = (transport.clone(), environment.clone());
             move |name: &DestinationName, query| append_query(&*transport, &Topic::segments(&environment, name), query)
         };
+        let trouble: Trouble = {
+            let (transport, environment) = (transport.clone(), environment.clone());
+            Box::new(move |name| transport.trouble(&Topic::segments(&environment, name)))
+        };
         let asking =
             Asking::new(options.key.clone(), directories.clone(), tracker.clone(), clock.clone(), Box::new(append));
         tasks.spawn(asking.run(closing.clone()));
@@ -191,6 +195,7 @@ impl Client {
             streaming,
             queue,
             search,
+            trouble,
             tasks,
             closing,
         };

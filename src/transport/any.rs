@@ -181,6 +181,10 @@ impl Transport for AnyTransport {
         }
     }
 
+    fn trouble(&self, topic: &Topic) -> Option<String> {
+        Self::trouble(self, topic)
+    }
+
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {
         match self {
             Self::Kafka(kafka) => kafka.append(to, record),

@@ -258,6 +258,12 @@ pub trait Transport: Send + Sync + 'static {
     /// implementations refresh in the background.
     fn partitions(&self, topic: &Topic) -> Arc<[Partition]>;
 
+    /// Why a topic has no partitions, as far as it is known, and what to do, for people; nothing while there are some, and
+    /// from a transport that cannot tell.
+    fn trouble(&self, _topic: &Topic) -> Option<String> {
+        None
+    }
+
     /// Appends a record. Does not block. Errors: [`Full`] gives the record back when the partition's domain has no credit.
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>>;
 

@@ -209,12 +209,35 @@ fn known(handle: &Handle, client: &Client) -> String {
     let voters: Vec<_> = entry.into_iter().flat_map(|entry| &entry.nodes).collect();
     let signed = handle.receipt().map(|receipt| receipt.signers).unwrap_or_default();
     let lacking = voters.iter().filter(|voter| !signed.contains(voter)).map(ToString::to_string).collect::<Vec<_>>();
-    words(handle.outcome(), handle.refused().as_deref(), &handle.withheld(), handle.only_one_domain(), &lacking)
+    words(Known {
+        outcome: handle.outcome(),
+        refused: handle.refused().as_deref(),
+        trouble: client.trouble(&handle.ticket().destination).as_deref(),
+        withheld: &handle.withheld(),
+        only_one: handle.only_one_domain(),
+        lacking: &lacking,
+    })
 }
 
-/// The same from its parts: why brokers refuse it, the domains for want of which it is not accepted and whether it is the
-/// topic's only one, the voters whose signature is lacking.
-fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], only_one: bool, lacking: &[String]) -> String {
+/// What is known of a transaction, to be said in words.
+#[derive(Default, Clone, Copy)]
+struct Known<'a> {
+    outcome: Outcome,
+    /// Why the brokers refuse it.
+    refused: Option<&'a str>,
+    /// Why its topic cannot be found at the brokers.
+    trouble: Option<&'a str>,
+    /// The domains for want of which it is not accepted.
+    withheld: &'a [Arc<str>],
+    /// Whether that is the topic's only domain.
+    only_one: bool,
+    /// The voters whose signature is lacking.
+    lacking: &'a [String],
+}
+
+/// The same in words, without a full stop.
+fn words(known: Known<'_>) -> String {
+    let Known { outcome, refused, trouble, withheld, only_one, lacking } = known;
     match outcome {
         Outcome::Submitted if refused.is_some() => format!("the brokers refuse it: {}", refused.unwrap_or_default()),
         Outcome::Submitted if only_one => format!(
@@ -224,6 +247,9 @@ fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], only_on
         ),
         Outcome::Submitted if !withheld.is_empty() => {
             format!("the brokers have only part of it: nothing answers in {}", withheld.join(", "))
+        }
+        Outcome::Submitted if trouble.is_some() => {
+            format!("the brokers do not have it yet: {}", trouble.unwrap_or_default().trim_end_matches('.'))
         }
         Outcome::Submitted => "the brokers do not have it yet".to_owned(),
         Outcome::Accepted => {
@@ -239,9 +265,11 @@ fn words(outcome: Outcome, refused: Option<&str>, withheld: &[Arc<str>], only_on
 /// What is known of a transaction whose stage was not reached in time.
 fn unknown(handle: &Handle, client: &Client) -> String {
     let (known, ticket) = (known(handle, client), handle.ticket());
+    // What is to be done about it can be a question.
+    let stop = if known.ends_with(['?', '!']) { "" } else { "." };
     format!(
-        "no answer in time: {known}. The outbox keeps it, and `sealcast send --resume` here goes on with it; ask again \
-         with a reader's configuration: sealcast status {ticket} --config readers/NAME/client.toml"
+        "no answer in time: {known}{stop} The outbox keeps it, and `sealcast send --resume` here goes on with it; ask \
+         again with a reader's configuration: sealcast status {ticket} --config readers/NAME/client.toml"
     )
 }
 
@@ -279,10 +307,12 @@ mod tests {
     #[test]
     fn a_state_says_whom_it_waits_for() {
         let lacking = ["b".to_owned(), "c".to_owned()];
-        let said = |outcome, withheld: &[Arc<str>]| words(outcome, None, withheld, false, &lacking);
-        assert!(words(Outcome::Submitted, Some("too large"), &[], false, &lacking).ends_with("refuse it: too large"));
+        let said = |outcome, withheld: &[Arc<str>]| words(Known { outcome, withheld, lacking: &lacking, ..Known::default() });
+        let undelivered = Known { lacking: &lacking, ..Known::default() };
+        assert!(words(Known { refused: Some("too large"), ..undelivered }).ends_with("refuse it: too large"));
+        assert!(words(Known { trouble: Some("no topic."), ..undelivered }).ends_with("do not have it yet: no topic"));
         assert!(said(Outcome::Submitted, &["rack-2".into()]).ends_with("nothing answers in rack-2"));
-        let only_one = words(Outcome::Submitted, None, &["rack-2".into()], true, &lacking);
+        let only_one = words(Known { withheld: &["rack-2".into()], only_one: true, ..undelivered });
         assert!(only_one.contains("in one domain only (rack-2)") && only_one.contains("--grow"), "{only_one}");
         assert!(said(Outcome::Accepted, &[]).contains("no majority of the nodes (b, c)"));
         assert_eq!(said(Outcome::Committed(Position::default()), &[]), "it is committed, and not signed by b, c yet");
