@@ -103,8 +103,8 @@ pub(super) struct Send {
     #[arg(long, value_enum, default_value_t = Wait::Committed)]
     wait: Wait,
 
-    /// Longest wait for that, for all together, once everything is submitted; before that, for room when too much is
-    /// undecided. For example 30s
+    /// Longest wait for that, for all together, once everything is submitted, less what connecting took; before that, for
+    /// room when too much is undecided. For example 30s
     #[arg(long, default_value_t = Span(Duration::from_secs(60)), value_name = "TIME")]
     timeout: Span,
 }
@@ -169,7 +169,10 @@ impl Send {
         self.files.iter().try_for_each(|file| submit::there(file))?;
         let seams = context.seams.clone();
         block_on(async {
+            let connecting = Instant::now();
             let client = Client::with_config(&config, seams).await?;
+            // Without brokers it goes on after seconds: they are part of the wait.
+            let left = self.timeout.0.saturating_sub(connecting.elapsed());
             let directory = client.directory();
             self.destinations().iter().try_for_each(|name| check_destination(&directory, name))?;
             let mut older = client.kept();
@@ -195,7 +198,7 @@ impl Send {
                 });
                 tokio::select! {
                     submitted = submitting => {
-                        until.send_replace(Some(patience.moved.get() + patience.limit));
+                        until.send_replace(Some(patience.moved.get() + left));
                         drop(give);
                         // What was submitted before an error is waited for and printed all the same.
                         let printed = printing.await;
