@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::session::{Asked, Fresh, block_on, check_destination, header};
 use super::{CliError, Context, Exit};
-use crate::client::reader::{Committed, Event, From, Subscription};
+use crate::client::reader::{Committed, Cursor, Event, From, Subscription};
 use crate::core::directory::Span;
 use crate::core::id::{DestinationName, Position, Ticket, Time};
 use crate::seams::Clock;
@@ -21,7 +21,7 @@ Examples, in the folder of a reader's client.toml:
   sealcast watch orders -k customer-42 --linearizable -e --lines
   sealcast watch orders -H kind=refund -e --format json
 
-With --format json each line has the transaction and its position: the cursor for --from. Without it only payloads \
+With --format json each line has the transaction and the cursor that goes on after it, for --from. Without it only payloads \
 are printed, nothing between them; --lines puts a line feed behind each. When its node ends, watch goes on at \
 another, where it was.")]
 pub(super) struct Watch {
@@ -95,7 +95,12 @@ pub(super) struct Shown {
     key: Option<String>,
     headers: Vec<(String, String)>,
     content_type: Option<String>,
+    idempotency_key: Option<String>,
+    trace: Option<String>,
     ticket: Ticket,
+    /// Goes on after it, at any node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<Cursor>,
 }
 
 impl std::convert::From<&Committed> for Shown {
@@ -112,7 +117,10 @@ impl std::convert::From<&Committed> for Shown {
             key: committed.key.as_deref().map(text),
             headers: committed.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
             content_type: committed.content_type.clone(),
+            idempotency_key: committed.idempotency_key.as_deref().map(text),
+            trace: committed.trace.clone(),
             ticket: committed.ticket.clone(),
+            cursor: None,
         }
     }
 }
@@ -129,14 +137,17 @@ impl Watch {
             check_destination(&reader.directory(), &self.destination)?;
             let mut feed = reader.subscribe(&self.destination, self.subscription(from)).await?;
             let mut left = self.count.unwrap_or(u64::MAX);
+            let mut shown = None;
             while left > 0 {
                 let Some(event) = feed.next().await? else { break };
                 match event {
-                    Event::Begin(committed) if context.output.is_json() => {
-                        context.output.object(&Shown::from(&*committed))?;
-                    }
+                    Event::Begin(committed) if context.output.is_json() => shown = Some(Shown::from(&*committed)),
                     Event::Data(data) if !context.output.is_json() => std::io::stdout().lock().write_all(&data)?,
                     Event::End => {
+                        // The cursor is behind it only now.
+                        if let Some(shown) = shown.take() {
+                            context.output.object(&Shown { cursor: feed.cursor(), ..shown })?;
+                        }
                         if self.lines && !context.output.is_json() {
                             std::io::stdout().lock().write_all(b"\n")?;
                         }

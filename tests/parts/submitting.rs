@@ -58,6 +58,9 @@ async fn rejection(handle: &Handle) -> Rejection {
     }
 }
 
+/// A W3C trace context.
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_a_transaction_has_its_effect_at_each_destination() {
     let shop = Shop::with_nodes_for(&BOTH).await;
@@ -71,15 +74,18 @@ async fn what_is_said_of_a_transaction_has_its_effect_at_each_destination() {
     };
     let text = "ten nails ".repeat(70_000);
     let (first, file) = tokio::join!(
-        client.submit_to(&both, said(Transaction::new(text.clone()).key("k").idempotency_key("once"))),
+        client.submit_to(&both, said(Transaction::new(text.clone()).key("k").idempotency_key("once").trace(TRACE))),
         client.submit_file_to(&both, said(Transaction::new("")), Cursor::new(text.as_bytes().to_vec())),
     );
     let (first, file) = (first.unwrap(), file.unwrap());
-    for handle in first.iter().chain(&file) {
+    for (number, handle) in first.iter().chain(&file).enumerate() {
         let at = position(handle).await;
         let (committed, payload) = read(&reader, handle, at).await;
         assert!(payload == text.as_bytes(), "{handle:?}");
         assert_eq!((committed.sender.as_str(), committed.position), ("web", at));
+        let with = (number < first.len()).then_some(("once".as_bytes(), TRACE));
+        let got = (committed.idempotency_key.as_deref(), committed.trace.as_deref());
+        assert_eq!(got, (with.map(|with| with.0), with.map(|with| with.1)));
         let headers = [("language".to_owned(), Bytes::from("en")), ("language".to_owned(), Bytes::from("de"))];
         assert_eq!((committed.headers, committed.content_type.as_deref()), (headers.to_vec(), Some("text/plain")));
     }

@@ -172,6 +172,8 @@ mod tests {
             key: None,
             headers: Vec::new(),
             content_type: None,
+            idempotency_key: None,
+            trace: None,
         };
         let data = pieces.iter().map(|piece| Event::Data(Bytes::from_static(piece)));
         [Event::Begin(Box::new(committed))].into_iter().chain(data).chain([Event::End]).collect()

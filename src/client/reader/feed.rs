@@ -45,6 +45,10 @@ pub struct Committed {
     pub headers: Vec<(String, Bytes)>,
     /// The payload's media type, as the application named it.
     pub content_type: Option<String>,
+    /// Its idempotency key: of equal ones of a sender only the first is committed.
+    pub idempotency_key: Option<Bytes>,
+    /// The W3C trace context in which it was submitted: a `traceparent`, and after a comma a `tracestate`.
+    pub trace: Option<String>,
 }
 
 /// One message of a feed.
@@ -105,6 +109,25 @@ impl Patience {
 /// When its node ends or cannot be reached any more, a feed goes on at another one, behind what it has given; only when no
 /// node gives anything for 30 s does it say so, and the next call tries again. Its methods may be dropped while they wait,
 /// and nothing is lost by it.
+///
+/// ```no_run
+/// # async fn example(reader: sealcast::client::reader::Reader) -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::client::reader::{Event, From, Subscription};
+/// use sealcast::core::id::DestinationName;
+///
+/// let mut feed = reader.subscribe(&DestinationName::new("orders")?, Subscription::new(From::Start)).await?;
+/// while let Some(event) = feed.next().await? {
+///     match event {
+///         Event::Begin(committed) => println!("{} of {}", committed.ticket, committed.sender),
+///         Event::Data(bytes) => println!("{} bytes", bytes.len()),
+///         // Kept together with what was made of it, this is where a later run goes on.
+///         Event::End => println!("{:?}", feed.cursor()),
+///         Event::Progress(position) => println!("nothing more up to {position}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Feed {
     reader: Reader,
@@ -474,6 +497,8 @@ fn committed(start: proto::ItemStart) -> Result<Committed, ConvertError> {
         key: start.key,
         headers: start.headers.into_iter().map(|header| (header.name, header.value)).collect(),
         content_type: start.content_type,
+        idempotency_key: start.idempotency_key,
+        trace: start.trace.map(|trace| String::from_utf8_lossy(&trace).into_owned()),
     })
 }
 
