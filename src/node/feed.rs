@@ -74,7 +74,7 @@ impl Filter {
         Ok(Self { keys, headers: Arc::new(headers.collect()) })
     }
 
-    /// The next rows after a position and up to another. Errors: the store's.
+    /// The next rows after a position and up to another. Blocks. Errors: the store's.
     pub fn page(&self, snapshot: &Snapshot, after: Position, up_to: Position) -> Result<Page, StoreError> {
         if self.keys.is_empty() {
             let mut rows = snapshot.rows_after(after, up_to, PAGE)?;

@@ -118,7 +118,7 @@ impl ReaderService {
         who: PeerIdentity,
         served: Arc<Served>,
         mut after: Position,
-        (request, filter): (proto::SubscribeRequest, Filter),
+        (request, filter): (proto::SubscribeRequest, Arc<Filter>),
         give: &Give,
     ) -> Result<(), Status> {
         let destination = &served.context.destination;
@@ -139,8 +139,10 @@ impl ReaderService {
                 (progress.held, progress.group_time)
             };
             while after < held {
-                let page = served.context.store.snapshot().and_then(|snapshot| filter.page(&snapshot, after, held));
-                let page = page.map_err(unavailable)?;
+                // A page of many keys decodes many rows: no work for a thread that others' calls run on.
+                let (context, filter) = (served.context.clone(), filter.clone());
+                let page = served.context.seams.work.run(move || filter.page(&context.store.snapshot()?, after, held));
+                let page = page.await.map_err(|_| going())?.map_err(unavailable)?;
                 for row in page.rows {
                     self.may_still(&who, destination)?;
                     if stop.is_cancelled() {
@@ -384,7 +386,7 @@ impl Reader for ReaderService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (who, served) = self.readable(&request, &request.get_ref().destination)?;
         let request = request.into_inner();
-        let filter = Filter::of(&served, &request)?;
+        let filter = Arc::new(Filter::of(&served, &request)?);
         Fresh::of(request.freshness)?.wait(&served).await?;
         let after = self.cursor(&served, &request).await?;
         let service = self.clone();
