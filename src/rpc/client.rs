@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use super::DirectoryWatch;
 use super::proto::{peer_client::PeerClient, reader_client::ReaderClient};
-use super::tls::{Credentials, TlsError, server_name};
+use super::tls::{self, Credentials, TlsError, server_name};
 use crate::core::id::{NodeName, VerifyingKeyBytes};
 use crate::core::limits;
 use crate::seams::{Clock, Connection, Network, Seams};
@@ -229,11 +229,21 @@ impl Line {
                 failures.count = failures.count.saturating_add(1);
                 failures.until = self.clock.monotonic().saturating_add(wait);
                 self.meter.count_as(names::RPC_CONNECTS, "outcome", "failed");
-                let (node, address, cause) = (self.node.clone(), self.address.clone(), error.to_string());
+                let (node, address, cause) = (self.node.clone(), self.address.clone(), unconnected(&error));
                 Err(DialError::Unreachable { node, address, cause })
             }
         }
     }
+}
+
+/// Why there is no connection, for people. What lets nobody but the node in sounds like a broken certificate.
+fn unconnected(error: &io::Error) -> String {
+    if tls::is_stranger(error) {
+        return "who answers there has another key than the directory gives the node: nodes of another environment on its \
+                port, or the node's key or this directory was replaced"
+            .to_owned();
+    }
+    error.to_string()
 }
 
 /// Whether the same call can succeed later, or at another node: the node was not reached, was busy, or did not answer in

@@ -5,6 +5,7 @@
 //! TLS 1.3 alone, X25519MLKEM768 before X25519. No resumption: every connection shows its key to the directory of that
 //! moment. Must not decide what a peer may do: that is [`super::access`].
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -219,6 +220,12 @@ macro_rules! handshake_signatures {
             SCHEMES.to_vec()
         }
     };
+}
+
+/// Whether a connection failed because whoever answered has a key that was not expected.
+pub(super) fn is_stranger(error: &io::Error) -> bool {
+    let refusal = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    refusal == Some(&refused())
 }
 
 /// Lets in the nodes and readers of the directory.

@@ -37,6 +37,7 @@ async fn a_node_that_is_another_than_the_one_dialled_is_refused() {
     let status = client.node_status(proto::NodeStatusRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(explain(&status).contains("node b at localhost"), "{}", explain(&status));
+    assert!(explain(&status).contains("another key than the directory gives"), "{}", explain(&status));
     assert_eq!(environment.calls(), 0);
     // At once again: the dialer does not hammer.
     let status = client.node_status(proto::NodeStatusRequest {}).await.unwrap_err();
