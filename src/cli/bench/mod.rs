@@ -7,6 +7,7 @@
 
 mod drive;
 mod measure;
+mod own;
 mod pace;
 mod place;
 mod report;
@@ -18,7 +19,6 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-use super::demo::lent::Lent;
 use super::say::Say;
 use super::session::{self, runtime};
 use super::signals::Signals;
@@ -31,6 +31,7 @@ use crate::core::id::DestinationName;
 use crate::seams::Seams;
 use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
 use drive::Load;
+use own::Own;
 use place::Outboxes;
 use report::Report;
 use schedule::{Schedule, sends_in};
@@ -254,7 +255,7 @@ impl Bench {
         let say = Say::new(context.seams.clock.clone());
         let folder = folder.map(tempfile::TempDir::path).ok_or_else(|| CliError::failed("there is no folder"))?;
         let starting = async {
-            let own = Lent::start("bench", &folder.join("environment"), &context.seams).await?;
+            let own = Own::start("bench", &folder.join("environment"), &context.seams).await?;
             tell(context, &say, "three nodes run in this process, over the embedded transport");
             let outboxes = if self.in_memory(None) { Outboxes::Memory } else { Outboxes::Below(folder.to_path_buf()) };
             let clients = place::clients_of(&own, self.senders, &outboxes, &context.seams).await?;

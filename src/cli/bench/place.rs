@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cli::demo::lent::Lent;
+use super::own::Own;
 use crate::cli::{CliError, Exit};
 use crate::client::{Client, Options};
 use crate::config::ClientConfig;
@@ -25,15 +25,15 @@ pub(super) enum Outboxes {
 
 /// Starts clients over the transport of nodes in this process.
 pub(super) async fn clients_of(
-    lent: &Lent,
+    own: &Own,
     senders: u64,
     outboxes: &Outboxes,
     seams: &Seams,
 ) -> Result<Vec<Client>, CliError> {
-    let transport = Arc::new(lent.transport.clone());
+    let transport = Arc::new(own.transport.clone());
     let mut clients = Vec::new();
     for number in 0..senders {
-        clients.push(client(&lent.config, transport.clone(), number, outboxes, seams).await?);
+        clients.push(client(&own.config, transport.clone(), number, outboxes, seams).await?);
     }
     Ok(clients)
 }

@@ -8,7 +8,6 @@
 mod check;
 mod cluster;
 mod flow;
-pub(super) mod lent;
 mod payloads;
 mod report;
 
@@ -18,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::init::property;
+use super::quote::quoted;
 use super::say::Say;
 use super::session::runtime;
 use super::signals::Signals;
@@ -29,6 +29,7 @@ use crate::core::id::{EnvironmentName, NodeName, Suite};
 use crate::local;
 use crate::seams::{Seams, hardening};
 use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
+use crate::transport::Topic;
 use report::Report;
 
 /// Copies of each payload byte that lie on this disk for a while: outbox, coded segments, three nodes, and room.
@@ -80,6 +81,9 @@ pub(super) struct Demo {
     seed: u64,
 }
 
+/// What is logged when nobody asks for more. The demo stops a node itself: that the others find it silent is no news.
+const QUIET: &str = "warn,openraft=off,sealcast::raft::network=error";
+
 /// The environment's folder; a temporary one goes with this value.
 enum Folder {
     Temporary(tempfile::TempDir),
@@ -124,7 +128,7 @@ impl Folder {
 impl Demo {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-        let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or("warn,openraft=off")));
+        let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or(QUIET)));
         logs.map_err(|error| CliError::new(Exit::Usage, error))?;
         // A failure is logged, and the demo's secrets guard nothing.
         let _ = hardening::core_dumps_off();
@@ -133,9 +137,11 @@ impl Demo {
         let mut signals = runtime.block_on(async { Signals::listen() })?;
         let folder = Folder::new(self.keep.as_deref())?;
         let say = Say::new(context.seams.clock.clone());
+        let plan = self.plan(&context.seams)?;
+        let stay = self.what_stays(&plan);
         let outcome = runtime.block_on(async {
             tokio::select! {
-                outcome = self.go(folder.path(), &context.seams, &say) => outcome,
+                outcome = self.go(plan, folder.path(), &context.seams, &say) => outcome,
                 name = signals.next() => Err(CliError::failed(format!("ended by {name}"))),
             }
         });
@@ -145,12 +151,15 @@ impl Demo {
             report.print(&context.output, folder.kept(), &self.next(folder.path()))?;
             Ok(report.exit())
         });
+        if let Some(stay) = stay {
+            context.output.note(&stay);
+        }
         let closed = folder.close();
         let exit = printed?;
         closed.map(|()| exit)
     }
 
-    async fn go(&self, folder: &Path, seams: &Seams, say: &Say) -> Result<Report, CliError> {
+    async fn go(&self, plan: Plan, folder: &Path, seams: &Seams, say: &Say) -> Result<Report, CliError> {
         let named = self.payloads.clone();
         let choosing = tokio::task::spawn_blocking(move || payloads::choose(&named));
         let chosen = choosing.await.map_err(|error| CliError::new(Exit::Failed, error))??;
@@ -165,7 +174,6 @@ impl Demo {
                 place.display()
             )));
         }
-        let plan = self.plan(seams)?;
         flow::Run { plan, folder, chosen, made: self.size.0, seed: self.seed, seams: seams.clone() }.go(say).await
     }
 
@@ -194,17 +202,30 @@ impl Demo {
         })
     }
 
+    /// What the demo leaves on somebody's Kafka, and how it is removed.
+    fn what_stays(&self, plan: &Plan) -> Option<String> {
+        let segments = plan.destinations.iter().map(|name| Topic::segments(&plan.name, name));
+        let topics: Vec<_> = segments.chain([Topic::notices(&plan.name)]).map(|topic| topic.to_string()).collect();
+        let (brokers, topics) = (self.kafka.join(","), topics.join(","));
+        (!self.kafka.is_empty()).then(|| {
+            format!(
+                "these topics stay on the cluster, as far as they were made. When nobody needs them any more: kafka-topics \
+                 --bootstrap-server {brokers} --delete --topic '{topics}'"
+            )
+        })
+    }
+
     /// What to type to use an environment that was kept.
     fn next(&self, folder: &Path) -> Vec<String> {
         let Some(kept) = &self.keep else { return Vec::new() };
-        let at = |path: &str| kept.join(path).display().to_string();
+        let at = |path: &str| quoted(&kept.join(path));
         let nodes = ["a", "b", "c"].map(|name| at(&format!("nodes/{name}/node.toml")));
         let mut next = vec![
             format!("sealcast config check {}", nodes[0]),
-            format!("sealcast directory show {}", folder.join("operator/directory").display()),
+            format!("sealcast directory show {}", quoted(&folder.join("operator/directory"))),
         ];
         if self.kafka.is_empty() {
-            next.push(format!("sealcast dev {}", kept.display()));
+            next.push(format!("sealcast dev {}", quoted(kept)));
             return next;
         }
         next.extend(nodes.map(|config| format!("sealcast node run --config {config} &")));

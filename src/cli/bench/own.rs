@@ -1,23 +1,23 @@
-//! The demo's environment for other commands: three nodes in this process over the embedded transport, without an adversary.
+//! An environment of the bench's own: three nodes in this process over the embedded transport.
 //!
-//! Owns nothing but the way in. Must not send.
+//! Owns its plan and its end. Must not send.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::cluster::{Cluster, prepare};
-use crate::cli::{CliError, Exit, topic};
-use crate::config::environment::{Plan, VALID_FOR};
-use crate::config::{ClientConfig, Sources, TransportSettings};
+use crate::cli::{CliError, Exit};
+use crate::config::environment::{self, Plan, VALID_FOR};
+use crate::config::{ClientConfig, NodeConfig, Sources, TransportSettings};
 use crate::core::id::{DestinationName, EnvironmentName, NodeName, SenderName, Suite};
-use crate::local;
+use crate::local::{self, Nodes};
+use crate::node::NodeOptions;
 use crate::seams::Seams;
-use crate::transport::AnyTransport;
-use crate::transport::admin::{self, Layout};
+use crate::transport::{AnyTransport, TransportOptions};
 
 /// Three nodes, and what a sender needs.
-pub(in crate::cli) struct Lent {
-    cluster: Cluster,
+pub(super) struct Own {
+    nodes: Nodes,
     /// The sender's configuration.
     pub config: ClientConfig,
     /// What carries everything; this process's alone.
@@ -42,28 +42,34 @@ fn plan(prefix: &str, seams: &Seams) -> Result<Plan, CliError> {
     })
 }
 
-impl Lent {
+impl Own {
     /// Writes an environment into a folder, and starts its nodes.
-    pub(in crate::cli) async fn start(prefix: &str, folder: &Path, seams: &Seams) -> Result<Self, CliError> {
+    pub(super) async fn start(prefix: &str, folder: &Path, seams: &Seams) -> Result<Self, CliError> {
         let (plan, to, for_writing) = (plan(prefix, seams)?, folder.to_path_buf(), seams.clone());
-        let preparing = tokio::task::spawn_blocking(move || prepare(&plan, &to, &for_writing));
-        let (written, transport) = preparing.await.map_err(|error| CliError::new(Exit::Failed, error))??;
+        let writing = tokio::task::spawn_blocking(move || environment::write(&plan, &to, &for_writing));
+        let written = writing.await.map_err(|error| CliError::new(Exit::Failed, error))??;
         let sender = written.senders.values().next().ok_or_else(|| CliError::usage("there is no sender"))?;
         let config = ClientConfig::load(&Sources::file(sender))?;
-        for plan in topic::plans(&written.directory, Layout::PinnedToEach, topic::OUTAGE, |_| true) {
-            admin::init(&transport, &plan).await?;
+        let settings = config.transport()?.ok_or_else(|| CliError::usage("a sender needs a transport"))?;
+        let transport = AnyTransport::open(&TransportOptions::for_nodes(settings), seams)?;
+        local::make_topics(&transport, &written.directory).await?;
+        let mut options = Vec::new();
+        for node in written.nodes.values() {
+            let of_node = NodeOptions::from_config(&NodeConfig::load(&Sources::file(node))?)?;
+            // One process has one page of metrics, and nobody asks the bench for it.
+            options.push(NodeOptions { http: None, ..of_node });
         }
-        let cluster = Cluster::start(written, transport.clone(), seams).await?;
-        Ok(Self { cluster, config, transport })
+        let nodes = Nodes::start(options, Arc::new(transport.clone()), seams).await?;
+        Ok(Self { nodes, config, transport })
     }
 
     /// Waits until a node has failed for good, and says how.
-    pub(in crate::cli) async fn failure(&mut self) -> CliError {
-        self.cluster.failure().await
+    pub(super) async fn failure(&mut self) -> CliError {
+        self.nodes.failure().await.into()
     }
 
     /// Ends all nodes.
-    pub(in crate::cli) async fn shutdown(self) {
-        self.cluster.shutdown().await;
+    pub(super) async fn shutdown(self) {
+        self.nodes.shutdown().await;
     }
 }
