@@ -1,6 +1,7 @@
 //! What travels together, and what size it shows: bundles, padding, compression.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::{Cursor, SeekFrom};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,13 +10,53 @@ use std::time::Duration;
 
 use futures_util::poll;
 use sealcast::client::{Client, ClientError, Options, Transaction};
-use sealcast::core::id::ParcelId;
+use sealcast::core::id::{ParcelId, Time};
 use sealcast::core::seal::transaction::{Compression, Padding};
 use sealcast::core::split::segment::Segment;
-use sealcast::seams::{Clock, ManualClock, SystemClock};
+use sealcast::seams::{Clock, SystemClock};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
+use tokio::sync::watch;
 
 use crate::client::world::{Opened, World};
+
+/// A clock that stands until it is moved. Who sleeps for a second or more by it sleeps until then; shorter sleeps only set a
+/// pace, and are real.
+#[derive(Debug)]
+struct Standing {
+    started: Time,
+    passed: watch::Sender<Duration>,
+}
+
+impl Standing {
+    fn new() -> Self {
+        Self { started: SystemClock::new().now(), passed: watch::Sender::new(Duration::ZERO) }
+    }
+
+    fn advance(&self, by: Duration) {
+        self.passed.send_modify(|passed| *passed += by);
+    }
+}
+
+impl Clock for Standing {
+    fn now(&self) -> Time {
+        self.started.after(self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.passed.borrow()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        if duration < Duration::from_secs(1) {
+            return Box::pin(tokio::time::sleep(duration));
+        }
+        let (mut passed, until) = (self.passed.subscribe(), self.monotonic() + duration);
+        Box::pin(async move {
+            // The clock outlives whoever sleeps by it.
+            let _ = passed.wait_for(|passed| *passed >= until).await;
+        })
+    }
+}
 
 async fn start(world: &World, change: impl FnOnce(&mut Options)) -> Client {
     let mut options = world.options();
@@ -37,7 +78,7 @@ fn payloads(opened: &[Opened]) -> Vec<Vec<&str>> {
 #[tokio::test]
 async fn what_comes_within_a_short_time_shares_a_parcel_and_who_is_alone_goes_at_once() {
     let world = World::new(3).await;
-    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let clock = Arc::new(Standing::new());
     let a_second = Duration::from_secs(1);
     let client = start(&world, |options| {
         options.bundle_wait = a_second;
