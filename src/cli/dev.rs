@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::init::{addresses, node};
+use super::quote::quoted;
 use super::session::runtime;
 use super::signals::Signals;
 use super::watch::Shown;
@@ -274,7 +275,7 @@ fn options(folder: &Path, bundles: &Bundles) -> Result<(Vec<NodeOptions>, Transp
                 return Err(CliError::usage(format!(
                     "{}: node {name} uses Kafka, and `sealcast dev` needs none: start it with `sealcast node run --config {}`",
                     folder.display(),
-                    path.display()
+                    quoted(path)
                 )));
             }
         };
@@ -324,10 +325,10 @@ fn next(bundles: &Bundles, destination: Option<&DestinationName>) -> Vec<String>
     let mut next = Vec::new();
     let Some(destination) = destination else { return next };
     if let Some(config) = bundles.senders.values().next() {
-        next.push(format!("echo hello | sealcast send {destination} - --wait complete --config {}", config.display()));
+        next.push(format!("echo hello | sealcast send {destination} - --wait complete --config {}", quoted(config)));
     }
     if let Some(config) = bundles.readers.values().next() {
-        let config = config.display();
+        let config = quoted(config);
         next.push(format!("sealcast watch {destination} --lines --config {config}"));
         next.push(format!("sealcast node status --config {config}"));
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::directory::signing::is_loopback;
+use super::quote::quoted;
 use super::{CliError, Context, Exit};
 use crate::config::TransportSettings;
 use crate::config::environment::{self, Plan, Serving, VALID_FOR, Written};
@@ -137,6 +138,12 @@ impl Init {
         let plan = self.plan()?;
         let written = environment::write_serving(&plan, &serving, &folder, &context.seams)?;
         let next = next(&plan, &written);
+        if plan.nodes.len() == 2 {
+            context.output.note(
+                "of 2 nodes both are needed for a majority: when one is away nothing is committed. With 3 nodes one may be \
+                 away",
+            );
+        }
         let note = matches!(plan.transport, TransportSettings::Embedded { .. }).then_some(ONE_MACHINE);
         if context.output.is_json() {
             let shown = |path: &PathBuf| path.display().to_string();
@@ -246,12 +253,12 @@ fn run_node(address: &str, config: &std::path::Path) -> String {
     let folder = config.parent().unwrap_or(config);
     match (is_loopback(host), folder.file_name()) {
         (false, Some(name)) => {
-            let (folder, name) = (folder.display(), name.display());
+            let (folder, name) = (quoted(folder), name.display());
             format!(
                 "scp -pr {folder} {host}: && ssh -f {host} \"sealcast node run --config {name}/node.toml 2>{name}.log\""
             )
         }
-        _ => format!("sealcast node run --config {} &", config.display()),
+        _ => format!("sealcast node run --config {} &", quoted(config)),
     }
 }
 
@@ -259,20 +266,20 @@ fn run_node(address: &str, config: &std::path::Path) -> String {
 fn next(plan: &Plan, written: &Written) -> Vec<String> {
     let mut next = Vec::new();
     if matches!(plan.transport, TransportSettings::Embedded { .. }) {
-        next.push(format!("sealcast dev {}", written.folder.display()));
+        next.push(format!("sealcast dev {}", quoted(&written.folder)));
     } else {
         if let Some(config) = written.nodes.values().next() {
-            next.push(format!("sealcast topic init --config {}", config.display()));
+            next.push(format!("sealcast topic init --config {}", quoted(config)));
         }
         for (name, config) in &written.nodes {
             next.push(run_node(plan.nodes.get(name).map_or("", String::as_str), config));
         }
     }
     if let (Some(destination), Some(config)) = (plan.destinations.first(), written.senders.values().next()) {
-        next.push(format!("echo hello | sealcast send {destination} - --config {}", config.display()));
+        next.push(format!("echo hello | sealcast send {destination} - --config {}", quoted(config)));
     }
     if let (Some(destination), Some(config)) = (plan.destinations.first(), written.readers.values().next()) {
-        next.push(format!("sealcast watch {destination} --config {}", config.display()));
+        next.push(format!("sealcast watch {destination} --config {}", quoted(config)));
     }
     next
 }

@@ -21,6 +21,7 @@ mod man;
 mod node;
 mod output;
 mod progress;
+mod quote;
 mod say;
 mod send;
 mod session;

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::CliError;
+use crate::core::id::Ticket;
 
 /// The version of the JSON objects: the `v` in each. It changes when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
@@ -77,6 +78,18 @@ impl Output {
         let text = match self.format {
             Format::Table => format!("sealcast: {text}"),
             Format::Json => serde_json::json!({"v": VERSION, "note": text}).to_string(),
+        };
+        // With stderr closed there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    /// Says, beside the data, under which ticket something was submitted.
+    pub fn submitted(&self, source: &str, ticket: &Ticket) {
+        let text = match self.format {
+            Format::Table => format!("sealcast: submitted {source}: {ticket}"),
+            Format::Json => {
+                serde_json::json!({"v": VERSION, "note": "submitted", "source": source, "ticket": ticket}).to_string()
+            }
         };
         // With stderr closed there is nobody left to tell.
         let _ = writeln!(io::stderr(), "{text}");

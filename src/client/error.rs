@@ -8,6 +8,16 @@ use crate::transport::TransportError;
 use super::transaction::Transaction;
 
 /// Why the client did not do what was asked.
+///
+/// ```no_run
+/// # async fn example() {
+/// match sealcast::client::Client::connect("client.toml").await {
+///     Ok(client) => client.close().await,
+///     Err(error) if error.retryable() => eprintln!("{error}; trying again later"),
+///     Err(error) => eprintln!("{error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The window is full: as many transactions or bytes are undecided as may be. Wait for fates
@@ -138,6 +148,21 @@ impl ClientError {
 }
 
 /// A submission that did not happen, with the transaction given back.
+///
+/// ```no_run
+/// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::client::Transaction;
+///
+/// if let Err(refused) = client.submit("orders", Transaction::new("ten nails")).await {
+///     if !refused.retryable() {
+///         return Err(refused.into());
+///     }
+///     // The very same transaction, so that it is committed once whatever became of the first try.
+///     client.submit("orders", *refused.transaction).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct SubmitError {

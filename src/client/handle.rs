@@ -28,6 +28,22 @@ pub enum Stage {
 }
 
 /// What a wait ends with. A local failure is none of these: it is a [`ClientError`].
+///
+/// ```no_run
+/// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use sealcast::client::{Stage, Waited};
+///
+/// match handle.wait(Stage::Committed, Duration::from_secs(5)).await? {
+///     Waited::Reached => println!("committed"),
+///     Waited::Rejected(reason) => println!("rejected: {}", reason.word()),
+///     Waited::Expired => println!("expired"),
+///     Waited::Unknown => println!("ask again later: {}", handle.ticket()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Waited {
     /// The stage is reached.
@@ -42,6 +58,14 @@ pub enum Waited {
 }
 
 /// A verified proof of a fate: what the voters signed, counted against the directory (R13).
+///
+/// ```no_run
+/// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+/// let receipt = handle.committed().await?;
+/// println!("{:?}, signed by {} of {} nodes", receipt.position, receipt.signers.len(), receipt.voters);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Receipt {
     /// Whose fate.
@@ -90,6 +114,17 @@ impl From<crate::core::receipt::StageTimes> for NodeTimes {
 }
 
 /// Why a stage was not reached and never will be.
+///
+/// ```no_run
+/// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+/// match handle.committed().await {
+///     Ok(receipt) => println!("committed at {:?}", receipt.position),
+///     Err(unknown) if unknown.retryable() => println!("{unknown}; ask again later: {}", handle.ticket()),
+///     Err(ended) => println!("{ended}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
     /// Consensus rejected the transaction.
@@ -224,6 +259,16 @@ impl std::fmt::Debug for Handle {
 
 impl Handle {
     /// Its ticket: print it, and [`Client::attach`](super::Client::attach) finds it again, from another process too.
+    ///
+    /// ```no_run
+    /// # fn example(handle: sealcast::client::Handle, mut notes: std::fs::File) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io::Write;
+    ///
+    /// // Whoever has it can ask what became of the transaction.
+    /// writeln!(notes, "{}", handle.ticket())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ticket(&self) -> &Ticket {
         &self.ticket
     }
@@ -249,6 +294,14 @@ impl Handle {
     }
 
     /// How long each stage took.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// handle.committed().await?;
+    /// println!("accepted after {:?}, committed after {:?}", handle.times().accepted, handle.times().committed);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn times(&self) -> StageTimes {
         self.progress.borrow().times
     }
@@ -276,16 +329,38 @@ impl Handle {
     }
 
     /// Waits until the brokers have it (R14), or it is committed. Errors: [`WaitError`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// // From here on it survives this process, and the loss of any one broker.
+    /// handle.accepted().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn accepted(&self) -> Result<(), WaitError> {
         self.reach(Stage::Accepted).await.map(drop)
     }
 
     /// Waits until it is committed, and gives the verified receipt. Errors: [`WaitError`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// println!("committed at {:?}", handle.committed().await?.position);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn committed(&self) -> Result<Receipt, WaitError> {
         self.proof(Stage::Committed).await
     }
 
     /// Waits until all voters have signed that they hold it. Errors: [`WaitError`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// println!("held by all of {:?}", handle.complete().await?.signers);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn complete(&self) -> Result<Receipt, WaitError> {
         self.proof(Stage::Complete).await
     }
@@ -310,6 +385,19 @@ impl Handle {
     }
 
     /// Waits for a stage, at most `timeout`. Errors: [`ClientError::Closed`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// use sealcast::client::{Stage, Waited};
+    ///
+    /// if handle.wait(Stage::Accepted, Duration::from_secs(1)).await? == Waited::Unknown {
+    ///     println!("not delivered yet: {:?}", handle.withheld());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn wait(&self, stage: Stage, timeout: Duration) -> Result<Waited, ClientError> {
         let mut progress = self.progress.clone();
         let waited = async {
@@ -328,6 +416,15 @@ impl Handle {
     }
 
     /// Completes when anything about it changes; for showing progress. `None`: the client is closed.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some(outcome) = handle.changed().await {
+    ///     println!("{outcome:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn changed(&self) -> impl Future<Output = Option<Outcome>> + Send + use<> {
         let mut progress = self.progress.clone();
         async move {

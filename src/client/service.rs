@@ -21,6 +21,7 @@ use crate::core::directory::Directory;
 use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time};
 use crate::core::limits::PAYLOAD_BYTES;
 use crate::seams::{BoxFuture, Seams};
+use crate::transport::Trouble;
 
 /// A payload longer than this is sealed stripe by stripe rather than in one piece.
 const LARGE: usize = 2 * 1024 * 1024;
@@ -35,7 +36,7 @@ type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
 pub(super) type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Why nothing reaches a destination's topic.
-pub(super) type Trouble = Box<dyn Fn(&DestinationName) -> Option<String> + Send + Sync>;
+pub(super) type FindTrouble = Box<dyn Fn(&DestinationName) -> Option<Trouble> + Send + Sync>;
 
 /// What all clones of a client share.
 pub(super) struct Inner {
@@ -49,7 +50,7 @@ pub(super) struct Inner {
     pub(super) streaming: Streaming,
     pub(super) queue: mpsc::UnboundedSender<Submission>,
     pub(super) search: Search,
-    pub(super) trouble: Trouble,
+    pub(super) trouble: FindTrouble,
     pub(super) tasks: TaskTracker,
     pub(super) closing: CancellationToken,
 }
@@ -62,6 +63,18 @@ impl Drop for Inner {
 
 /// A sender's client; the [module](super) is a guide to it. Cheap to clone; when the last clone is dropped its tasks end, and what is undecided stays in the
 /// outbox until a client is started on it again.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::client::{Client, Transaction};
+///
+/// let client = Client::connect("client.toml").await?;
+/// let handle = client.submit("orders", Transaction::new("ten nails").key("customer-42")).await?;
+/// println!("committed at {:?}", handle.committed().await?.position);
+/// client.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     pub(super) inner: Arc<Inner>,
@@ -224,6 +237,18 @@ impl Client {
     }
 
     /// The same to several destinations. Errors: [`ClientError`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    /// use sealcast::core::id::DestinationName;
+    ///
+    /// let both = [DestinationName::new("films")?, DestinationName::new("archive")?];
+    /// let upload = tokio::net::TcpStream::connect("camera:9000").await?;
+    /// let handles = client.submit_reader_to(&both, Transaction::new(""), upload, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit_reader_to(
         &self,
         destinations: &[DestinationName],
@@ -277,6 +302,18 @@ impl Client {
     }
 
     /// The same to several destinations. Errors: as [`Client::submit_file`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    /// use sealcast::core::id::DestinationName;
+    ///
+    /// let both = [DestinationName::new("films")?, DestinationName::new("archive")?];
+    /// let film = tokio::fs::File::open("film.mp4").await?;
+    /// let handles = client.submit_file_to(&both, Transaction::new(""), film).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit_file_to(
         &self,
         destinations: &[DestinationName],
@@ -329,29 +366,88 @@ impl Client {
     }
 
     /// Waits until a payload of this many bytes would find a place in the window. Another submission may take it first.
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    ///
+    /// client.ready(9).await;
+    /// let handle = client.submit("orders", Transaction::new("ten nails")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn ready(&self, bytes: u64) {
         self.inner.window.ready(bytes).await;
     }
 
     /// Undecided transactions and their payload bytes.
+    ///
+    /// ```no_run
+    /// # fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (transactions, bytes) = client.undecided();
+    /// println!("{transactions} transactions with {bytes} bytes have no fate yet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn undecided(&self) -> (usize, u64) {
         self.inner.window.used()
     }
 
     /// Handles of what the outbox keeps: every transaction, once for each of its destinations, that has no fate yet or is
     /// committed and not complete; those that were made first come first. Right after the start it is what former runs left.
+    ///
+    /// ```no_run
+    /// # fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// for handle in client.kept() {
+    ///     println!("{}: {:?}", handle.ticket(), handle.outcome());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn kept(&self) -> Vec<Handle> {
         self.inner.tracker.open_handles()
     }
 
     /// Why a destination's topic cannot be found at the brokers (nobody answers, it is missing, a right is missing) and what
-    /// to do, for people; `None` while it can be, or while nobody had time to find out.
-    pub fn trouble(&self, destination: &DestinationName) -> Option<String> {
+    /// to do; `None` while it can be, or while nobody had time to find out.
+    ///
+    /// ```no_run
+    /// # fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::core::id::DestinationName;
+    ///
+    /// if let Some(trouble) = client.trouble(&DestinationName::new("orders")?) {
+    ///     eprintln!("orders are kept in the outbox for now: {trouble}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trouble(&self, destination: &DestinationName) -> Option<Trouble> {
         (self.inner.trouble)(destination)
+    }
+
+    /// Bytes of sealed stripes that the outbox holds or has set aside, and how many it may hold.
+    ///
+    /// ```no_run
+    /// # fn example(client: sealcast::client::Client) {
+    /// let (held, most) = client.outbox_bytes();
+    /// println!("the outbox is {} % full", held * 100 / most.max(1));
+    /// # }
+    /// ```
+    pub fn outbox_bytes(&self) -> (u64, u64) {
+        self.inner.streaming.outbox.bytes()
     }
 
     /// A handle for a ticket: from the outbox when it is there, else from what nodes said since its time. Until they have
     /// been read, its outcome shows as submitted. Errors: [`ClientError::NoDestination`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: sealcast::client::Client, kept: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// // What `handle.ticket().to_string()` gave, perhaps in another process.
+    /// let handle = client.attach(&kept.parse()?).await?;
+    /// println!("{:?}", handle.committed().await?.position);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn attach(&self, ticket: &Ticket) -> Result<Handle, ClientError> {
         if let Some(handle) = self.inner.tracker.attach(ticket) {
             return Ok(handle);

@@ -18,7 +18,7 @@ use super::options::Options;
 use super::publishing::{Parts, Publishing};
 use super::renewal::Renewal;
 use super::sealing::{Identity, Sealer};
-use super::service::{Client, Inner, Search, Trouble};
+use super::service::{Client, FindTrouble, Inner, Search};
 use super::stream::Streaming;
 use super::tracker::Tracker;
 use super::window::Window;
@@ -30,18 +30,38 @@ use crate::telemetry::Meter;
 use crate::transport::publisher::Layout;
 use crate::transport::{AnyTransport, Topic, Transport, TransportOptions};
 
-/// How long connecting waits for the notices topic; what cannot be reached then is looked up later.
+/// How long connecting waits for the notices topic and those of its destinations, together; what cannot be reached then is
+/// looked up later.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Client {
     /// Starts a client from a `client.toml`, with what this process's environment overrides (`SEALCAST__SECTION__KEY`):
     /// directory, key, transport, outbox, window. Errors: [`ClientError`] of each.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = sealcast::client::Client::connect("senders/web/client.toml").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connect(config: impl AsRef<Path>) -> Result<Self, ClientError> {
         let config = ClientConfig::load(&Sources::file(config.as_ref()).with_process_environment())?;
         Self::with_config(&config, Seams::real()).await
     }
 
     /// The same from a configuration that was read already.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Client;
+    /// use sealcast::config::{ClientConfig, Sources};
+    /// use sealcast::seams::Seams;
+    ///
+    /// let config = ClientConfig::load(&Sources::file("client.toml").with_flag("outbox.path", "/var/lib/shop/outbox"))?;
+    /// let client = Client::with_config(&config, Seams::real()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn with_config(config: &ClientConfig, seams: Seams) -> Result<Self, ClientError> {
         let settings = config
             .transport()?
@@ -112,7 +132,7 @@ impl Client {
             let (transport, environment) = (transport.clone(), environment.clone());
             move |name: &DestinationName, query| append_query(&*transport, &Topic::segments(&environment, name), query)
         };
-        let trouble: Trouble = {
+        let trouble: FindTrouble = {
             let (transport, environment) = (transport.clone(), environment.clone());
             Box::new(move |name| transport.trouble(&Topic::segments(&environment, name)))
         };
@@ -139,11 +159,11 @@ impl Client {
         let destinations = directory.senders.get(&sender).map(|entry| entry.destinations.clone()).unwrap_or_default();
         let known = || destinations.iter().filter(|name| layout_of(name).is_some()).count();
         known();
+        let began = clock.monotonic();
         if !left_over {
             follower.reached(CONNECT_PATIENCE).await;
         }
         follower.open();
-        let began = clock.monotonic();
         while known() < destinations.len() && clock.monotonic().saturating_sub(began) < CONNECT_PATIENCE {
             clock.sleep(Duration::from_millis(10)).await;
         }

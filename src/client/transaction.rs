@@ -90,6 +90,13 @@ impl Transaction {
     }
 
     /// An application header, up to 64 of them: a name of 1 to 128 bytes, a value of up to 4,096. Sealed like the payload.
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    ///
+    /// let order = Transaction::new("ten nails").header("language", "en").content_type("text/plain");
+    /// assert_eq!(order.payload(), "ten nails");
+    /// ```
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -102,6 +109,12 @@ impl Transaction {
     }
 
     /// A W3C `traceparent`, and after a comma a `tracestate`: 1 to 512 bytes.
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    ///
+    /// let traced = Transaction::new("x").trace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    /// ```
     pub fn trace(mut self, trace: impl Into<String>) -> Self {
         self.trace = Some(trace.into());
         self
@@ -109,6 +122,14 @@ impl Transaction {
 
     /// Expires this long after it is submitted, unless it has a fate by then. At most the destination's longest life;
     /// without a word a day, or that longest life.
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    ///
+    /// use std::time::Duration;
+    ///
+    /// let offer = Transaction::new("ten nails for 1.20").deadline(Duration::from_secs(3600));
+    /// ```
     pub fn deadline(mut self, after: Duration) -> Self {
         self.deadline = Deadline::After(after);
         self
@@ -122,6 +143,12 @@ impl Transaction {
 
     /// Of all transactions of this sender with this idempotency key (1 to 256 bytes) the first to commit wins, for the
     /// destination's window; later ones are rejected(duplicate) (R6).
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    ///
+    /// let payment = Transaction::new("12.40").key("customer-42").idempotency_key("invoice-7/payment");
+    /// ```
     pub fn idempotency_key(mut self, key: impl Into<Bytes>) -> Self {
         self.idempotency_key = Some(key.into());
         self
@@ -156,6 +183,15 @@ impl Transaction {
 
     /// Follows this transaction of the same destination and sender, rather than the last of its ordering key there. Once for
     /// each destination at most: a later one replaces an earlier.
+    ///
+    /// ```no_run
+    /// # fn example(handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::Transaction;
+    ///
+    /// let refund = Transaction::new("refund").after(handle.ticket().clone()).release_on_complete();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn after(mut self, ticket: Ticket) -> Self {
         self.after.insert(ticket.destination.clone(), ticket);
         self
@@ -176,12 +212,24 @@ impl Transaction {
 
     /// Compresses the payload (zstd) before it is sealed. Sizes then say something about contents: do not compress
     /// secrets together with what others choose.
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    ///
+    /// let report = Transaction::new("{}".repeat(1000)).content_type("application/json").compress();
+    /// ```
     pub fn compress(mut self) -> Self {
         self.compress = true;
         self
     }
 
     /// Pads the payload (Padmé, at most 12 % more) so that its size says little.
+    ///
+    /// ```
+    /// use sealcast::client::Transaction;
+    ///
+    /// let quiet = Transaction::new("yes").pad();
+    /// ```
     pub fn pad(mut self) -> Self {
         self.pad = true;
         self

@@ -13,6 +13,17 @@ use super::ConfigError;
 const PREFIX: &str = "SEALCAST";
 
 /// A configuration file with what overrides it.
+///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::config::{ClientConfig, Sources};
+///
+/// // The file, then SEALCAST__SECTION__KEY of the environment, then what the program itself says.
+/// let sources = Sources::file("client.toml").with_process_environment().with_flag("log.filter", "sealcast=debug");
+/// let config = ClientConfig::load(&sources)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Sources {
     path: PathBuf,

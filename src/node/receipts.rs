@@ -331,7 +331,7 @@ impl Outlet {
             _ if published => return self.alarms.clear(NOTICES_ALARM),
             Some(AppendError::Refused { cause, .. }) => cause.clone(),
             None if waiting >= AGAIN_LAST => match self.transport.trouble(topic) {
-                Some(cause) => cause,
+                Some(trouble) => trouble.cause,
                 None => return,
             },
             _ => return,

@@ -137,6 +137,16 @@ impl From<ReadError> for TestingError {
 }
 
 /// Who is in an environment. The default: nodes `a`, `b`, `c`, destination `orders`, sender `web`, reader `app`.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::testing::{Environment, Setup};
+///
+/// let destinations = vec!["orders".to_owned(), "billing".to_owned()];
+/// let environment = Environment::with(Setup { destinations, ..Setup::default() }).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
     /// Nodes, each a voter of every destination.
@@ -317,6 +327,15 @@ impl Environment {
 
     /// Everything that a destination has committed by now, in order, read from a node. Errors: [`TestingError::Read`],
     /// [`TestingError::NotRead`].
+    ///
+    /// ```no_run
+    /// # async fn example(environment: sealcast::testing::Environment) -> Result<(), Box<dyn std::error::Error>> {
+    /// for (committed, payload) in environment.committed("orders").await? {
+    ///     println!("{}: {} bytes", committed.position, payload.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn committed(&self, destination: &str) -> Result<Vec<(Committed, Bytes)>, TestingError> {
         let destination: DestinationName = destination.parse()?;
         if !self.written.directory.destinations.contains_key(&destination) {
@@ -376,6 +395,15 @@ impl Environment {
 
     /// Loses one of the three brokers, numbered from 0: nothing can be appended to it or read from it until it is returned.
     /// Losing one delays nothing that is submitted; see [`crate::core::place`]. Errors: [`TestingError::Absent`].
+    ///
+    /// ```no_run
+    /// # fn example(environment: sealcast::testing::Environment) -> Result<(), Box<dyn std::error::Error>> {
+    /// environment.lose_broker(0)?;
+    /// // What is submitted now is accepted all the same.
+    /// environment.return_broker(0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lose_broker(&self, number: u32) -> Result<(), TestingError> {
         self.change(number, |faults| faults.lost.insert(number))
     }
@@ -388,6 +416,15 @@ impl Environment {
     /// From now on nothing is delivered, to nodes or to clients, until [`Environment::resume`]: a transaction that is
     /// submitted stays *unknown*. (What had reached the nodes before can still be committed; who waits for it does not learn
     /// of that.)
+    ///
+    /// ```no_run
+    /// # fn example(environment: sealcast::testing::Environment) -> Result<(), Box<dyn std::error::Error>> {
+    /// environment.stall();
+    /// // Nothing gets through now: what a service does about that is tested here.
+    /// environment.resume();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stall(&self) {
         self.apply(|faults| faults.stalled = true);
     }
@@ -433,6 +470,19 @@ impl Environment {
     ///
     /// Errors: [`TestingError::NotSubmitted`] for *not-permitted* and *deadline-too-far*, [`TestingError::NotPrepared`],
     /// [`TestingError::Client`].
+    ///
+    /// ```no_run
+    /// # async fn example(environment: sealcast::testing::Environment) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::{Transaction, WaitError};
+    /// use sealcast::core::id::Rejection;
+    ///
+    /// environment.reject_next(Rejection::Conflict).await?;
+    /// let client = environment.client().await?;
+    /// let refused = client.submit("orders", Transaction::new("ten nails")).await?.committed().await;
+    /// assert!(matches!(refused, Err(WaitError::Rejected(Rejection::Conflict))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn reject_next(&self, reason: Rejection) -> Result<(), TestingError> {
         let mut clients = BTreeMap::new();
         if matches!(reason, Rejection::IdReuse | Rejection::Predecessor | Rejection::Duplicate) {
@@ -450,6 +500,15 @@ impl Environment {
 
     /// Stops a node: it drains and ends; what it has stays. With a majority of the others the destinations go on. One that
     /// does not run is no error. Errors: [`TestingError::Node`], [`TestingError::Ended`].
+    ///
+    /// ```no_run
+    /// # async fn example(environment: sealcast::testing::Environment) -> Result<(), Box<dyn std::error::Error>> {
+    /// environment.stop_node("c").await?;
+    /// // Two of three are a majority: all goes on, and nothing is complete before it is back.
+    /// environment.start_node("c").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stop_node(&self, name: &str) -> Result<(), TestingError> {
         let mut running = self.running.lock().await;
         let running = running.as_mut().ok_or(TestingError::Ended)?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::adversary::{Adversary, AdversaryOptions};
-use super::contract::{Ack, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport};
+use super::contract::{
+    Ack, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport, Trouble,
+};
 use super::embedded::{Attached, Embedded, EmbeddedOptions, Service, SocketError};
 use super::kafka::{Kafka, KafkaError, KafkaOptions};
 use crate::config::TransportSettings;
@@ -153,15 +155,6 @@ impl AnyTransport {
         }
     }
 
-    /// Why a topic has no partitions, as far as it is known, and what to do; nothing while there are some, or while nobody had
-    /// time to find out.
-    pub fn trouble(&self, topic: &Topic) -> Option<String> {
-        match self.innermost() {
-            Self::Kafka(kafka) => kafka.trouble(topic),
-            _ => None,
-        }
-    }
-
     /// Tells the brokers how far a group of readers came, for tools that show lag. Best effort: nothing depends on it, and
     /// nobody but this process sees an embedded transport.
     pub fn commit_offsets(&self, group: &str, offsets: &[(PartitionId, Offset)]) {
@@ -181,8 +174,13 @@ impl Transport for AnyTransport {
         }
     }
 
-    fn trouble(&self, topic: &Topic) -> Option<String> {
-        Self::trouble(self, topic)
+    fn trouble(&self, topic: &Topic) -> Option<Trouble> {
+        match self.innermost() {
+            Self::Kafka(kafka) => kafka.trouble(topic),
+            Self::Embedded(embedded) => embedded.trouble(topic),
+            Self::Attached(attached) => attached.trouble(topic),
+            Self::Adversary(adversary) => adversary.inner().trouble(topic),
+        }
     }
 
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {

@@ -252,15 +252,31 @@ pub(super) fn fits(record: &Record) -> Result<(), String> {
     Ok(())
 }
 
+/// Why a topic has no partitions. Displays as the cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What is wrong and what to do, for people.
+    pub cause: String,
+    /// Whether it is that there is no such topic. All else (nobody answers, no way in, a right that is missing) says nothing
+    /// about that.
+    pub missing: bool,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
+    }
+}
+
 /// Partitions only: append to one, read one from an offset. Policy lives in the core.
 pub trait Transport: Send + Sync + 'static {
     /// The partitions of a topic as known now, ascending by number; empty while the topic is unknown. Does not block:
     /// implementations refresh in the background.
     fn partitions(&self, topic: &Topic) -> Arc<[Partition]>;
 
-    /// Why a topic has no partitions, as far as it is known, and what to do, for people; nothing while there are some, and
-    /// from a transport that cannot tell.
-    fn trouble(&self, _topic: &Topic) -> Option<String> {
+    /// Why a topic has no partitions, as far as it is known; nothing while there are some, while nobody had time to find out,
+    /// and from a transport that cannot tell.
+    fn trouble(&self, _topic: &Topic) -> Option<Trouble> {
         None
     }
 

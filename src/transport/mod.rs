@@ -9,10 +9,11 @@ mod any;
 mod contract;
 pub mod embedded;
 pub mod kafka;
+mod layout;
 pub mod publisher;
 
 pub use any::{AnyTransport, TransportError, TransportOptions};
 pub use contract::{
     Ack, AppendError, Batch, Domain, Fetched, Full, Offset, Partition, PartitionId, Pending, READ_BYTES, READ_WAIT,
-    ReadError, Record, Topic, Transport,
+    ReadError, Record, Topic, Transport, Trouble,
 };

@@ -79,8 +79,8 @@ fn init_writes_an_environment_that_checks() {
 fn init_takes_addresses_properties_and_formats() {
     let folder = folder();
     let init = "--format json init shop --kafka k1:9092,k2:9092 -X security.protocol=ssl -X ssl.ca.location=ca.pem \
-                --nodes a=10.0.0.1:7401,b=10.0.0.2:7401 --destination orders --destination bills --sender web -o env \
-                --suite x25519 --valid-for 10d";
+                --nodes a=10.0.0.1:7401,b=10.0.0.2:7401,c=10.0.0.3:7401 --destination orders --destination bills \
+                --sender web -o env --suite x25519 --valid-for 10d";
     assert!(fails(folder.path(), init, 2).contains("ssl.ca.location: ca.pem: No such file"));
     fs::write(folder.path().join("ca.pem"), "an authority").expect("written");
     let made = json(&done(folder.path(), init)).remove(0);
@@ -249,7 +249,9 @@ fn one_command_adds_shows_signs_and_writes_the_folder() {
     // Where machines are others, files go there; a folder that is there is never written into.
     let far = "init far --kafka k:1 --nodes a=10.0.0.1:7401,b=10.0.0.2:7401 --listen 0.0.0.0 --http 0.0.0.0 \
                --destination orders --reader app";
-    let text = done(at, far);
+    let outcome = run(at, far);
+    assert!(outcome.code == 0 && outcome.stderr.contains("of 2 nodes both are needed"), "{}", outcome.stderr);
+    let text = outcome.stdout;
     assert!(text.contains("scp -pr far/nodes/b 10.0.0.2: && ssh -f 10.0.0.2"), "{text}");
     let shown = json(&done(at, "--format json config show far/nodes/a/node.toml")).remove(0);
     assert_eq!((&shown["node"]["listen"], &shown["node"]["http"]), (&"0.0.0.0:7401".into(), &"0.0.0.0:7501".into()));
@@ -262,6 +264,22 @@ fn one_command_adds_shows_signs_and_writes_the_folder() {
     assert!(done(at, "directory remove reader audit --operator far/operator/operator.key").contains("removed  reader"));
     let verify = "--format json directory verify far/operator/directory --operator far/operator/operator.key";
     assert_eq!(json(&done(at, verify)).remove(0)["version"], 3);
+    // From the operator's own folder the environment is the one above it; commands name folders as a shell takes them.
+    fs::create_dir(at.join("my shop")).expect("made");
+    fs::rename(at.join("shop"), at.join("my shop/shop")).expect("renamed");
+    let desk = at.join("my shop/shop/operator");
+    let text = done(&desk, "directory add sender third --destinations orders --operator operator.key");
+    assert!(text.contains("version 5 is signed") && text.contains("cp directory ../nodes/a/directory"), "{text}");
+    assert!(at.join("my shop/shop/senders/third/client.toml").exists(), "{text}");
+    let outcome = Command::new(env!("CARGO_BIN_EXE_sealcast"))
+        .args(["directory", "add", "sender", "fourth", "--destinations", "orders"])
+        .args(["--operator", "my shop/shop/operator/operator.key"])
+        .current_dir(at)
+        .output()
+        .expect("runs");
+    let text = String::from_utf8_lossy(&outcome.stdout);
+    assert!(text.contains("cp 'my shop/shop/operator/directory' 'my shop/shop/nodes/a/directory'"), "{text}");
+    assert!(text.contains("pkill -HUP -f '[n]ode run --config my shop/shop/nodes/a/node.toml'"), "{text}");
 }
 
 #[test]

@@ -112,6 +112,11 @@ impl Drop for Dev {
 const SENDER: &str = "trial/senders/web/client.toml";
 const READER: &str = "trial/readers/app/client.toml";
 
+fn objects(text: &[u8]) -> Vec<Value> {
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).expect("JSON")).collect()
+}
+
 #[test]
 fn other_terminals_use_it_and_it_goes_on_after_its_end() {
     let outside = tempfile::tempdir().expect("a folder");
@@ -144,6 +149,24 @@ fn other_terminals_use_it_and_it_goes_on_after_its_end() {
     page.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("asked");
     let first = BufReader::new(page).lines().next().expect("an answer").expect("a line");
     assert!(first.contains("200"), "{first}");
+
+    // What brokers would see is seen while the process has the folder open.
+    let inspect = ["inspect", "orders", "-e", "--config", "trial/nodes/a/node.toml", "--format", "json"];
+    let seen = objects(&done(folder, &inspect, b""));
+    let segments = seen.iter().filter(|one| one["kind"] == "segment").count();
+    assert!(segments >= 2 * 3, "two parcels of three copies each: {seen:?}");
+
+    // A feed's line has the cursor that goes on behind it.
+    let watch = ["watch", "orders", "-e", "--config", READER, "--format", "json"];
+    let fed = objects(&done(folder, &watch, b""));
+    assert_eq!(fed.len(), 2, "{fed:?}");
+    let cursor = |number: usize| fed[number]["cursor"].as_str().expect("a cursor").to_owned();
+    let position = fed[0]["position"].as_str().unwrap();
+    assert!(cursor(0).contains('@') && cursor(0).contains(position), "{fed:?}");
+    for (number, rest) in [(0, "nails"), (1, "")] {
+        let rest_of = ["watch", "orders", "-e", "--config", READER, "--from", &cursor(number)];
+        assert_eq!(done(folder, &rest_of, b""), rest.as_bytes(), "behind {number}");
+    }
 
     // One process at a time, for its owner alone, and no flag that does nothing.
     for (arguments, code, says) in [

@@ -247,7 +247,8 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("Kafka does not answer") && said.contains("127.0.0.1:1"), "{said}");
-    let told = common::world::lines(&output.stderr).pop().unwrap();
+    // Beside what is logged.
+    let told: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     let told = told["note"].as_str().unwrap();
     assert!(
         told.contains("the brokers do not have it yet: Kafka does not answer") && told.contains("127.0.0.1:1"),

@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Runs a command to its end; one that never ends is no answer.
 fn run(folder: &Path, arguments: &str, variables: &[(&str, &str)], input: &[u8]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sealcast"));
-    command.args(arguments.split(' ')).current_dir(folder).envs(variables.iter().copied());
+    command.args(arguments.split_whitespace()).current_dir(folder).envs(variables.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // Left open while the command waits, as by somebody who types.
@@ -119,4 +119,97 @@ fn send_goes_on_when_there_is_room_again() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{}", world.logs());
     assert_eq!(states(&output), vec![Value::from("committed"); 5]);
+}
+
+/// An environment of a cluster at this address, whether there is one or not.
+fn environment(folder: &Path, kafka: &str) {
+    let init = format!("init env --kafka {kafka} --nodes a,b,c --destination orders --sender web --format json");
+    let output = run(folder, &init, &[], b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn send_without_any_broker_ends_as_unknown_with_a_ticket_and_the_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    environment(folder.path(), "127.0.0.1:1");
+    // Connecting takes two of the three seconds.
+    let send = "send orders - --config env/senders/web/client.toml --timeout 3s";
+    let output = run(folder.path(), &format!("{send} --format json"), &[], b"x");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(states(&output), [Value::from("unknown")], "{said}");
+    // Beside what is logged.
+    let told: Vec<&str> = said.lines().filter(|line| line.starts_with('{')).collect();
+    let told = lines(told.join("\n").as_bytes());
+    let submitted = told.iter().position(|line| line["note"] == "submitted").expect("the ticket comes before the wait");
+    assert_eq!(told[submitted]["ticket"], lines(&output.stdout)[0]["ticket"], "{said}");
+    assert_eq!((told[submitted]["source"].as_str(), submitted + 1 < told.len()), (Some("-"), true), "{said}");
+    let why = told.last().unwrap()["note"].as_str().unwrap();
+    assert!(why.contains("do not have it yet: Kafka does not answer") && why.contains("127.0.0.1:1"), "{said}");
+    assert!(why.contains("running? The outbox keeps it"), "{said}");
+    // What was submitted is waited for when there are brokers.
+    let output = run(folder.path(), &send.replace("orders -", "--resume --wait submitted"), &[], b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("submitted outbox: orders/"), "{said}");
+}
+
+#[test]
+fn send_to_a_topic_that_nobody_made_says_so_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let brokers = shared();
+    environment(folder.path(), &brokers);
+    // In a folder whose name a shell would take apart.
+    std::fs::rename(folder.path().join("env"), folder.path().join("my env")).unwrap();
+    let config = "my env/senders/web/client.toml";
+    for wait in ["submitted", "committed"] {
+        let variables = [("SEALCAST_CONFIG", config)];
+        let output = run(folder.path(), &format!("send orders - --wait {wait}"), &variables, b"x");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{said}");
+        let mend = format!("`sealcast topic init --config '{config}'`");
+        assert!(said.contains("nothing was submitted") && said.contains(&mend), "{said}");
+        let kept = run(folder.path(), "send --resume --wait submitted", &variables, b"");
+        assert!(String::from_utf8_lossy(&kept.stderr).contains("the outbox holds nothing"), "nothing is kept");
+    }
+}
+
+#[test]
+fn send_waits_for_room_in_a_full_outbox_and_goes_on() {
+    let mut world = World::new(&shared());
+    for (name, bytes) in [("small", 500_000), ("large", 2_000_000), ("huge", 17_000_000)] {
+        std::fs::write(world.path().join(name), vec![7; bytes]).unwrap();
+    }
+    let lines_of = |count: usize| (0..count).map(|line| format!("{line:060000}\n")).collect::<String>();
+    std::fs::write(world.path().join("many"), lines_of(20)).unwrap();
+    let folder = world.path().to_owned();
+    let send = |outbox: &str, arguments: &str| {
+        let outbox = folder.join(outbox);
+        let variables = [("SEALCAST__OUTBOX__BYTES", "16777216"), ("SEALCAST__OUTBOX__PATH", outbox.to_str().unwrap())];
+        let send = format!("send orders --config env/senders/web/client.toml --format json {arguments}");
+        run(&folder, &send, &variables, b"")
+    };
+    // Nobody gives a fate yet: it waits as long as it may, and says for what.
+    let output = send("first", &format!("--timeout 1s {}", "small ".repeat(40)));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("the outbox is full") && said.contains("waiting for that, at most 1s"), "{said}");
+    assert!(said.contains("no room for more within 1s"), "{said}");
+    let submitted = states(&output).len();
+    assert!((20..40).contains(&submitted), "{submitted}");
+    // What can never fit is told at once.
+    let output = send("empty", "--timeout 90s huge");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(5) && said.contains("the outbox is full"), "{said}");
+    assert!(!said.contains("waiting"), "{said}");
+
+    // Full from a former run, it goes on as soon as that has its fates: with files of every size, and with lines.
+    let copied = Command::new("cp").args(["-r", "first", "second"]).current_dir(world.path()).status().unwrap();
+    assert!(copied.success());
+    world.start_all();
+    for (outbox, files, count) in [("first", "large small large", 3), ("second", "-k k --lines many", 20)] {
+        let output = send(outbox, &format!("--timeout 90s {files}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{}", world.logs());
+        assert_eq!(states(&output), vec![Value::from("committed"); count], "{said}");
+    }
 }

@@ -13,6 +13,7 @@ mod place;
 mod propose;
 mod published_vectors;
 mod receipt;
+mod retrying;
 mod seal;
 #[path = "../common/segments.rs"]
 mod segments;

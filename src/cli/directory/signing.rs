@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cli::keys::read_draft;
+use crate::cli::quote::{quoted, word};
 use crate::cli::{CliError, Context, Row};
 use crate::config::environment::{Added, Keeper, New, Places, replace};
 use crate::core::directory::{Change, Difference, Directory, Draft, Span, differences};
@@ -202,7 +203,7 @@ struct Machine {
     /// `HOST`, or nothing for this machine.
     host: Option<String>,
     /// The node's folder there.
-    folder: String,
+    folder: PathBuf,
 }
 
 impl Machine {
@@ -211,16 +212,21 @@ impl Machine {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         if is_loopback(host) {
             let folder = environment.join("nodes").join(node.as_str());
-            return Self { host: None, folder: folder.display().to_string() };
+            return Self { host: None, folder };
         }
-        Self { host: Some(host.to_owned()), folder: node.to_string() }
+        Self { host: Some(host.to_owned()), folder: PathBuf::from(node.as_str()) }
     }
 
-    fn copy(&self, from: &str, to: &str) -> String {
+    fn copy(&self, from: &Path, to: &str) -> String {
+        let (from, to) = (quoted(from), quoted(&self.folder.join(to)));
         match &self.host {
-            None => format!("cp {from} {}/{to}", self.folder),
-            Some(host) => format!("scp -p {from} {host}:{}/{to}", self.folder),
+            None => format!("cp {from} {to}"),
+            Some(host) => format!("scp -p {from} {host}:{to}"),
         }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join("node.toml")
     }
 
     fn run(&self, command: &str) -> String {
@@ -232,7 +238,7 @@ impl Machine {
 
     /// What finds the node's process, and never the shell that looks for it.
     fn pattern(&self) -> String {
-        format!("'[n]ode run --config {}/node.toml'", self.folder)
+        word(&format!("[n]ode run --config {}", self.config().display()))
     }
 
     fn hang_up(&self) -> String {
@@ -240,12 +246,14 @@ impl Machine {
     }
 
     fn restart(&self) -> String {
-        let (pattern, folder) = (self.pattern(), &self.folder);
+        let (pattern, config) = (self.pattern(), quoted(&self.config()));
         let ended = format!("pkill -TERM -f {pattern}; while pgrep -f {pattern} >/dev/null; do sleep 0.2; done");
         match &self.host {
-            None => format!("{ended}; sealcast node run --config {folder}/node.toml &"),
+            None => format!("{ended}; sealcast node run --config {config} &"),
             Some(host) => {
-                format!("ssh -f {host} \"{ended}; sealcast node run --config {folder}/node.toml 2>>{folder}.log\"")
+                // A node's name, which means nothing to a shell.
+                let name = self.folder.display();
+                format!("ssh -f {host} \"{ended}; sealcast node run --config {config} 2>>{name}.log\"")
             }
         }
     }
@@ -261,8 +269,8 @@ pub(in crate::cli) fn is_loopback(host: &str) -> bool {
 fn asked(added: &Added, environment: &Path) -> Option<String> {
     let reader = added.directory.readers.keys().next()?;
     let config = environment.join("readers").join(reader.as_str()).join("client.toml");
-    let file = added.signed_file.display();
-    Some(format!("sealcast directory status {file} --wait 30s --config {}", config.display()))
+    let file = quoted(&added.signed_file);
+    Some(format!("sealcast directory status {file} --wait 30s --config {}", quoted(&config)))
 }
 
 fn of_directory(added: &Added, environment: &Path, changes: &[Difference]) -> Vec<String> {
@@ -270,7 +278,7 @@ fn of_directory(added: &Added, environment: &Path, changes: &[Difference]) -> Ve
     let mut next = Vec::new();
     if let Some(node) = directory.nodes.keys().next() {
         let machine = Machine::of(directory, node, environment);
-        next.push(machine.copy(&added.signed_file.display().to_string(), "directory"));
+        next.push(machine.copy(&added.signed_file, "directory"));
         next.push(machine.hang_up());
     }
     next.extend(asked(added, environment));
@@ -291,7 +299,7 @@ fn for_clients(added: &Added, environment: &Path, changes: &[Difference]) -> Vec
                 _ => return None,
             };
             let folder = environment.join(kind).join(&one.name);
-            Some(format!("cp {} {}", added.signed_file.display(), folder.join("directory").display()))
+            Some(format!("cp {} {}", quoted(&added.signed_file), quoted(&folder.join("directory"))))
         })
         .collect();
     copies.dedup();
@@ -300,22 +308,17 @@ fn for_clients(added: &Added, environment: &Path, changes: &[Difference]) -> Vec
 
 fn of_destination(added: &Added, environment: &Path, changes: &[Difference]) -> Vec<String> {
     let directory = &added.directory;
-    let signed = added.signed_file.display().to_string();
     let mut next = Vec::new();
-    let folder = |node: &NodeName| environment.join("nodes").join(node.as_str());
     for (node, ring) in &added.key_rings {
         let machine = Machine::of(directory, node, environment);
-        next.push(machine.copy(&signed, "directory"));
+        next.push(machine.copy(&added.signed_file, "directory"));
         if machine.host.is_some() {
-            next.push(machine.copy(&ring.display().to_string(), "destinations/"));
+            next.push(machine.copy(ring, "destinations/"));
         }
     }
     if let Some(node) = added.key_rings.keys().next() {
         let machine = Machine::of(directory, node, environment);
-        let config = match machine.host {
-            None => folder(node).join("node.toml").display().to_string(),
-            Some(_) => format!("{}/node.toml", machine.folder),
-        };
+        let config = quoted(&machine.config());
         next.push(machine.run(&format!("sealcast topic init --config {config}")));
     }
     for node in added.key_rings.keys() {

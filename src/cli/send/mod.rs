@@ -4,7 +4,6 @@
 mod show;
 mod submit;
 
-use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,9 +12,12 @@ use tokio::time::Instant;
 
 use super::session::{Configured, block_on, check_destination, header};
 use super::{CliError, Context, Exit};
+use crate::cli::quote::quoted;
 use crate::client::{Client, Stage, Transaction};
+use crate::config::ClientConfig;
 use crate::core::directory::Span;
 use crate::core::id::{DestinationName, OnPredecessor, Position, Release, Ticket};
+use crate::transport::{Topic, Trouble};
 use submit::Patience;
 
 /// Longest time for the outbox to write down what became known.
@@ -104,7 +106,7 @@ pub(super) struct Send {
     wait: Wait,
 
     /// Longest wait for that, for all together, once everything is submitted, less what connecting took; before that, for
-    /// room when too much is undecided. For example 30s
+    /// room when too much is undecided or the outbox is full. For example 30s
     #[arg(long, default_value_t = Span(Duration::from_secs(60)), value_name = "TIME")]
     timeout: Span,
 }
@@ -157,6 +159,28 @@ fn release(text: &str) -> Result<Release, String> {
     Release::from_word(text).ok_or_else(|| "expected committed or complete".to_owned())
 }
 
+/// Refuses a destination whose topic was never made: nobody could deliver anything there, and whoever sends can mend it now.
+fn check_topic(client: &Client, destination: &DestinationName, config: &ClientConfig) -> Result<(), CliError> {
+    match client.trouble(destination) {
+        Some(Trouble { missing: true, .. }) => {
+            let topic = Topic::segments(&client.directory().name, destination);
+            let shown = quoted(config.path());
+            Err(CliError::usage(format!(
+                "there is no topic {topic} yet, and nothing was submitted: make it with `sealcast topic init --config \
+                 {shown}`"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets the outbox let go of what has its fate; else the next start would send it again.
+async fn close(client: Client) {
+    if tokio::time::timeout(CLOSING, client.close()).await.is_err() {
+        tracing::warn!("the outbox was not closed in time; what it still holds is settled at the next start");
+    }
+}
+
 impl Send {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let config = self.configured.load()?;
@@ -175,13 +199,18 @@ impl Send {
             let left = self.timeout.0.saturating_sub(connecting.elapsed());
             let directory = client.directory();
             self.destinations().iter().try_for_each(|name| check_destination(&directory, name))?;
+            let topics = self.destinations().iter().try_for_each(|name| check_topic(&client, name, &config));
+            if let Err(missing) = topics {
+                close(client).await;
+                return Err(missing);
+            }
             let mut older = client.kept();
             if !self.resume {
                 older.retain(|handle| show::lacks(handle.outcome(), self.wait.into()));
             }
             let (give, mut take) = tokio::sync::mpsc::channel(1024);
             let (until, deadline) = tokio::sync::watch::channel(None);
-            let patience = Patience { moved: Cell::new(Instant::now()), limit: self.timeout.0 };
+            let patience = Patience::new(self.timeout.0, context.output);
             let outcome = {
                 let submitting = async {
                     match self.resume {
@@ -216,10 +245,7 @@ impl Send {
                     }
                 }
             };
-            // The outbox lets go of what has its fate; else the next start would send it again.
-            if tokio::time::timeout(CLOSING, client.close()).await.is_err() {
-                tracing::warn!("the outbox was not closed in time; what it still holds is settled at the next start");
-            }
+            close(client).await;
             outcome
         })
     }

@@ -65,6 +65,8 @@ impl Send {
         let mut rows = Vec::new();
         let line = progress::state();
         while let Some(submitted) = take.recv().await {
+            // Whoever ends this command before there is an answer needs the ticket to ask for one.
+            line.suspend(|| context.output.submitted(&submitted.source, submitted.handle.ticket()));
             let telling = tell(&line, client, &submitted, take.len(), deadline.clone());
             let over = async {
                 // While transactions are still submitted there is no end yet; what ends without setting one has no more.
@@ -150,9 +152,11 @@ impl Send {
         }
         line.finish_and_clear();
         if remaining > 0 {
+            let (stay, them, tickets) =
+                if remaining == 1 { ("stays", "it", "its ticket") } else { ("stay", "them", "their tickets") };
             context.output.note(&format!(
-                "{} of former runs stay in the outbox, unfinished ({last}): `sealcast send --resume` here goes on with \
-                 them, and with `--wait submitted` lists their tickets",
+                "{} of former runs {stay} in the outbox, unfinished ({last}): `sealcast send --resume` here goes on with \
+                 {them}, and with `--wait submitted` lists {tickets}",
                 transactions(remaining)
             ));
         } else {
@@ -209,10 +213,11 @@ fn known(handle: &Handle, client: &Client) -> String {
     let voters: Vec<_> = entry.into_iter().flat_map(|entry| &entry.nodes).collect();
     let signed = handle.receipt().map(|receipt| receipt.signers).unwrap_or_default();
     let lacking = voters.iter().filter(|voter| !signed.contains(voter)).map(ToString::to_string).collect::<Vec<_>>();
+    let trouble = client.trouble(&handle.ticket().destination);
     words(Known {
         outcome: handle.outcome(),
         refused: handle.refused().as_deref(),
-        trouble: client.trouble(&handle.ticket().destination).as_deref(),
+        trouble: trouble.as_ref().map(|trouble| trouble.cause.as_str()),
         withheld: &handle.withheld(),
         only_one: handle.only_one_domain(),
         lacking: &lacking,
@@ -307,7 +312,8 @@ mod tests {
     #[test]
     fn a_state_says_whom_it_waits_for() {
         let lacking = ["b".to_owned(), "c".to_owned()];
-        let said = |outcome, withheld: &[Arc<str>]| words(Known { outcome, withheld, lacking: &lacking, ..Known::default() });
+        let said =
+            |outcome, withheld: &[Arc<str>]| words(Known { outcome, withheld, lacking: &lacking, ..Known::default() });
         let undelivered = Known { lacking: &lacking, ..Known::default() };
         assert!(words(Known { refused: Some("too large"), ..undelivered }).ends_with("refuse it: too large"));
         assert!(words(Known { trouble: Some("no topic."), ..undelivered }).ends_with("do not have it yet: no topic"));

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeekExt, BufReader, SeekFrom};
 use tokio::time::Instant;
 
-use super::super::{CliError, Context, Exit, progress};
+use super::super::{CliError, Context, Exit, Output, progress};
 use super::Send;
-use crate::client::{Client, ClientError, Handle};
+use crate::client::{Client, ClientError, Handle, SubmitError};
 use crate::core::directory::Span;
+use crate::store::outbox::OutboxError;
 
 /// Payloads up to this length are read whole, so that several of them can share a parcel.
 const WHOLE_BYTES: u64 = 512 * 1024;
@@ -27,9 +28,48 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct Patience {
     pub(super) moved: Cell<Instant>,
     pub(super) limit: Duration,
+    output: Output,
+    /// Whether somebody was told that the outbox is full.
+    said: Cell<bool>,
 }
 
 impl Patience {
+    pub(super) fn new(limit: Duration, output: Output) -> Self {
+        Self { moved: Cell::new(Instant::now()), limit, output, said: Cell::new(false) }
+    }
+
+    /// Awaits that the outbox has room for this many bytes of payload, after it had none. Errors: what it said, when it keeps
+    /// nothing that could make room by ending; unavailable, when that takes too long.
+    async fn outbox(&self, client: &Client, bytes: u64, full: OutboxError) -> Result<(), CliError> {
+        let (_, most) = client.outbox_bytes();
+        if client.kept().is_empty() || bytes > most {
+            return Err(ClientError::from(full).into());
+        }
+        self.tell(&full);
+        // Headers and proofs come on top; all that there is must do for what takes nearly all.
+        let needed = match &full {
+            OutboxError::Full { needed, .. } => (bytes + bytes / 8).max(*needed).min(most),
+            _ => bytes,
+        };
+        let freed = async {
+            loop {
+                let (held, _) = client.outbox_bytes();
+                if held.saturating_add(needed) <= most {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        self.room(client, freed).await
+    }
+
+    /// Says once what is waited for.
+    fn tell(&self, full: &impl std::fmt::Display) {
+        if !self.said.replace(true) {
+            self.output.note(&format!("{full}: waiting for that, at most {} at a time", Span(self.limit)));
+        }
+    }
+
     /// It goes on.
     fn renew(&self) {
         self.moved.set(Instant::now());
@@ -143,6 +183,10 @@ impl Send {
                 Ok(handles) => break handles,
                 // It stands where it stood: its place is taken before it is sealed.
                 Err(ClientError::WindowFull { .. }) => {}
+                Err(ClientError::Outbox(full @ OutboxError::Full { .. })) => {
+                    patience.outbox(client, meta.len(), full).await?;
+                    payload.seek(SeekFrom::Start(0)).await.map_err(failed)?;
+                }
                 Err(error) => return Err(error.into()),
             }
         };
@@ -165,6 +209,13 @@ impl Send {
                 Ok(handles) => break handles,
                 Err(refused) if matches!(refused.error, ClientError::WindowFull { .. }) => {
                     transaction = *refused.transaction;
+                }
+                Err(SubmitError {
+                    error: ClientError::Outbox(full @ OutboxError::Full { .. }),
+                    transaction: given,
+                }) => {
+                    patience.outbox(client, bytes, full).await?;
+                    transaction = *given;
                 }
                 Err(refused) => return Err(refused.into()),
             }
@@ -222,6 +273,11 @@ impl Send {
         let reading = Cell::new(false);
         let lines = stream::unfold(BufReader::new(input), async |mut input| {
             let mut line = Vec::new();
+            // What is on its way needs room too, and lines keep their order: the next one is taken when there is enough.
+            while filling(client.outbox_bytes()) && !client.kept().is_empty() {
+                patience.tell(&"the outbox is nearly full; it lets go of what is complete");
+                tokio::time::sleep(LOOK).await;
+            }
             reading.set(true);
             let read = input.read_until(b'\n', &mut line).await;
             reading.set(false);
@@ -264,6 +320,11 @@ pub(super) async fn pass_kept(context: &Context, give: &Give, kept: Vec<Handle>)
     }
     pass(give, from("outbox", kept)).await;
     Ok(())
+}
+
+/// Whether more than three quarters of an outbox's bytes are taken.
+fn filling((held, most): (u64, u64)) -> bool {
+    held > most / 4 * 3
 }
 
 async fn pass(give: &Give, submitted: Vec<Submitted>) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::config::{Either, load};
 use super::init::property;
+use super::quote::quoted;
 use super::session::block_on;
 use super::{CliError, Context, Exit};
 use crate::config::TransportSettings;
@@ -176,7 +177,7 @@ impl Topics {
 
     /// Says in a mend with which configuration and cluster its command is to be run.
     fn complete(&self, mut wrong: Mismatch) -> Mismatch {
-        let mut with = format!("sealcast topic init --config {}", self.config.display());
+        let mut with = format!("sealcast topic init --config {}", quoted(&self.config));
         if !self.reach.brokers.is_empty() {
             with.push_str(&format!(" -b {}", self.reach.brokers.join(",")));
         }

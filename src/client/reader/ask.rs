@@ -285,6 +285,16 @@ impl Reader {
     }
 
     /// What became of a ticket: *expired* too, though no node saw the transaction. Errors: [`ReadError`].
+    ///
+    /// ```no_run
+    /// # async fn example(reader: sealcast::client::reader::Reader, kept: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// let statuses = reader.status_of(&kept.parse()?).await?;
+    /// for (node, status) in &statuses.found {
+    ///     println!("{node}: {status:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn status_of(&self, ticket: &Ticket) -> Result<Statuses, ReadError> {
         let request = proto::StatusRequest {
             of: Some(proto::status_request::Of::Ticket(ticket.into())),

@@ -127,6 +127,18 @@ impl ReadError {
 }
 
 /// What a read waits for before it looks.
+///
+/// ```no_run
+/// # async fn example(reader: sealcast::client::reader::Reader, handle: sealcast::client::Handle) -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::client::reader::Freshness;
+///
+/// // Read your own writes, from any node.
+/// let position = handle.committed().await?.position.unwrap_or_default();
+/// let ticket = handle.ticket();
+/// let feed = reader.get(ticket.transaction, Some(&ticket.destination), Freshness::at_least(position)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freshness {
     /// Wait until the node holds everything up to this position: read your own writes.
@@ -199,6 +211,18 @@ fn refused(node: &NodeName, status: &Status) -> ReadError {
 }
 
 /// A reader of committed data: connects to the nodes of the directory as who its key says. Cheap to clone.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use sealcast::client::reader::Reader;
+/// use sealcast::config::{ClientConfig, Sources};
+/// use sealcast::seams::Seams;
+///
+/// let config = ClientConfig::load(&Sources::file("readers/app/client.toml"))?;
+/// let reader = Reader::from_config(&config, &Seams::real())?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Reader {
     dialer: Dialer,
@@ -233,6 +257,13 @@ impl Reader {
     }
 
     /// The same reader, asking this node alone. Errors: [`ReadError::NoNode`].
+    ///
+    /// ```no_run
+    /// # fn example(reader: sealcast::client::reader::Reader) -> Result<(), Box<dyn std::error::Error>> {
+    /// let reader = reader.at("b".parse()?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn at(mut self, node: NodeName) -> Result<Self, ReadError> {
         if !self.directory.borrow().nodes.contains_key(&node) {
             return Err(ReadError::NoNode(node.to_string()));
@@ -258,6 +289,20 @@ impl Reader {
     }
 
     /// The latest transaction of an ordering key, or with `history` all of them in order. Errors: [`ReadError`].
+    ///
+    /// ```no_run
+    /// # async fn example(reader: sealcast::client::reader::Reader) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sealcast::client::reader::Freshness;
+    /// use sealcast::core::id::DestinationName;
+    ///
+    /// let orders = DestinationName::new("orders")?;
+    /// let mut latest = reader.get_by_key(&orders, b"customer-42", false, Freshness::linearizable()).await?;
+    /// while let Some(event) = latest.next().await? {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get_by_key(
         &self,
         destination: &DestinationName,

@@ -125,6 +125,14 @@ impl Subscription {
 
     /// Only transactions with this header, name and value; said again, with all of these, at most 16. The node opens the
     /// private header of each transaction for it, and gives nothing of those that do not match.
+    ///
+    /// ```
+    /// use sealcast::client::reader::{From, Subscription};
+    ///
+    /// // From the start to the end of today: two customers' orders in English, without what was ordered.
+    /// let some = Subscription::new(From::Start).until_end().key("customer-42").key("customer-43");
+    /// let some = some.header("language", "en").without_payload();
+    /// ```
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push((name.into(), value.into()));
         self

@@ -125,9 +125,10 @@ impl ParcelRow {
 }
 
 /// How far a transaction has come at one destination, as far as this sender has verified it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Durable here.
+    #[default]
     Submitted,
     /// The brokers have it: it survives any one domain and this sender (R14).
     Accepted,

@@ -21,12 +21,12 @@ use super::proto::{self, append_response, read_response};
 use super::socket::{
     APPEND_BYTES, CONNECTION_WINDOW, READ_ANSWER_BYTES, STREAM_WINDOW, SocketError, check_served, nobody, path, real,
 };
-use super::{CREDIT_BYTES, partitions};
+use super::{CREDIT_BYTES, missing, partitions};
 use crate::core::id::Time;
 use crate::seams::Seams;
 use crate::transport::contract::{
     self, Ack, AppendError, Batch, Fetched, Full, Offset, Partition, PartitionId, Pending, READ_WAIT, ReadError,
-    Record, Topic, Transport,
+    Record, Topic, Transport, Trouble,
 };
 
 /// Between two attempts to connect: doubles from the first to the last.
@@ -298,6 +298,15 @@ fn failed(error: AppendError) -> Pending<Ack> {
 impl Transport for Attached {
     fn partitions(&self, topic: &Topic) -> Arc<[Partition]> {
         self.shared.link().topics.get(topic).cloned().unwrap_or_else(|| Arc::from([]))
+    }
+
+    fn trouble(&self, topic: &Topic) -> Option<Trouble> {
+        let link = self.shared.link();
+        match (&link.session, link.topics.contains_key(topic)) {
+            (None, _) => Some(Trouble { cause: self.shared.away().to_string(), missing: false }),
+            (Some(_), false) => Some(missing(topic)),
+            (Some(_), true) => None,
+        }
     }
 
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {

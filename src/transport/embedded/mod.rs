@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::contract::{
     self, Ack, AppendError, Batch, Domain, Fetched, Full, Offset, Partition, PartitionId, Pending, READ_BYTES,
-    READ_WAIT, ReadError, Record, Topic, Transport,
+    READ_WAIT, ReadError, Record, Topic, Transport, Trouble,
 };
 use crate::seams::Seams;
 use crate::store::records::{self, RecordLog, RecordsError};
@@ -144,9 +144,18 @@ fn partitions(topic: &Topic, count: usize, up: bool) -> Arc<[Partition]> {
     (0..i32::try_from(count).unwrap_or(i32::MAX)).map(partition).collect()
 }
 
+/// That there is no such topic.
+fn missing(topic: &Topic) -> Trouble {
+    Trouble { cause: format!("there is no topic {topic}: make it with `sealcast topic init`"), missing: true }
+}
+
 impl Transport for Embedded {
     fn partitions(&self, topic: &Topic) -> Arc<[Partition]> {
         self.known(topic).map_or_else(|| Arc::from([]), |known| known.partitions)
+    }
+
+    fn trouble(&self, topic: &Topic) -> Option<Trouble> {
+        self.known(topic).is_none().then(|| missing(topic))
     }
 
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {

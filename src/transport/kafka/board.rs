@@ -10,7 +10,7 @@ use super::access::{Access, Failure};
 use crate::seams::Clock;
 pub(super) use crate::transport::admin::BrokerId;
 use crate::transport::admin::{copies, domain};
-use crate::transport::contract::{Domain, Offset, Partition, PartitionId, Topic};
+use crate::transport::contract::{Domain, Offset, Partition, PartitionId, Topic, Trouble};
 
 /// A partition as the cluster's metadata has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,9 @@ const COMPLAINTS: usize = 64;
 pub(super) enum Found {
     /// Asked for, no answer yet.
     Unknown,
-    /// The cluster has no such topic, or we have no right to see it.
+    /// The cluster has no such topic.
+    Missing(String),
+    /// We have no right to see it, or the cluster does not take its name.
     Refused(String),
     /// There it is; and how many replicas must be in sync for an acknowledgement.
     There(Vec<Placed>, u32),
@@ -114,7 +116,7 @@ impl Board {
         let Some(known) = state.topics.get(&to.topic) else { return Route::Absent("not known yet".to_owned()) };
         match &known.found {
             Found::Unknown => Route::Absent("the topic's partitions are not known yet".to_owned()),
-            Found::Refused(cause) => Route::Refused(cause.clone()),
+            Found::Missing(cause) | Found::Refused(cause) => Route::Refused(cause.clone()),
             Found::There(placed, _) => match placed.iter().find(|placed| placed.number == to.number) {
                 None => Route::Refused(format!(
                     "the topic has {} partitions; look at it with `sealcast topic check`",
@@ -194,13 +196,15 @@ impl Board {
     }
 
     /// Why nothing is published of a topic, as far as it is known.
-    pub(super) fn trouble(&self, topic: &Topic) -> Option<String> {
+    pub(super) fn trouble(&self, topic: &Topic) -> Option<Trouble> {
         let state = self.state();
-        match &state.topics.get(topic)?.found {
-            Found::There(..) => None,
-            Found::Refused(cause) => Some(cause.clone()),
-            Found::Unknown => Some(self.access.unreached(Some(state.failure.clone()?), String::new()).to_string()),
-        }
+        let (cause, missing) = match &state.topics.get(topic)?.found {
+            Found::There(..) => return None,
+            Found::Missing(cause) => (cause.clone(), true),
+            Found::Refused(cause) => (cause.clone(), false),
+            Found::Unknown => (self.access.unreached(Some(state.failure.clone()?), String::new()).to_string(), false),
+        };
+        Some(Trouble { cause, missing })
     }
 
     /// Whether a complaint of librdkafka is news: not the same about the same broker as before, since that broker last came

@@ -24,6 +24,7 @@ use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
 use super::contract::{
     self, Ack, AppendError, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport,
+    Trouble,
 };
 use crate::seams::Seams;
 use access::Access;
@@ -208,11 +209,6 @@ impl Kafka {
         }
     }
 
-    /// Why a topic has no partitions, as far as it is known: nobody can be reached, there is no way in, no such topic, no right.
-    pub(in crate::transport) fn trouble(&self, topic: &Topic) -> Option<String> {
-        self.shared.board.trouble(topic)
-    }
-
     fn access(&self) -> &Access {
         self.shared.board.access()
     }
@@ -264,6 +260,10 @@ fn watch_lanes(board: &Arc<Board>, lanes: &Arc<Mutex<BTreeMap<BrokerId, Arc<Lane
 impl Transport for Kafka {
     fn partitions(&self, topic: &Topic) -> Arc<[Partition]> {
         self.shared.board.partitions(topic)
+    }
+
+    fn trouble(&self, topic: &Topic) -> Option<Trouble> {
+        self.shared.board.trouble(topic)
     }
 
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {

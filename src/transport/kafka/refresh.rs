@@ -192,7 +192,13 @@ impl Refresher {
                     if self.troubles.lasts(topic.as_str(), self.board.now()) {
                         tracing::warn!(%topic, cause, "the topic cannot be used");
                     }
-                    Some((Found::Refused(cause), brokers))
+                    let found = match code {
+                        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                            Found::Missing(format!("there is no topic {topic}: {cause}"))
+                        }
+                        _ => Found::Refused(cause),
+                    };
+                    Some((found, brokers))
                 }
             };
         }

@@ -1,15 +1,20 @@
 //! Starting against brokers that answer late: nothing that nodes say in the meantime is missed.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sealcast::client::{Client, Transaction};
+use sealcast::core::id::Time;
 use sealcast::core::receipt::Verdict;
+use sealcast::seams::Clock;
 use sealcast::transport::embedded::Embedded;
 use sealcast::transport::{
     Ack, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::world::World;
 
@@ -53,5 +58,57 @@ async fn a_receipt_said_before_notices_can_be_read_is_found() {
     // Nodes say it once: what is missed now is not heard of before the client asks or sends again, half a minute later.
     let heard = tokio::time::timeout(Duration::from_secs(20), handle.committed()).await;
     heard.expect("it is heard without asking").unwrap();
+    client.close().await;
+}
+
+/// A cluster that nobody reaches: it knows no topic. Remembers when it was first asked.
+#[derive(Default)]
+struct Nowhere(OnceLock<Instant>);
+
+impl Transport for Nowhere {
+    fn partitions(&self, _topic: &Topic) -> Arc<[Partition]> {
+        self.0.get_or_init(Instant::now);
+        Arc::from([])
+    }
+
+    fn append(&self, _to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {
+        Err(Full(record))
+    }
+
+    async fn read(&self, from: PartitionId, _at: Offset) -> Result<Batch, ReadError> {
+        Err(ReadError::Absent { partition: from, cause: "nobody is there".to_owned() })
+    }
+}
+
+/// The time of tokio's timers, which can be paused.
+#[derive(Debug)]
+struct Paused(Instant);
+
+impl Clock for Paused {
+    fn now(&self) -> Time {
+        Time(1_800_000_000_000).after(self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+#[tokio::test]
+async fn connecting_waits_once_for_all_that_is_not_there() {
+    let world = World::new(3).await;
+    tokio::time::pause();
+    let mut options = world.options();
+    options.seams.clock = Arc::new(Paused(Instant::now()));
+    let nowhere = Arc::new(Nowhere::default());
+    let client = Client::start(nowhere.clone(), options).await.unwrap();
+    let waited = nowhere.0.get().unwrap().elapsed();
+    assert!(waited < Duration::from_secs(3), "2 s for the notices and the destinations together, not each: {waited:?}");
+    assert_eq!(client.trouble(&"orders".parse().unwrap()), None, "this transport cannot tell");
+    tokio::time::resume();
     client.close().await;
 }
