@@ -124,7 +124,7 @@ pub struct Written {
     pub files: Vec<PathBuf>,
 }
 
-/// The configurations of an environment that is there, as [`write`] and `sealcast directory add` leave them.
+/// The configurations of an environment that is there, as [`write()`] and `sealcast directory add` leave them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundles {
     /// Each node's `node.toml`.
@@ -239,7 +239,7 @@ pub fn write(plan: &Plan, folder: &Path, seams: &Seams) -> Result<Written, Envir
     write_serving(plan, &Serving::default(), folder, seams)
 }
 
-/// As [`write`], with nodes that serve elsewhere. Errors: [`EnvironmentError`].
+/// As [`write()`], with nodes that serve elsewhere. Errors: [`EnvironmentError`].
 pub fn write_serving(
     plan: &Plan,
     serving: &Serving,
