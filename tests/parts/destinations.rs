@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use crate::shop::{LIMIT, NODES, Shop, committed, name};
-use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, LogId};
-use sealcast::core::id::{Position, Suite};
+use sealcast::core::decide::Entry;
+use sealcast::core::id::{Position, Suite, Time};
 use sealcast::core::receipt::Verdict;
 use sealcast::node::NodeError;
 use sealcast::raft::storage::LogStore;
@@ -152,13 +152,15 @@ async fn r19_a_disk_that_does_not_sync_ends_the_node_and_the_others_go_on() {
     shop.shut().await;
 }
 
-/// Puts an entry that this version cannot read at the end of a stopped node's log, as a later version would.
-async fn append_unreadable(shop: &Shop, node: &str, destination: &str) {
+/// Puts an entry with an op that this version does not know at the end of a stopped node's log, as a later version would.
+async fn append_unknown_op(shop: &Shop, node: &str, destination: &str) {
     let options = StoreOptions { folder: shop.data(node).join(destination), destination: name(destination) };
     let store = GroupStore::open(&options, &shop.seams).unwrap();
     let mut log = LogStore::new(store.clone()).unwrap();
     let last = log.get_log_state().await.unwrap().last_log_id.unwrap();
-    let payload = EntryPayload::Normal(EntryBytes(Bytes::from_static(&[0xff; 9])));
+    // An op (field 3) of four bytes: number 77, and its empty body left out.
+    let entry = [Entry { time: Time(1), ops: Vec::new() }.encode().as_slice(), &[0x1a, 2, 0x08, 77]].concat();
+    let payload = EntryPayload::Normal(EntryBytes(entry.into()));
     let log_id = LogId { index: last.index + 1, ..last };
     log.blocking_append([LogEntry { log_id, payload }]).await.unwrap();
     store.close();
@@ -175,7 +177,7 @@ async fn r04_a_log_entry_of_a_later_version_ends_the_node_rather_than_be_guessed
     }
     // Each handed the lead on, so their logs end differently: whoever leads commits its own end, and cannot apply it.
     for node in NODES {
-        append_unreadable(&shop, node, "orders").await;
+        append_unknown_op(&shop, node, "orders").await;
     }
     for node in NODES {
         shop.start(node).await;
@@ -187,5 +189,6 @@ async fn r04_a_log_entry_of_a_later_version_ends_the_node_rather_than_be_guessed
         matches!(&*failed, NodeError::Consensus { destination, .. } if destination.as_str() == "orders"),
         "{failed:?}"
     );
+    assert!(failed.to_string().contains("an operation with number 77"), "it says which op: {failed}");
     shop.shut().await;
 }

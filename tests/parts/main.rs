@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod brokers;
+mod changing;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod consuming;
+mod deciding;
 mod destinations;
 mod directories;
 #[path = "../common/disk.rs"]
@@ -20,6 +22,7 @@ mod publisher;
 mod raft;
 mod raft_crashes;
 mod reading;
+mod replaying;
 mod rpc;
 #[path = "../common/shop.rs"]
 mod shop;

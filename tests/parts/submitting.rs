@@ -23,18 +23,18 @@ const BOTH: [&str; 2] = ["billing", "orders"];
 const MOMENT: Duration = Duration::from_millis(300);
 
 /// The sender's client as its configuration says, with an outbox in memory.
-fn options(shop: &Shop) -> Options {
+pub fn options(shop: &Shop) -> Options {
     let config = ClientConfig::load(&Sources::file(&shop.written.senders[&name("web")])).unwrap();
     let mut options = Options::from_config(&config, shop.seams.clone()).unwrap();
     options.outbox.folder = None;
     options
 }
 
-async fn start(shop: &Shop) -> Client {
+pub async fn start(shop: &Shop) -> Client {
     Client::start(shop.transport.clone(), options(shop)).await.unwrap()
 }
 
-fn reader(shop: &Shop) -> Reader {
+pub fn reader(shop: &Shop) -> Reader {
     let config = ClientConfig::load(&Sources::file(&shop.written.readers[&name("app")])).unwrap();
     Reader::from_config(&config, &shop.seams).unwrap()
 }
@@ -47,11 +47,11 @@ async fn read(reader: &Reader, handle: &Handle, position: Position) -> (Committe
     feed.transaction(16 << 20).await.unwrap().expect("it has it")
 }
 
-async fn position(handle: &Handle) -> Position {
+pub async fn position(handle: &Handle) -> Position {
     tokio::time::timeout(LIMIT, handle.committed()).await.expect("a fate").unwrap().position.unwrap()
 }
 
-async fn rejection(handle: &Handle) -> Rejection {
+pub async fn rejection(handle: &Handle) -> Rejection {
     match tokio::time::timeout(LIMIT, handle.committed()).await.expect("a fate") {
         Err(WaitError::Rejected(reason)) => reason,
         other => panic!("{other:?}"),

@@ -109,7 +109,7 @@ impl<V: View> Applying<'_, V> {
                 return Ok(());
             }
         };
-        let directory = match Directory::verify(&op.bytes, &operator, 0) {
+        let directory = match Directory::recorded(&op.bytes, &operator, 0) {
             Ok(directory) => directory,
             Err(
                 error @ (DirectoryError::TooLong { .. }

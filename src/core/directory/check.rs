@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{DestinationEntry, DirectoryError, Draft, KemKeyError, KeyState, NodeEntry, ReaderEntry, Span};
+use super::{DestinationEntry, Directory, DirectoryError, Draft, KemKeyError, KeyState, NodeEntry, ReaderEntry, Span};
 use crate::core::id::{DestinationName, Suite, VerifyingKeyBytes};
 use crate::core::{limits, sign};
 
@@ -54,6 +54,12 @@ const ML_KEM_Q: u16 = 3329;
 /// is cleared (design, section 3.2), and that its ML-KEM part is canonical (FIPS 203, section 7.2, modulus check). Errors:
 /// [`KemKeyError`].
 pub fn check_kem_key(suite: Suite, public: &[u8]) -> Result<(), KemKeyError> {
+    check_kem_shape(suite, public)?;
+    check_kem_canonical(suite, public)
+}
+
+/// What the first version of log entries checked of an HPKE public key: its length and its X25519 part.
+pub(super) fn check_kem_shape(suite: Suite, public: &[u8]) -> Result<(), KemKeyError> {
     let expected = kem_key_bytes(suite);
     if public.len() != expected {
         return Err(KemKeyError::Length { suite, expected, given: public.len() });
@@ -61,6 +67,10 @@ pub fn check_kem_key(suite: Suite, public: &[u8]) -> Result<(), KemKeyError> {
     if has_small_order_part(public) {
         return Err(KemKeyError::SmallOrder);
     }
+    Ok(())
+}
+
+fn check_kem_canonical(suite: Suite, public: &[u8]) -> Result<(), KemKeyError> {
     let canonical = match suite {
         Suite::X25519 => true,
         Suite::XWing => public.chunks_exact(3).take(ML_KEM_COEFFICIENT_BYTES / 3).all(is_canonical),
@@ -82,6 +92,25 @@ pub fn has_small_order_part(key: &[u8]) -> bool {
     let Some(mut point) = key.last_chunk::<X25519_BYTES>().copied() else { return false };
     point[X25519_BYTES - 1] &= 0x7f;
     SMALL_ORDER.contains(&point)
+}
+
+/// That the HPKE keys of a directory are canonical.
+pub(super) fn canonical(directory: &Directory) -> Result<(), DirectoryError> {
+    let check = |suite, public: &[u8], field: String| {
+        check_kem_canonical(suite, public).map_err(|problem| DirectoryError::WeakKemKey { field, problem })
+    };
+    for node in directory.nodes.values() {
+        check(Suite::XWing, &node.hpke, format!("node {}: hpke", node.name))?;
+    }
+    for reader in directory.readers.values() {
+        check(Suite::XWing, &reader.hpke, format!("reader {}: hpke", reader.name))?;
+    }
+    for entry in directory.destinations.values() {
+        for (at, key) in entry.keys.iter().enumerate() {
+            check(key.suite, &key.public, format!("destination {}: key {}: public", entry.name, at + 1))?;
+        }
+    }
+    Ok(())
 }
 
 /// That no key is in the draft twice; it may lack what else is needed.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::span::{Span, read_time, write_time};
 use super::{
     DestinationEntry, DestinationKey, DirectoryError, Draft, KeyState, NodeEntry, ReaderEntry, SenderEntry,
-    check_kem_key, destination_tag, key_id,
+    check::check_kem_shape, destination_tag, key_id,
 };
 use crate::core::id::{
     DestinationName, DestinationTag, EnvironmentId, EnvironmentName, KeyId, NodeName, ReaderName, SenderName, Suite,
@@ -267,7 +267,7 @@ fn kem_key(suite: Suite, digits: &str, field: String) -> Result<Bytes, Directory
     let Ok(public) = HEXLOWER.decode(digits.as_bytes()) else {
         return Err(invalid(&field, "expected lower-case hexadecimal digits, two for each byte"));
     };
-    check_kem_key(suite, &public).map_err(|problem| DirectoryError::WeakKemKey { field, problem })?;
+    check_kem_shape(suite, &public).map_err(|problem| DirectoryError::WeakKemKey { field, problem })?;
     Ok(public.into())
 }
 

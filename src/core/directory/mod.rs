@@ -193,7 +193,7 @@ pub enum Validity {
     GraceEnded,
 }
 
-/// A verified directory. Only [`Directory::verify`] makes one.
+/// A verified directory. Only [`Directory::verify`] and [`Directory::recorded`] make one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Directory {
@@ -224,6 +224,14 @@ impl Directory {
     /// Verifies and reads a directory: length, first line and signature come before any parsing. Errors: all of
     /// [`DirectoryError`] but [`DirectoryError::OtherEnvironment`] and [`DirectoryError::Ended`].
     pub fn verify(bytes: &[u8], operator: &sign::PublicKey, minimum_version: u64) -> Result<Self, DirectoryError> {
+        let directory = Self::recorded(bytes, operator, minimum_version)?;
+        check::canonical(&directory)?;
+        Ok(directory)
+    }
+
+    /// Reads a directory that a group's log put in force: as [`Directory::verify`], without the checks that are younger than
+    /// the log may be. Whoever hands one in has it verified; applying an old entry never changes (R4). Errors: as there.
+    pub fn recorded(bytes: &[u8], operator: &sign::PublicKey, minimum_version: u64) -> Result<Self, DirectoryError> {
         let (signature, signed) = parts(bytes)?;
         operator.verify(label::DIRECTORY, signed, &signature).map_err(|_| DirectoryError::Signature)?;
         let text = std::str::from_utf8(signed)

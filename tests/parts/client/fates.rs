@@ -318,3 +318,39 @@ async fn nodes_are_asked_about_what_is_past_its_deadline() {
     assert_ne!(handle.outcome(), Outcome::Expired);
     client.close().await;
 }
+
+#[tokio::test]
+async fn r20_two_destinations_have_two_outcomes_and_the_one_that_is_down_none_of_the_others() {
+    let world = World::new(3).await;
+    let client = start(&world).await;
+    let both = [destination("orders"), destination("stock")];
+    let handles = client.submit_to(&both, Transaction::new("x").key("k")).await.unwrap();
+    let tickets = [handles[0].ticket().clone(), handles[1].ticket().clone()];
+    let (orders, stock) = (world.opened("orders", 1).await, world.opened("stock", 1).await);
+    assert_eq!(orders[0].digest, stock[0].digest, "one parcel");
+    let committed = world.statement(&orders[0], 0, Verdict::Committed);
+    for node in ["alfa", "bravo", "charlie"] {
+        world.say(node, "orders", std::slice::from_ref(&committed)).await;
+    }
+    handles[0].complete().await.unwrap();
+    // No node of stock says anything: unknown there, and nothing of it is forgotten here.
+    assert_eq!(handles[1].wait(Stage::Committed, SOON).await.unwrap(), Waited::Unknown);
+    assert!(handles[1].receipt().is_none());
+    assert_eq!(client.undecided().0, 1);
+    client.close().await;
+    let client = start(&world).await;
+    assert_eq!(client.undecided().0, 1);
+    let [in_orders, in_stock] = [&tickets[0], &tickets[1]].map(|ticket| client.attach(ticket));
+    let (in_orders, in_stock) = (in_orders.await.unwrap(), in_stock.await.unwrap());
+    in_orders.committed().await.unwrap();
+    assert_eq!(in_stock.wait(Stage::Committed, SOON).await.unwrap(), Waited::Unknown);
+    // It comes back and decides otherwise: each has its own.
+    let conflict = world.statement(&stock[0], 0, |decided| Verdict::Rejected(decided, Rejection::Conflict));
+    for node in ["alfa", "bravo"] {
+        world.say(node, "stock", std::slice::from_ref(&conflict)).await;
+    }
+    assert!(matches!(in_stock.committed().await, Err(WaitError::Rejected(Rejection::Conflict))));
+    assert_eq!(in_orders.committed().await.unwrap().fate, Fate::Committed);
+    assert_eq!(client.undecided().0, 0);
+    client.close().await;
+}
