@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+#[path = "house/commands.rs"]
+mod commands;
 #[path = "house/rules.rs"]
 mod rules;
 

@@ -11,7 +11,9 @@ use super::handle::Receipt;
 use super::publishing::Publishing;
 use super::tracker::Tracker;
 use crate::core::directory::Directory;
-use crate::core::id::{DestinationName, DestinationTag, Fate, ParcelId, SenderName, Ticket, TransactionId};
+use crate::core::id::{
+    DestinationName, DestinationTag, Fate, ParcelId, SenderName, Ticket, TransactionId, closed_list,
+};
 use crate::core::receipt::{
     self, Added, Agreed, Counter, Missing, Notice, NoticeError, Refusal, Refusals, Statement, Verdict, Verified,
 };
@@ -21,6 +23,39 @@ use crate::telemetry::{Meter, names};
 
 /// Notices that were signed under a directory not known yet are kept up to this many bytes; the newest go first.
 const LATER_BYTES: usize = 8 * 1024 * 1024;
+
+closed_list! {
+    /// Why something that a node is said to have said is not believed, or not counted.
+    pub enum Disbelief: u8 {
+        /// 1: it is no notice.
+        Malformed = 1 "malformed",
+        /// 2: it is of a later version of Sealcast.
+        UnknownVersion = 2 "unknown-version",
+        /// 3: it names a directory that is not known here, and too much waits for such directories.
+        UnknownDirectory = 3 "unknown-directory",
+        /// 4: the directory that it names has no such node for this destination.
+        UnknownNode = 4 "unknown-node",
+        /// 5: the node did not sign it.
+        Signature = 5 "signature",
+        /// 6: a receipt that is none of the batch that was signed.
+        Path = 6 "path",
+        /// 7: the node has said something else about the same transaction.
+        Contradiction = 7 "contradiction",
+    }
+}
+
+impl Disbelief {
+    fn of(error: &NoticeError) -> Self {
+        match error {
+            NoticeError::Field(error) if error.retryable() => Self::UnknownVersion,
+            NoticeError::Field(_) => Self::Malformed,
+            NoticeError::UnknownDirectory { .. } => Self::UnknownDirectory,
+            NoticeError::UnknownNode { .. } => Self::UnknownNode,
+            NoticeError::Signature { .. } => Self::Signature,
+            NoticeError::Path { .. } => Self::Path,
+        }
+    }
+}
 
 /// Every directory that was verified, by version.
 pub struct Directories {
@@ -88,6 +123,7 @@ struct State {
     /// Signed under a directory that is not known yet.
     later: VecDeque<Bytes>,
     later_bytes: usize,
+    disbelieved: BTreeMap<Disbelief, u64>,
 }
 
 /// The counting.
@@ -154,12 +190,28 @@ impl Counting {
                 if state.later_bytes + value.len() <= LATER_BYTES {
                     state.later_bytes += value.len();
                     state.later.push_back(value.clone());
+                } else {
+                    drop(state);
+                    self.disbelieve(Disbelief::UnknownDirectory, &NoticeError::UnknownDirectory { version });
                 }
             }
-            Err(error) => {
-                self.meter.count(names::CLIENT_RECEIPTS_REFUSED, 1);
-                tracing::warn!(%error, "a notice is not believed");
-            }
+            Err(error) => self.disbelieve(Disbelief::of(&error), &error),
+        }
+    }
+
+    /// Whoever may write to the topic can have made it, as often as he likes: the count tells how often, and of each reason the
+    /// 1st, 2nd, 4th, 8th and so on are said aloud.
+    fn disbelieve(&self, reason: Disbelief, error: &NoticeError) {
+        self.meter.count_as(names::CLIENT_RECEIPTS_REFUSED, "reason", reason.word());
+        let times = {
+            let mut state = self.state();
+            let times = state.disbelieved.entry(reason).or_default();
+            *times += 1;
+            *times
+        };
+        match times.is_power_of_two() {
+            true => tracing::warn!(%reason, times, %error, "a notice is not believed"),
+            false => tracing::debug!(%reason, times, %error, "a notice is not believed"),
         }
     }
 
@@ -199,8 +251,9 @@ impl Counting {
         match added {
             Added::Counted => {}
             Added::Contradiction => {
-                self.meter.count(names::CLIENT_RECEIPTS_REFUSED, 1);
-                tracing::error!(node = %statement.node(), %ticket, "a node contradicts itself: its operator should look at it");
+                let reason = Disbelief::Contradiction;
+                self.meter.count_as(names::CLIENT_RECEIPTS_REFUSED, "reason", reason.word());
+                tracing::error!(node = %statement.node(), %ticket, %reason, "a node contradicts itself: its operator should look at it");
                 return;
             }
             Added::Again | Added::Elsewhere | Added::TooMany => return,

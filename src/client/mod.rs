@@ -107,6 +107,7 @@ mod tracker;
 mod transaction;
 mod window;
 
+pub use counting::Disbelief;
 pub use error::{ClientError, SubmitError};
 pub use handle::{Handle, NodeTimes, Receipt, Stage, StageTimes, WaitError, Waited};
 pub use options::{Interceptor, Options};

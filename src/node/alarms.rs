@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::seams::Clock;
 use crate::store::StoreError;
 use crate::store::group::{AlarmRow, GroupStore, Mutation};
+pub use crate::telemetry::alarms::*;
 use crate::telemetry::{Meter, names};
 
 /// The standing alarms of one destination, or of the node as a whole. Cheap to clone.
@@ -25,21 +26,6 @@ struct Inner {
     standing: Mutex<BTreeMap<String, AlarmRow>>,
     /// Those whose gauge shows that they stand.
     shown: Mutex<BTreeSet<String>>,
-}
-
-/// Raised when a sender signed what contradicts itself.
-pub const EQUIVOCATION: &str = "equivocation";
-/// Raised when this node refused what a majority staged (R22).
-pub const REFUSED: &str = "refused-but-committed";
-/// How the alarm of a partition's gap begins; the partition's number follows.
-pub const GAP: &str = "gap-";
-/// Raised by consensus when a restarted node could not ask all its peers (R12).
-const UNASKED: &str = "peers-not-asked";
-
-/// Whether an alarm stands until a person says that it was looked at: what it tells of happened, and nothing that the node
-/// could see ends it.
-pub fn needs_a_person(name: &str) -> bool {
-    [EQUIVOCATION, REFUSED, UNASKED].contains(&name) || name.starts_with(GAP)
 }
 
 impl Alarms {
@@ -65,7 +51,7 @@ impl Alarms {
             Some(row) if row.text == text => return,
             Some(row) => row.since,
             None => {
-                tracing::warn!(alarm = name, "{text}");
+                tracing::warn!(alarm = name, destination = self.destination(), "{text}");
                 self.0.clock.now()
             }
         };
@@ -78,7 +64,7 @@ impl Alarms {
     pub fn clear(&self, name: &str) {
         let mut standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);
         if standing.remove(name).is_some() {
-            tracing::info!(alarm = name, "alarm cleared");
+            tracing::info!(alarm = name, destination = self.destination(), "alarm cleared");
             self.keep(Mutation::Clear { name: name.to_owned() });
         }
     }
@@ -89,7 +75,7 @@ impl Alarms {
         if !self.standing().iter().any(|(standing, _)| standing == name) {
             return Ok(false);
         }
-        tracing::info!(alarm = name, "alarm acknowledged");
+        tracing::info!(alarm = name, destination = self.destination(), "alarm acknowledged");
         let (done, answer) = oneshot::channel();
         {
             let mut standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,6 +109,11 @@ impl Alarms {
         }
         let standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);
         standing.iter().map(|(name, row)| (name.clone(), row.clone())).collect()
+    }
+
+    /// Whose they are; `None` of the node as a whole.
+    fn destination(&self) -> Option<&str> {
+        self.0.store.as_ref().map(|store| store.destination().as_str())
     }
 
     /// With the lock held, so that the store sees changes in their order.

@@ -124,7 +124,8 @@ pub async fn fetch(
         match outcome {
             Ok(()) => return Ok(()),
             Err(error) => {
-                tracing::debug!(transaction = %row.transaction, %error, "a body was not fetched");
+                let (parcel, destination) = (row.parcel, &context.destination);
+                tracing::debug!(transaction = %row.transaction, %parcel, %destination, reason = word, %error, "a body was not fetched");
                 let own = matches!(error, FetchError::Own(_));
                 errors.push(error);
                 if own {

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::alarms::Alarms;
+use super::alarms::{self, Alarms};
 use crate::core::directory::Directory;
 use crate::core::id::DestinationName;
 
 /// The alarm of a version that not all groups can live with.
-const ALARM: &str = "directory-contradicts";
+const ALARM: &str = alarms::DIRECTORY_CONTRADICTS;
 
 /// The newest directory for all groups of a node. Cheap to clone.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use crate::core::directory::Directory;
 use crate::core::id::{Digest, Incarnation, NodeName, Position, SenderName, TransactionId};
 use crate::core::sign::PublicKey;
 use crate::raft::Group;
-use crate::telemetry::names;
+use crate::telemetry::{alarms, names};
 
 /// Entries on their way at once: while one is made durable, the next is made up.
 const IN_FLIGHT: usize = 2;
@@ -27,7 +27,7 @@ const AFTER_FIRST: Duration = Duration::from_millis(10);
 const AFTER_LAST: Duration = Duration::from_millis(320);
 
 /// The alarm of a directory that was offered and cannot be put in force.
-const REFUSED_ALARM: &str = "directory-refused";
+const REFUSED_ALARM: &str = alarms::DIRECTORY_REFUSED;
 
 /// The number of the first entry of a log; the tally's own start with 1.
 const FOUNDING: u64 = 0;

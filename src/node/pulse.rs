@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::alarms::Alarms;
+use super::alarms::{self, Alarms};
 use super::group::{AllServed, Served};
 use super::status;
 use crate::core::directory::{Directory, Validity, write_time};
@@ -29,9 +29,9 @@ const ROUNDS: u32 = 10;
 const OFFSETS_EVERY: u32 = 5 * ROUNDS;
 
 /// The alarm of a disk that is nearly full; the destination's name follows.
-const DISK_ALARM: &str = "disk-nearly-full";
+const DISK_ALARM: &str = alarms::DISK_NEARLY_FULL;
 /// The alarm of a directory that ends soon or has ended.
-const DIRECTORY_ALARM: &str = "directory-valid-until";
+const DIRECTORY_ALARM: &str = alarms::DIRECTORY_VALID_UNTIL;
 
 /// What is looked at, and whom it is told.
 pub struct Pulse {
@@ -136,7 +136,7 @@ fn partitions(served: &Served) {
 /// Free space of one destination's disk, and an alarm when so little is left that nothing new is taken in.
 async fn free_space(seams: &Seams, served: &Served, alarms: &Alarms) {
     let context = &served.context;
-    let (store, name) = (context.store.clone(), format!("{DISK_ALARM}-{}", context.destination));
+    let (store, name) = (context.store.clone(), format!("{DISK_ALARM}{}", context.destination));
     // A file system that cannot say keeps its last figure; a runtime that ends has nobody to tell.
     let Ok(Ok(free)) = seams.work.run(move || store.free_bytes()).await else { return };
     context.meter.set(names::STORE_FREE_BYTES, free as f64);

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::alarms::Alarms;
+use super::alarms::{self, Alarms};
 use super::group::GroupContext;
 use crate::core::limits;
 use crate::core::place::{Domains, Standing};
@@ -266,7 +266,7 @@ struct Outlay {
 }
 
 /// The alarm of notices that no broker takes; cleared by the next that one does.
-const NOTICES_ALARM: &str = "notices-unreachable";
+const NOTICES_ALARM: &str = alarms::NOTICES_UNREACHABLE;
 
 impl Outlet {
     /// Publishes a record: acknowledged in two domains, or in one when there is no other that answers. Goes on until then,
@@ -314,7 +314,12 @@ impl Outlet {
                 return;
             }
             if let Some(error) = &refused {
-                self.meter.count_as(names::TRANSPORT_FAILED_RECORDS, "reason", "absent");
+                let reason = match error {
+                    AppendError::Refused { .. } => "refused",
+                    AppendError::Closed => "closed",
+                    _ => "absent",
+                };
+                self.meter.count_as(names::TRANSPORT_FAILED_RECORDS, "reason", reason);
                 tracing::debug!(%error, "a notice was not acknowledged; trying again");
             }
             tokio::select! {

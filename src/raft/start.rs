@@ -23,6 +23,7 @@ use crate::core::id::{Incarnation, NodeName};
 use crate::seams::Seams;
 use crate::store::StoreError;
 use crate::store::group::{AlarmRow, GroupStore, Mutation};
+use crate::telemetry::alarms;
 
 /// The note that keeps this node's Raft id.
 const ID_NOTE: &str = "raft-id";
@@ -37,13 +38,13 @@ const PROBE_PAUSE: Duration = Duration::from_millis(300);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Raised when a restarted node could not ask all its peers; cleared when it could.
-const ALARM_UNASKED: &str = "peers-not-asked";
+const ALARM_UNASKED: &str = alarms::PEERS_NOT_ASKED;
 
 /// Raised when this node's store is older than what a peer saw from it.
-const ALARM_RESTORED: &str = "store-restored";
+const ALARM_RESTORED: &str = alarms::STORE_RESTORED;
 
 /// Raised when the group exists and does not know this node's store.
-const ALARM_UNKNOWN: &str = "store-not-admitted";
+const ALARM_UNKNOWN: &str = alarms::STORE_NOT_ADMITTED;
 
 impl Group {
     /// What the store says of this node's past in the group.
@@ -143,7 +144,7 @@ impl Group {
     }
 
     async fn alarm(&self, name: &str, text: &str) -> Result<(), GroupError> {
-        tracing::warn!(alarm = name, "{text}");
+        tracing::warn!(alarm = name, destination = %self.0.store.destination(), "{text}");
         let row = AlarmRow { since: self.0.seams.clock.now(), text: text.to_owned() };
         Ok(self.0.store.write(vec![Mutation::Raise { name: name.to_owned(), row }]).await?)
     }

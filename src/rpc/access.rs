@@ -10,7 +10,7 @@ use tonic::{Request, Status};
 
 use super::DirectoryWatch;
 use crate::core::directory::{DestinationEntry, Directory};
-use crate::core::id::{DestinationName, DestinationTag, NodeName, ReaderName, VerifyingKeyBytes};
+use crate::core::id::{DestinationName, DestinationTag, NodeName, ReaderName, VerifyingKeyBytes, closed_list};
 use crate::telemetry::{Meter, names};
 
 /// Whom the directory knows by a TLS key.
@@ -61,6 +61,22 @@ pub struct Caller {
     pub key_exchange: String,
 }
 
+closed_list! {
+    /// Why a call is denied. The caller hears the same whether what it asked for exists or not.
+    pub enum Denial: u8 {
+        /// 1: the connection proved no key.
+        NoKey = 1 "no-key",
+        /// 2: the directory does not list the key any more.
+        Unlisted = 2 "unlisted",
+        /// 3: the call is for nodes.
+        NoNode = 3 "no-node",
+        /// 4: the call is for the voters of a group, and this node is none, or there is no such group.
+        NoVoter = 4 "no-voter",
+        /// 5: the directory does not let it read this destination, or there is none.
+        NoReader = 5 "no-reader",
+    }
+}
+
 /// Asks the directory of the moment about callers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -84,23 +100,29 @@ impl Gate {
         self.directory.clone()
     }
 
-    fn denied(&self, text: impl Into<String>) -> Status {
-        self.meter.count(names::RPC_DENIED, 1);
+    fn denied(&self, reason: Denial, text: impl Into<String>) -> Status {
+        let text = text.into();
+        self.meter.count_as(names::RPC_DENIED, "reason", reason.word());
+        tracing::info!(%reason, "call denied: {text}");
         Status::permission_denied(text)
     }
 
     /// Who calls, by the directory of this moment. Errors: PERMISSION_DENIED when it is not listed any more.
     pub fn identity<T>(&self, request: &Request<T>) -> Result<PeerIdentity, Status> {
-        let caller = request.extensions().get::<Caller>().ok_or_else(|| self.denied("the connection proved no key"))?;
-        PeerIdentity::of(&self.directory.borrow(), &caller.key)
-            .ok_or_else(|| self.denied(format!("key {} is not in the directory any more", caller.key)))
+        let caller = request
+            .extensions()
+            .get::<Caller>()
+            .ok_or_else(|| self.denied(Denial::NoKey, "the connection proved no key"))?;
+        PeerIdentity::of(&self.directory.borrow(), &caller.key).ok_or_else(|| {
+            self.denied(Denial::Unlisted, format!("key {} is not in the directory any more", caller.key))
+        })
     }
 
     /// The node that calls. Errors: PERMISSION_DENIED when it is none.
     pub fn node<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
         match self.identity(request)? {
             PeerIdentity::Node(node) => Ok(node),
-            other => Err(self.denied(format!("{other}: this call is for nodes"))),
+            other => Err(self.denied(Denial::NoNode, format!("{other}: this call is for nodes"))),
         }
     }
 
@@ -115,7 +137,7 @@ impl Gate {
         let directory = self.directory.borrow();
         match directory.destination_by_tag(group) {
             Some(destination) if destination.has_node(&node) => Ok((node, destination.clone())),
-            _ => Err(self.denied(format!("node {node} is no voter of group {group}"))),
+            _ => Err(self.denied(Denial::NoVoter, format!("node {node} is no voter of group {group}"))),
         }
     }
 
@@ -123,7 +145,9 @@ impl Gate {
     pub fn may_read(&self, who: &PeerIdentity, destination: &DestinationName) -> bool {
         let allowed = who.may_read(&self.directory.borrow(), destination);
         if !allowed {
-            self.meter.count(names::RPC_DENIED, 1);
+            let reason = Denial::NoReader;
+            self.meter.count_as(names::RPC_DENIED, "reason", reason.word());
+            tracing::info!(%reason, caller = %who, %destination, "call denied: it may not read this destination");
         }
         allowed
     }

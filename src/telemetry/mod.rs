@@ -2,8 +2,10 @@
 //!
 //! - [`logs`] sets up what is written to stderr, and makes the spans that follow one parcel or transaction.
 //! - [`names`] lists every metric; [`Meter`] writes them with the labels of who measures; [`recorder`] keeps them.
+//! - [`alarms`] lists every alarm.
 //! - [`health`] serves `/metrics`, `/livez` and `/readyz`.
 
+pub mod alarms;
 pub mod health;
 pub mod logs;
 mod meter;

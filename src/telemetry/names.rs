@@ -90,8 +90,8 @@ macro_rules! metrics {
 metrics! {
     counters {
         // --- client
-        CLIENT_TRANSACTIONS = "sealcast_client_transactions_total", Count, ["sender", "stage"],
-            "Transactions of this sender that reached a stage; label stage: submitted, accepted, committed, complete, rejected, expired.";
+        CLIENT_TRANSACTIONS = "sealcast_client_transactions_total", Count, ["sender", "stage", "reason?"],
+            "Transactions of this sender that reached a stage; label stage: submitted, accepted, committed, complete, rejected, expired, forgotten; label reason: why one was rejected.";
         CLIENT_PAYLOAD_BYTES = "sealcast_client_payload_bytes_total", Bytes, ["sender"],
             "Payload bytes that were submitted.";
         CLIENT_PARCELS_SEALED = "sealcast_client_parcels_sealed_total", Count, ["sender"], "Parcels that were sealed.";
@@ -101,8 +101,8 @@ metrics! {
             "Segments that were published again; label reason: unacknowledged, absent-domain, missing-notice, restart, silence.";
         CLIENT_GIVEN_BACK = "sealcast_client_submissions_given_back_total", Count, ["sender", "reason"],
             "Submissions that were given back; label reason: window, outbox, disk.";
-        CLIENT_RECEIPTS_REFUSED = "sealcast_client_receipts_refused_total", Count, ["sender"],
-            "Receipts and notices that did not verify.";
+        CLIENT_RECEIPTS_REFUSED = "sealcast_client_receipts_refused_total", Count, ["sender", "reason"],
+            "Receipts and notices that are not believed; label reason: what was wrong.";
         // --- transport
         TRANSPORT_APPENDED_RECORDS = "sealcast_transport_appended_records_total", Count, ["node|sender", "destination"],
             "Records that were acknowledged.";
@@ -118,13 +118,15 @@ metrics! {
         GATHER_SEGMENTS = "sealcast_gather_segments_total", Count, ["node", "destination", "outcome"],
             "Segments that came; label outcome: taken, deferred, refused.";
         GATHER_REFUSED = "sealcast_gather_refused_segments_total", Count, ["node", "destination", "reason"],
-            "Segments that were refused; label reason: what was wrong.";
+            "Records that never become a segment here; label reason: what was wrong.";
+        GATHER_DEFERRED_RECORDS = "sealcast_gather_deferred_records_total", Count, ["node", "destination", "reason"],
+            "Records that were put off and are read again; label reason: why (R21).";
         GATHER_STRIPES_RECOVERED = "sealcast_gather_stripes_recovered_total", Count, ["node", "destination"],
             "Stripes that needed parity to be recovered.";
         GATHER_ABANDONED = "sealcast_gather_abandoned_parcels_total", Count, ["node", "destination", "reason"],
-            "Parcels that gathering gave up; label reason: expired, or why they were refused.";
-        COLLECT_GAPS = "sealcast_collect_gaps_total", Count, ["node", "destination"],
-            "Gaps found in collection offsets: each raises an alarm and a re-read (R17).";
+            "Parcels whose gathering was given up; label reason: expired, or why they were put off.";
+        COLLECT_GAPS = "sealcast_collect_gaps_total", Count, ["node", "destination", "reason"],
+            "Gaps found in collection offsets: each raises an alarm and a re-read (R17); label reason: what became of the partition.";
         // --- staging, log, holding
         STAGE_PARCELS = "sealcast_stage_parcels_total", Count, ["node", "destination"], "Parcels that were staged.";
         STAGE_BYTES = "sealcast_stage_bytes_total", Bytes, ["node", "destination"],
@@ -132,7 +134,7 @@ metrics! {
         STAGE_REFUSALS = "sealcast_stage_refusals_total", Count, ["node", "destination", "reason"],
             "Parcels that this node refused for good; label reason (R22).";
         DECIDE_TRANSACTIONS = "sealcast_decide_transactions_total", Count, ["node", "destination", "fate", "reason"],
-            "Transactions that got a fate; label fate: committed, rejected; label reason.";
+            "Transactions that got a fate; label fate: committed, rejected, expired (those that this node had staged); label reason: why one was rejected.";
         DECIDE_ENTRIES = "sealcast_decide_entries_total", Count, ["node", "destination"],
             "Log entries that were applied.";
         DECIDE_VOID = "sealcast_decide_void_parcels_total", Count, ["node", "destination"],
@@ -156,8 +158,8 @@ metrics! {
         RPC_CALLS = "sealcast_rpc_calls_total", Count, ["node", "method"], "Calls that came; label method.";
         RPC_HANDSHAKES = "sealcast_rpc_handshakes_total", Count, ["node", "outcome"],
             "TLS handshakes; label outcome: node, reader, refused, timed-out.";
-        RPC_DENIED = "sealcast_rpc_denied_calls_total", Count, ["node"],
-            "Calls that the directory does not let the caller make.";
+        RPC_DENIED = "sealcast_rpc_denied_calls_total", Count, ["node", "reason"],
+            "Calls that the directory does not let the caller make; label reason: why.";
         RPC_CONNECTS = "sealcast_rpc_connects_total", Count, ["node|reader", "peer", "outcome"],
             "Connections that this node made; label peer; label outcome: connected, failed.";
         READ_TRANSACTIONS = "sealcast_read_transactions_total", Count, ["node", "destination", "method"],

@@ -49,7 +49,7 @@ impl Tracker {
             (at.outcome, at.since) = (Outcome::Accepted, wall);
             let took = tracked.started.map(|started| now.saturating_sub(started));
             tracing::debug!(transaction = %id, %destination, "the brokers have it");
-            self.reached("accepted", took);
+            self.reached("accepted", took, Fate::Committed);
             if let Some(way) = tracked.ways.get(destination) {
                 way.send_modify(|progress| {
                     progress.outcome = Outcome::Accepted;
@@ -62,10 +62,15 @@ impl Tracker {
         self.changed.notify_one();
     }
 
-    fn reached(&self, stage: &'static str, took: Option<Duration>) {
-        self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", stage);
+    /// Counts a stage; a rejection with its reason.
+    fn reached(&self, stage: &'static str, took: Option<Duration>, fate: Fate) {
+        let meter = self.meter.with("stage", stage);
+        match fate {
+            Fate::Rejected(reason) => meter.count_as(names::CLIENT_TRANSACTIONS, "reason", reason.word()),
+            _ => meter.count(names::CLIENT_TRANSACTIONS, 1),
+        }
         if let Some(took) = took {
-            self.meter.with("stage", stage).took(names::CLIENT_STAGE_SECONDS, took);
+            meter.took(names::CLIENT_STAGE_SECONDS, took);
         }
     }
 
@@ -138,10 +143,10 @@ impl Tracker {
         (at.voters, at.directory_version) = (receipt.voters as u16, receipt.directory_version);
         let took = tracked.started.map(|started| self.clock.monotonic().saturating_sub(started));
         if first_word {
-            self.reached(receipt_stage(outcome), took);
+            self.reached(receipt_stage(outcome), took, receipt.fate);
         }
         if matches!(outcome, Outcome::Complete(_)) {
-            self.reached("complete", took);
+            self.reached("complete", took, receipt.fate);
         }
         if let Some(way) = tracked.ways.get(destination) {
             way.send_modify(|progress| {
@@ -179,6 +184,7 @@ impl Tracker {
             way.send_modify(forget);
         }
         let Some(tracked) = state.transactions.get_mut(&ticket.transaction) else { return Vec::new() };
+        self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", "forgotten");
         tracked.row.outcomes.retain(|at| at.destination != ticket.destination);
         if let Some(way) = tracked.ways.remove(&ticket.destination) {
             way.send_modify(forget);

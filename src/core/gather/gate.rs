@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::reason::DeferReason;
+use super::skip::SkipReason;
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationTag, Time, VerifyingKeyBytes};
 use crate::core::split::segment::{Segment, SegmentError, SignatureCache, VerifiedSegment};
@@ -44,19 +45,20 @@ pub enum Skip {
 }
 
 impl Skip {
-    /// The word for logs and metrics.
+    /// The word for logs and metrics: that of the [`SkipReason`], or of the [`DeferReason`] when it is deferred.
     pub fn word(&self) -> &'static str {
-        match self {
-            Self::NotSegment => "not-segment",
-            Self::Malformed(_) => "malformed",
-            Self::OtherEnvironment => "other-environment",
-            Self::OtherDestination => "other-destination",
-            Self::Expired => "expired",
-            Self::Signature => "signature",
-            Self::Proof => "proof",
-            Self::UnknownVersion(_) => "unknown-version",
-            Self::UnknownSender(_) => "unknown-sender",
-        }
+        let reason = match self {
+            Self::NotSegment => SkipReason::NotSegment,
+            Self::Malformed(_) => SkipReason::Malformed,
+            Self::OtherEnvironment => SkipReason::OtherEnvironment,
+            Self::OtherDestination => SkipReason::OtherDestination,
+            Self::Expired => SkipReason::Expired,
+            Self::Signature => SkipReason::Signature,
+            Self::Proof => SkipReason::Proof,
+            Self::UnknownVersion(_) => return DeferReason::UnknownVersion.word(),
+            Self::UnknownSender(_) => return DeferReason::UnknownSender.word(),
+        };
+        reason.word()
     }
 
     /// The deferral that it calls for; `None` when the record's offset passes (R16).

@@ -19,6 +19,7 @@ mod parcel;
 mod reason;
 mod reassembler;
 mod room;
+mod skip;
 
 pub use action::{Action, Delivery, Equivocation, Missing, RecoverJob, Recovered, Refused};
 pub use addresses::Addresses;
@@ -28,6 +29,7 @@ pub use ending::{ASK_AGAIN_AFTER, LET_GO_AFTER, REPEATED_AFTER, STALLED_AFTER};
 pub use gate::{Gate, Skip};
 pub use reason::DeferReason;
 pub use reassembler::Reassembler;
+pub use skip::{GapReason, SkipReason};
 
 use crate::core::id::{Epoch, ParcelId, Time, VerifyingKeyBytes};
 use crate::core::split::header::Core;

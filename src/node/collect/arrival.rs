@@ -3,14 +3,14 @@
 use super::Collector;
 use super::notes::Note;
 use super::reader::{Arrival, Checked};
-use crate::core::gather::{Action, Skip};
+use crate::core::gather::{Action, GapReason, Skip, SkipReason};
 use crate::core::id::Time;
 use crate::node::alarms;
 use crate::telemetry::names;
 
 /// The alarm of a partition that cannot be read.
 fn unreachable(partition: i32) -> String {
-    format!("partition-unreachable-{partition}")
+    format!("{}{partition}", alarms::PARTITION_UNREACHABLE)
 }
 
 impl Collector {
@@ -42,7 +42,10 @@ impl Collector {
                 }
             }
             Arrival::Gone { addresses, .. } => {
-                self.context.meter.count_as(names::GATHER_REFUSED, "reason", "gone");
+                self.context
+                    .meter
+                    .with("reason", SkipReason::Gone.word())
+                    .count(names::GATHER_REFUSED, addresses.len() as u64);
                 for at in addresses {
                     actions.extend(self.reassembler.take(Err(Skip::NotSegment), at, now));
                 }
@@ -57,8 +60,9 @@ impl Collector {
                      reads the partition again from offset {low}, and senders send again what has no fate",
                     self.source.topic
                 );
-                tracing::error!(partition, %gap, low, "gap in the collected topic");
-                self.context.meter.count(names::COLLECT_GAPS, 1);
+                let (reason, destination) = (GapReason::of(&gap), &self.context.destination);
+                tracing::error!(partition, %destination, %reason, %gap, low, "gap in the collected topic");
+                self.context.meter.count_as(names::COLLECT_GAPS, "reason", reason.word());
                 self.context.alarms.raise(&format!("{}{partition}", alarms::GAP), text);
                 self.gaps += 1;
                 if let Some(state) = self.partitions.get_mut(&partition) {
@@ -84,8 +88,12 @@ impl Collector {
             Err(skip) => {
                 let outcome = if skip.retryable() { "deferred" } else { "refused" };
                 self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", outcome);
-                self.context.meter.count_as(names::GATHER_REFUSED, "reason", skip.word());
-                tracing::debug!(partition = record.at.partition, offset = record.at.offset, reason = %skip, "record skipped");
+                // What is deferred is counted with what the reassembler defers.
+                if !skip.retryable() {
+                    self.context.meter.count_as(names::GATHER_REFUSED, "reason", skip.word());
+                }
+                let (destination, reason) = (&self.context.destination, skip.word());
+                tracing::debug!(partition = record.at.partition, offset = record.at.offset, %destination, reason, "{skip}");
             }
         }
         self.reassembler.take(record.outcome, record.at, now)

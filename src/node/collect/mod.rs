@@ -58,9 +58,9 @@ const TICK: Duration = Duration::from_millis(500);
 const UNSEEN_TICKS: u32 = 10;
 
 /// The alarm of a store that cannot be read.
-const UNREADABLE_ALARM: &str = "store-unreadable";
+const UNREADABLE_ALARM: &str = alarms::STORE_UNREADABLE;
 /// The alarm of parcels that this node cannot stage; cleared when none failed for [`STAGING_WORKS`].
-const STAGING_ALARM: &str = "staging-fails";
+const STAGING_ALARM: &str = alarms::STAGING_FAILS;
 /// Longer than a deferred parcel waits for its next try.
 const STAGING_WORKS: Duration = Duration::from_secs(150);
 
@@ -272,7 +272,7 @@ impl Collector {
                      `sealcast topic check` says what is wrong"
                 ),
             };
-            self.context.alarms.raise("topic-unreachable", text);
+            self.context.alarms.raise(alarms::TOPIC_UNREACHABLE, text);
             return;
         }
         self.unseen = 0;
@@ -398,11 +398,18 @@ impl Collector {
                 Action::Abandon { parcel, because } => {
                     let reason = because.map_or("expired", |reason| reason.word());
                     self.context.meter.count_as(names::GATHER_ABANDONED, "reason", reason);
+                    let (sender, destination) = (self.sender_of(&parcel), &self.context.destination);
+                    let sender = sender.as_ref().map(SenderName::as_str);
+                    tracing::info!(parcel = %parcel.parcel, sender, %destination, reason, "gathering a parcel is given up");
                     self.abandon(&parcel);
                 }
                 Action::Defer { addresses, reason } => {
                     let row = DeferredRow { since: now.wall, reason };
+                    let meter = self.context.meter.with("reason", reason.word());
+                    meter.count(names::GATHER_DEFERRED_RECORDS, addresses.iter().count() as u64);
                     for at in addresses.iter() {
+                        let (partition, offset, destination) = (at.partition, at.offset, &self.context.destination);
+                        tracing::debug!(partition, offset, %destination, %reason, "record deferred: it is read again");
                         self.notes.push(Note::Defer(at, row));
                         self.pass(at);
                     }
@@ -430,7 +437,8 @@ impl Collector {
                 }
                 Action::Repeated(_) => {}
                 Action::Equivocation(Equivocation { parcel, stripe, first, second }) => {
-                    tracing::error!(parcel = %parcel.parcel, stripe, %first, %second, "two signed headers contradict each other");
+                    let (sender, destination) = (parcel.sender, &self.context.destination);
+                    tracing::error!(parcel = %parcel.parcel, %sender, %destination, stripe, %first, %second, "two signed headers contradict each other");
                     let text = format!(
                         "the sender with key {} signed two headers for stripe {stripe} of parcel {} ({first} and {second}): \
                          its key may be in other hands, or its client was copied while it ran",
@@ -451,9 +459,11 @@ impl Collector {
     fn refuse(&mut self, refused: &Refused) {
         let Refused { parcel, digest, reason, .. } = refused;
         self.stage.abandon(parcel);
-        tracing::warn!(parcel = %parcel.parcel, %digest, %reason, "parcel refused");
         self.context.meter.count_as(names::STAGE_REFUSALS, "reason", reason.word());
-        let Some(sender) = self.sender_of(parcel) else { return };
+        let (sender, destination) = (self.sender_of(parcel), &self.context.destination);
+        let name = sender.as_ref().map(SenderName::as_str);
+        tracing::warn!(parcel = %parcel.parcel, sender = name, %destination, %digest, %reason, "parcel refused");
+        let Some(sender) = sender else { return };
         let said = Refusal { sender, epoch: parcel.epoch, parcel: parcel.parcel, digest: *digest, reason: *reason };
         let notice = said.sign(self.context.keys.signing(), &self.context.node, self.context.tag, self.version());
         self.notes.push(Note::Refuse(*parcel, *digest, notice));
@@ -461,8 +471,9 @@ impl Collector {
 
     fn ask(&mut self, missing: &Missing) {
         let parcel = &missing.parcel;
-        tracing::info!(parcel = %parcel.parcel, stripe = missing.stripe, held = missing.held.len(), "asking the sender again");
         let Some(sender) = self.sender_of(parcel) else { return };
+        let (destination, stripe, held) = (&self.context.destination, missing.stripe, missing.held.len());
+        tracing::info!(parcel = %parcel.parcel, %sender, %destination, stripe, held, "asking the sender again");
         // What comes after the stripe to be handed out next may be on its way or not: the sender has it all.
         let stripes = vec![missing.stripe..=u32::MAX];
         let said = MissingNotice { sender, epoch: parcel.epoch, parcel: parcel.parcel, stripes };
@@ -497,7 +508,9 @@ impl Collector {
             }
             StageEvent::Refused { key, reason } => self.reassembler.refuse(&key, reason, now.waiting),
             StageEvent::Deferred { key, reason, cause } => {
-                tracing::warn!(parcel = %key.parcel, reason = reason.word(), %cause, "parcel deferred");
+                let (sender, destination) = (self.sender_of(&key), &self.context.destination);
+                let sender = sender.as_ref().map(SenderName::as_str);
+                tracing::warn!(parcel = %key.parcel, sender, %destination, %reason, %cause, "parcel deferred");
                 if matches!(reason, DeferReason::Local | DeferReason::KeyMissing) {
                     self.failed = now.waiting;
                     let text = format!("{cause}. Parcels are put off and tried again until it is mended");

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use crate::core::gather::{Address, Mark, ParcelKey};
 use crate::core::id::Digest;
 use crate::core::receipt::NoticeRecord;
-use crate::node::alarms::Alarms;
+use crate::node::alarms::{self, Alarms};
 use crate::store::StoreError;
 use crate::store::group::{DeferredRow, GroupStore, Mutation};
 
@@ -15,7 +15,7 @@ use crate::store::group::{DeferredRow, GroupStore, Mutation};
 const UNKEPT: usize = 4096;
 
 /// The alarm of notes that a full disk sent back.
-const ALARM: &str = "notes-not-kept";
+const ALARM: &str = alarms::NOTES_NOT_KEPT;
 
 /// One thing to make durable.
 #[derive(Debug, Clone)]

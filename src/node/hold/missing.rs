@@ -26,7 +26,7 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 /// A body that is missing for longer is an alarm.
 const LONG: Duration = Duration::from_secs(30);
 /// The alarm of bodies that no member gives.
-pub(super) const MISSING_ALARM: &str = "body-missing";
+pub(super) const MISSING_ALARM: &str = alarms::BODY_MISSING;
 
 /// A committed body that is not here.
 pub(super) struct Missing {
@@ -90,7 +90,7 @@ impl Holder {
                      ring and directory with those of the others",
                     missing.row.parcel, missing.row.digest
                 );
-                self.context.alarms.raise(alarms::REFUSED, text);
+                self.context.alarms.raise(alarms::REFUSED_BUT_COMMITTED, text);
             }
             let (context, dialer, row) = (self.context.clone(), self.dialer.clone(), missing.row.clone());
             let (mut begun, leader) = (std::mem::take(&mut missing.begun), leader.clone());
@@ -128,7 +128,8 @@ impl Holder {
                 missing.again = (missing.again * 2).min(AGAIN_LAST);
                 let why: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 let (transaction, long) = (missing.row.transaction, now.saturating_sub(missing.since) > LONG);
-                tracing::info!(%transaction, %position, "a committed body could not be fetched: {}", why.join("; "));
+                let (parcel, destination) = (missing.row.parcel, &self.context.destination);
+                tracing::info!(%transaction, %parcel, %destination, %position, "a committed body could not be fetched: {}", why.join("; "));
                 if long {
                     let text = format!(
                         "the body of transaction {transaction} at {position} is missing here and no node gave it: {}; it is \

@@ -220,8 +220,9 @@ impl Holder {
                     Fate::Rejected(reason) => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", reason.word()),
                     _ => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", ""),
                 }
+                let (sender, destination) = (&row.sender, &self.context.destination);
                 logs::transaction_span("commit", Some(row.parcel), row.transaction)
-                    .in_scope(|| tracing::debug!(position = %row.position, %fate, "decided"));
+                    .in_scope(|| tracing::debug!(%sender, %destination, position = %row.position, %fate, "decided"));
                 if let Some(stage) = stage {
                     let took = self.context.seams.clock.now().since(stage.staged);
                     self.context.meter.took(names::DECIDE_SECONDS, took);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::Holder;
 use crate::core::decide::{Row, Standing, View, standing};
 use crate::core::gather::ParcelKey;
-use crate::core::id::{Rejection, Time};
+use crate::core::id::{Fate, Rejection, Time};
 use crate::core::receipt::{Decided, StageTimes, Statement, Verdict};
 use crate::node::answer::verdict;
 use crate::store::StoreError;
 use crate::store::group::{ItemStanding, Settled, Snapshot};
-use crate::telemetry::logs;
+use crate::telemetry::{logs, names};
 
 /// Whether a receipt may say this row's fate here: of a committed one the body must be here.
 pub(super) fn can_be_said(snapshot: &Snapshot, row: &Row) -> Result<bool, StoreError> {
@@ -100,13 +100,34 @@ impl Holder {
             Standing::IdReuse(position) => {
                 let decided = Decided { position, payload_tag: item.payload_tag, digest: settled.digest };
                 let directory = row.map_or(version, |row| row.directory);
+                if !late {
+                    self.count_unwritten(settled, Fate::Rejected(Rejection::IdReuse));
+                }
                 say(directory, Verdict::Rejected(decided, Rejection::IdReuse));
             }
-            Standing::Expired => say(version, Verdict::Expired { group_time: time }),
+            Standing::Expired => {
+                if !late {
+                    self.count_unwritten(settled, Fate::Expired);
+                }
+                say(version, Verdict::Expired { group_time: time });
+            }
             Standing::Forgotten => say(version, Verdict::Forgotten { group_time: time }),
             Standing::Undecided => {}
         }
         Ok(())
+    }
+
+    /// Counts and logs a fate that follows from the state and has no row of its own: only nodes that staged the transaction
+    /// know of it.
+    fn count_unwritten(&self, settled: &Settled, fate: Fate) {
+        let (word, reason) = match fate {
+            Fate::Rejected(reason) => ("rejected", reason.word()),
+            _ => ("expired", ""),
+        };
+        self.context.meter.with("fate", word).count_as(names::DECIDE_TRANSACTIONS, "reason", reason);
+        let (sender, destination, digest) = (&settled.sender, &self.context.destination, &settled.digest);
+        logs::transaction_span("commit", None, settled.item.transaction)
+            .in_scope(|| tracing::debug!(%sender, %destination, %digest, %fate, "decided"));
     }
 
     /// How long it took here. `decided`: its fate was applied just now, so it was held at once. What was staged after its
