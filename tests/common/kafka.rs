@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::proxy::Proxy;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::{Pid, Signal, kill_process};
@@ -75,6 +76,18 @@ impl Cluster {
         Self::start_with(|_| String::new())
     }
 
+    /// The same behind a proxy for each broker, in their order: clients and brokers see the proxies alone.
+    pub fn start_behind_proxies() -> (Self, Vec<Proxy>) {
+        let proxies = std::cell::RefCell::new(Vec::new());
+        let cluster = Self::start_with(|place| {
+            let proxy = Proxy::start(place.further_ports[0], place.port);
+            let line = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}\n", proxy.port());
+            proxies.borrow_mut().push(proxy);
+            line
+        });
+        (cluster, proxies.into_inner())
+    }
+
     /// The same with lines that `further` adds to each broker's properties; one that is there already is replaced. The
     /// listener without TLS at `port` must stay, for the brokers themselves.
     pub fn start_with(further: impl Fn(&Place<'_>) -> String) -> Self {
@@ -132,6 +145,11 @@ impl Cluster {
     pub fn brokers(&self) -> String {
         let addresses: Vec<_> = self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
         addresses.join(",")
+    }
+
+    /// Where one of them listens itself, whatever it advertises.
+    pub fn port(&self, number: u32) -> u16 {
+        self.brokers.iter().find(|broker| broker.number == number).expect("brokers are numbered 1 to 3").port
     }
 
     /// Kills a broker as kill -9 does, and waits until it is gone.

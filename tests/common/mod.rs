@@ -2,5 +2,6 @@
 #![allow(dead_code)] // no test program uses all of it
 
 pub mod kafka;
+pub mod proxy;
 pub mod secured;
 pub mod world;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod bench;
+mod brokers;
 mod cli_keys;
 #[path = "../common/mod.rs"]
 mod common;
