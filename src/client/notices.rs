@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -183,9 +184,7 @@ impl<T: Transport> Follower<T> {
             match self.transport.read(partition.clone(), at).await {
                 Ok(batch) => {
                     for record in &batch.records {
-                        if let Some(value) = &record.value {
-                            self.counting.notice(&record.key, value);
-                        }
+                        self.counting.notice(&record.key, record.value.as_ref().unwrap_or(&Bytes::new()));
                     }
                     at = batch.next.max(at);
                     self.positions.set(partition.number, at);
@@ -253,9 +252,7 @@ impl<T: Transport> Follower<T> {
                     match self.transport.read(partition.id.clone(), at).await {
                         Ok(batch) => {
                             for record in &batch.records {
-                                if let Some(value) = &record.value {
-                                    self.counting.notice(&record.key, value);
-                                }
+                                self.counting.notice(&record.key, record.value.as_ref().unwrap_or(&Bytes::new()));
                             }
                             at = batch.next.max(at);
                         }

@@ -41,8 +41,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const INSURANCE: Duration = Duration::from_millis(500);
 /// One notice in so many is tried in a domain whatever its standing, so that one that is fast again is noticed.
 const PROBE_EVERY: u64 = 16;
-/// The directory in force goes with receipts at most this often, for clients that were not there when it came in force:
-/// without it they can verify none of them.
+/// The directory in force goes with receipts and refusals at most this often, for clients that were not there when it came in
+/// force: without it they can verify none of them.
 const DIRECTORY_EVERY: Duration = Duration::from_secs(10);
 /// The note of the newest directory that this node told everybody of.
 const TOLD: &str = "directory-published";
@@ -155,7 +155,7 @@ impl Publisher {
         let clock = self.context.seams.clock.clone();
         let hurry = CancellationToken::new();
         let mut publishing = JoinSet::new();
-        // When the directory in force is due with receipts; and whether some were said since it was last.
+        // When the directory in force is due with what is said; and whether something was said since it was last.
         let (mut due, mut owed) = (clock.monotonic(), false);
         let mut in_force = self.context.in_force.clone();
         // One that came in force when this node's last life ended may not be published yet.
@@ -185,6 +185,8 @@ impl Publisher {
                 Some(record) = self.records.recv(), if room => {
                     let (outlet, hurry) = (self.outlet.clone(), hurry.clone());
                     publishing.spawn(async move { outlet.publish(record, &hurry).await });
+                    // Refusals are signed under it too, and it may be why: it retired the key that a sender still goes by.
+                    owed = true;
                 }
                 Some(_) = publishing.join_next() => {}
                 () = clock.sleep(due.saturating_sub(clock.monotonic())), if owed => {}

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use sealcast::config::environment::{Plan, Written, write};
 use sealcast::config::{NodeConfig, Sources, TransportSettings};
 use sealcast::core::directory::Directory;
-use sealcast::core::id::{Epoch, NodeName, ParcelId, PayloadTag, Position, SenderName, Suite, Ticket, TransactionId};
+use sealcast::core::id::{
+    Digest, Epoch, NodeName, ParcelId, PayloadTag, Position, RefusalReason, SenderName, Suite, Ticket, TransactionId,
+};
 use sealcast::core::receipt::{Agreed, Counter, Directories, Notice, Statement, Verdict, Verified};
 use sealcast::core::seal::keys::PayloadTagger;
 use sealcast::core::seal::suite::HpkePublic;
@@ -225,12 +227,23 @@ impl Shop {
                 .collect(),
         };
         self.parcels += 1;
-        let public = |key: &[u8]| HpkePublic::from_bytes(suite, key).unwrap();
-        let targets: Vec<_> = entries
-            .iter()
-            .zip(&keys)
-            .map(|(entry, key)| WrapTarget { tag: entry.tag, public: public(&key.public) })
-            .collect();
+        let sealed = self.sealed(&core, transactions);
+        self.split(core, &sealed)
+    }
+
+    /// Seals transactions under this core: the parcel's bytes.
+    pub fn sealed(&self, core: &Core, transactions: &[(PrivateHeader, &[u8])]) -> Vec<u8> {
+        let target = |destination: &CoreDestination| {
+            let entry = self.directory.destination_by_tag(&destination.tag).unwrap();
+            let public = &entry.key(&destination.key).unwrap().public;
+            WrapTarget { tag: entry.tag, public: HpkePublic::from_bytes(core.suite, public).unwrap() }
+        };
+        let targets: Vec<_> = core.destinations.iter().map(target).collect();
+        let random = |n: usize| {
+            let mut bytes = vec![0; n];
+            self.seams.randomness.fill(&mut bytes).unwrap();
+            bytes
+        };
         let mut out = Vec::new();
         let k = zeroize::Zeroizing::new(random(32).try_into().unwrap());
         let draws: Vec<_> = targets.iter().map(|_| random(64).try_into().unwrap()).collect();
@@ -240,8 +253,13 @@ impl Shop {
             sealer.seal(header.clone(), payload, &mut out).unwrap();
         }
         sealer.finish().unwrap();
+        out
+    }
+
+    /// Cuts a parcel's bytes into stripes.
+    pub fn split(&self, core: Core, sealed: &[u8]) -> Vec<Stripe> {
         let mut splitter = Splitter::new(core, self.sender.clone()).unwrap();
-        let mut stripes = splitter.push(&out).unwrap();
+        let mut stripes = splitter.push(sealed).unwrap();
         stripes.push(splitter.finish().unwrap());
         stripes
     }
@@ -251,6 +269,15 @@ impl Shop {
         for destination in &stripes[0].header.core.destinations {
             let entry = self.directory.destination_by_tag(&destination.tag).unwrap();
             self.publish_to(entry.name.as_str(), stripes).await;
+        }
+    }
+
+    /// Publishes records to one partition of `orders`.
+    pub async fn publish_at(&self, partition: usize, records: impl IntoIterator<Item = Bytes>) {
+        let partitions = self.transport.partitions(&Topic::segments(&name("test"), &name("orders")));
+        let to = &partitions[partition].id;
+        for value in records {
+            self.transport.append(to.clone(), Record { key: Bytes::new(), value }).unwrap().await.unwrap();
         }
     }
 
@@ -331,6 +358,27 @@ impl Shop {
             found.extend(batch.records.into_iter().map(|record| Notice::decode(&record.value.unwrap()).unwrap()));
         }
         found
+    }
+
+    /// What each node refused so far: parcel, D and reason.
+    pub async fn refused(&self) -> BTreeMap<String, BTreeSet<(ParcelId, Digest, RefusalReason)>> {
+        let directories = Directories::from([(self.directory.version, self.directory.clone())]);
+        let (mut at, mut refused) = (BTreeMap::new(), BTreeMap::new());
+        loop {
+            let before = at.clone();
+            for notice in self.new_notices(&mut at).await {
+                if let Notice::Refusal(refusal) = notice
+                    && let Ok(refusal) = refusal.verify(&directories)
+                {
+                    let said = refusal.said();
+                    let of: &mut BTreeSet<_> = refused.entry(refusal.node().to_string()).or_default();
+                    of.insert((said.parcel, said.digest, said.reason));
+                }
+            }
+            if at == before {
+                return refused;
+            }
+        }
     }
 
     /// How many refusals were published so far, copies included.

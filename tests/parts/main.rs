@@ -15,6 +15,7 @@ mod directories;
 mod disk;
 #[path = "../common/ledger.rs"]
 mod ledger;
+mod liars;
 mod monitoring;
 mod node;
 mod outbox;
@@ -24,6 +25,8 @@ mod raft_crashes;
 mod reading;
 mod replaying;
 mod rpc;
+#[path = "../common/segments.rs"]
+mod segments;
 #[path = "../common/shop.rs"]
 mod shop;
 mod store;

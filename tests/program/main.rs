@@ -19,3 +19,4 @@ mod secured;
 mod segments;
 mod send;
 mod spans;
+mod strangers;

@@ -12,9 +12,9 @@ use crate::core::wire::{Reader, WireError, Writer, in_range, label};
 /// How every query begins; segments begin otherwise.
 pub const QUERY_MAGIC: [u8; 4] = *b"SCQY";
 
-/// Whether a record of the segments topic is a query.
+/// Whether a record of the segments topic is a query; what is longer than one can be is none.
 pub fn is_query(record: &[u8]) -> bool {
-    record.starts_with(&QUERY_MAGIC)
+    record.starts_with(&QUERY_MAGIC) && record.len() <= limits::QUERY_BYTES
 }
 
 /// Why a query is not answered.
@@ -87,6 +87,7 @@ impl Query {
         destination: DestinationTag,
         directory: &Directory,
     ) -> Result<(SenderName, Self), QueryError> {
+        in_range(record.len() as u64, 0, limits::QUERY_BYTES as u64, "query")?;
         let mut from = Reader::new(record);
         if from.array("query: magic")? != QUERY_MAGIC {
             return Err(WireError::Invalid { field: "query: magic", expected: "SCQY" }.into());

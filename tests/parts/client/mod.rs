@@ -4,7 +4,7 @@
 mod disk;
 mod fates;
 mod keeping;
-mod renewing;
+pub mod renewing;
 mod shaping;
 mod starting;
 mod telling;

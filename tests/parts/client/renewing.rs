@@ -16,7 +16,7 @@ use sealcast::transport::{Topic, Transport};
 use crate::client::world::{NODES, Opened, World, destination};
 
 /// The machine's clocks, with all patience of five seconds and more made short.
-struct Hurried(SystemClock);
+pub struct Hurried(pub SystemClock);
 
 impl Clock for Hurried {
     fn now(&self) -> Time {
