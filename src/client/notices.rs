@@ -191,7 +191,8 @@ impl<T: Transport> Follower<T> {
                 }
                 Err(ReadError::OutOfRange { low, end, .. }) => {
                     tracing::warn!(%partition, at, low, end, "notices were lost before they were read");
-                    at = if at < low { low } else { end };
+                    // Behind an end that went back lies a topic made anew: all of it was said since.
+                    at = low;
                 }
                 Err(ReadError::Closed) => return,
                 Err(error) => self.pause(&partition, &error, &mut told).await,

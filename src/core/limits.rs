@@ -79,7 +79,8 @@ pub const GATHER_BYTES_PER_SENDER: usize = 32 * 1024 * 1024;
 /// Half-gathered bytes that a node holds in memory for all senders of all its destinations (R16).
 pub const GATHER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Deferred addresses kept for each sender; beyond it the newest go first (R16).
+/// Deferred addresses kept for each sender of a node's destinations, and twice as many for all senders; beyond it the newest
+/// go first (R16). Each costs about half a kibibyte.
 pub const DEFERRED_PER_SENDER: usize = 65_536;
 
 /// Most voters of a destination: a majority of 15 is 8 signatures for each receipt, and Raft gains nothing beyond it.

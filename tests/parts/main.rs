@@ -13,6 +13,7 @@ mod destinations;
 mod directories;
 #[path = "../common/disk.rs"]
 mod disk;
+mod gaps;
 #[path = "../common/ledger.rs"]
 mod ledger;
 mod liars;

@@ -9,6 +9,7 @@ mod common;
 mod demo;
 mod dev;
 mod examples;
+mod gaps;
 mod help;
 mod inspect;
 mod operations;

@@ -1,12 +1,16 @@
 //! What crosses processes: real brokers, real `sealcast` processes, killed without warning.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 
 use crate::common::kafka::{Cluster, shared};
 use crate::common::world::{World, lines, payload};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use sealcast::core::id::{Epoch, ParcelId};
+use sealcast::core::split::header::StripeHeader;
+use sealcast::core::split::segment::Segment;
 
 /// One at a time: each has up to six processes of its own, and machines with two cores should not run four such worlds.
 fn turn() -> std::sync::MutexGuard<'static, ()> {
@@ -185,20 +189,73 @@ fn r19_a_node_killed_five_times_loses_nothing_and_applies_nothing_twice() {
     }
 }
 
+/// The headers that the topic's segments carry, by (epoch, parcel, stripe); no stripe has two.
+fn headers(brokers: &str, environment: &str) -> BTreeMap<(Epoch, ParcelId, u32), StripeHeader> {
+    let patience = std::time::Duration::from_secs(10);
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "test").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let topic = format!("sealcast.{environment}.orders.segments");
+    let (mut all, mut left) = (TopicPartitionList::new(), 0);
+    for number in 0..3 {
+        all.add_partition_offset(&topic, number, Offset::Beginning).unwrap();
+        left += consumer.fetch_watermarks(&topic, number, patience).unwrap().1;
+    }
+    consumer.assign(&all).unwrap();
+    let mut headers = BTreeMap::new();
+    for _ in 0..left {
+        let record = consumer.poll(patience).expect("a record").unwrap();
+        let Ok(segment) = Segment::parse(&record.payload().unwrap_or_default().to_vec().into()) else { continue };
+        let header = segment.header().clone();
+        let first = headers.entry((header.core.epoch, header.core.parcel, header.stripe)).or_insert(header.clone());
+        assert_eq!(*first, header, "two headers for one stripe");
+    }
+    headers
+}
+
+/// Waits until a client has sealed so many bytes into files.
+fn sealed(world: &World, bytes: u64) {
+    let outbox = world.path().join("env/senders/web/outbox/parcels");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while size(&outbox) < bytes {
+        assert!(std::time::Instant::now() < end, "nothing was sealed");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     let _turn = turn();
-    let mut world = World::new(&shared());
+    let brokers = shared();
+    let mut world = World::new(&brokers);
     // No node runs: nothing can be committed before the client dies.
+    // One dies in the middle of a stream that is sealed as it is read: of that nothing is left but what brokers have seen.
+    let stream = payload(8, 3_000_000);
+    write(&world, "stream", &stream);
+    let mut command = world.command(&["send", "orders", "-", "--config", "env/senders/web/client.toml"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut sending = command.spawn().unwrap();
+    let mut input = sending.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, &stream[..2_500_000]).unwrap();
+    sealed(&world, 1_500_000);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    sending.kill().unwrap();
+    sending.wait().unwrap();
+    drop(input);
+    let begun = headers(&brokers, world.environment());
+    assert!(!begun.is_empty(), "some of it was published");
+
+    // One dies after it submitted.
     write(&world, "payload", &payload(9, 200_000));
     let mut command = world.command(&["send", "orders", "payload", "--config", "env/senders/web/client.toml"]);
     command.args(["--wait", "committed", "--timeout", "100s"]);
+    let kept = size(&world.path().join("env/senders/web/outbox/parcels"));
     let mut sending = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let outbox = world.path().join("env/senders/web/outbox/parcels");
+    // It is submitted once its sealed bytes lie there, and those of the stream do not; half a second later its row does too.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    // It is submitted once its sealed bytes lie there; half a second later its row does too.
-    while size(&outbox) < 200_000 {
-        assert!(std::time::Instant::now() < end, "nothing was sealed");
+    let lies = || size(&world.path().join("env/senders/web/outbox/parcels"));
+    while !(200_000..kept).contains(&lies()) {
+        assert!(std::time::Instant::now() < end, "nothing was sealed, or the abandoned parcel stays");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
@@ -206,16 +263,20 @@ fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     sending.wait().unwrap();
     world.start_all();
     // Any start of this client sends on what its outbox holds.
-    write(&world, "other", b"other");
-    world.send("other", "committed", &[]);
+    world.send("stream", "committed", &[]);
     world.settle(2);
     let fixed = ["watch", "orders", "--config", "env/readers/app/client.toml", "-e"];
     let fed = world.json(&fixed);
     let mut sizes: Vec<_> = fed.iter().map(|one| one["bytes"].as_u64().unwrap()).collect();
     sizes.sort_unstable();
-    assert_eq!(sizes, [5, 200_000], "both, once each");
+    assert_eq!(sizes, [200_000, 3_000_000], "both, once each");
     let ids: BTreeSet<_> = fed.iter().map(|one| text(one, "transaction").to_owned()).collect();
     assert_eq!(ids.len(), 2);
+    // The abandoned parcel's id was not used again: nothing was added to it.
+    let after = headers(&brokers, world.environment());
+    let abandoned: BTreeSet<_> = begun.keys().map(|(epoch, parcel, _)| (*epoch, *parcel)).collect();
+    let more = after.keys().filter(|(epoch, parcel, _)| abandoned.contains(&(*epoch, *parcel))).count();
+    assert_eq!((abandoned.len(), more), (1, begun.len()));
 }
 
 fn size(folder: &std::path::Path) -> u64 {

@@ -14,7 +14,7 @@ pub struct Caps {
     pub sender_bytes: usize,
     /// Bytes that all may hold together.
     pub total_bytes: usize,
-    /// Deferred addresses kept for each sender.
+    /// Deferred addresses kept for each sender; for all together twice as many.
     pub deferred: usize,
 }
 
@@ -32,7 +32,8 @@ impl Caps {
     /// Those of each of so many destinations, so that all of them together stay within these.
     pub fn shared_by(self, destinations: usize) -> Self {
         let total_bytes = self.total_bytes / destinations.max(1);
-        Self { total_bytes, sender_bytes: self.sender_bytes.min(total_bytes), ..self }
+        let deferred = (self.deferred / destinations.max(1)).max(1);
+        Self { total_bytes, sender_bytes: self.sender_bytes.min(total_bytes), deferred }
     }
 }
 
@@ -135,9 +136,9 @@ mod tests {
 
     #[test]
     fn destinations_share_the_caps() {
-        let caps = Caps { sender_bytes: 10, total_bytes: 24, deferred: 1 };
+        let caps = Caps { sender_bytes: 10, total_bytes: 24, deferred: 12 };
         assert_eq!(caps.shared_by(1), caps);
-        assert_eq!(caps.shared_by(3), Caps { sender_bytes: 8, total_bytes: 8, deferred: 1 });
+        assert_eq!(caps.shared_by(3), Caps { sender_bytes: 8, total_bytes: 8, deferred: 4 });
     }
 
     #[test]

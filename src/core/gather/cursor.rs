@@ -1,7 +1,7 @@
 //! The offset rule: how far a partition's offset may advance (R16), and whether the partition is still the one that was
 //! read (R17). One [`Cursor`] for each partition.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use crate::core::id::Digest;
 
@@ -48,6 +48,14 @@ pub enum Gap {
         /// The end.
         end: i64,
     },
+    /// The log begins before the mark, though it began there when the mark was set and nothing was read since: it was made anew.
+    #[error("the log begins at {low}, where it began at {offset} before")]
+    Back {
+        /// The mark's offset.
+        offset: i64,
+        /// The first offset there is.
+        low: i64,
+    },
     /// The previous record is another than the one that was read, or is gone although it should be there.
     #[error("the record at {offset} is not the one that was read")]
     Changed {
@@ -66,7 +74,8 @@ impl Gap {
 impl Mark {
     /// Whether the partition, which now has `low..end`, is still the one of this mark. `previous` is what stands now at
     /// the previous record's offset (`None`: nothing). A previous record that retention removed is no gap while the offset
-    /// itself is there. Errors: [`Gap`].
+    /// itself is there. A mark without a previous record stands where the log began, and a log never begins earlier again.
+    /// Errors: [`Gap`].
     pub fn check(&self, low: i64, end: i64, previous: Option<Identity>) -> Result<(), Gap> {
         let offset = self.offset;
         if offset > end {
@@ -76,6 +85,7 @@ impl Mark {
             return Err(Gap::Below { offset, low });
         }
         match self.previous {
+            None if low < offset => Err(Gap::Back { offset, low }),
             Some((at, identity)) if at >= low && previous != Some(identity) => Err(Gap::Changed { offset: at }),
             _ => Ok(()),
         }
@@ -84,24 +94,25 @@ impl Mark {
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    offset: i64,
     identity: Identity,
     passed: bool,
 }
 
 /// One partition's progress: records are seen in order and pass in any order; the mark stands at the first that has not.
+/// Costs one entry for each record that has not passed, and one for each run of those behind it that have.
 #[derive(Debug, Clone)]
 pub struct Cursor {
     mark: Mark,
     next: i64,
-    /// Seen since the mark, ascending by offset; the first has not passed.
-    window: VecDeque<Seen>,
+    /// Seen since the mark, by offset; the first has not passed. Of neighbours that have passed, the last stands for all:
+    /// only its identity can become the mark's.
+    window: BTreeMap<i64, Seen>,
 }
 
 impl Cursor {
     /// Goes on from a durable mark.
     pub fn new(mark: Mark) -> Self {
-        Self { mark, next: mark.offset, window: VecDeque::new() }
+        Self { mark, next: mark.offset, window: BTreeMap::new() }
     }
 
     /// The offset to read next.
@@ -112,7 +123,7 @@ impl Cursor {
     /// A record was read. It does not pass until [`Cursor::pass`] says so. One that was seen before is ignored.
     pub fn see(&mut self, offset: i64, identity: Identity) {
         if offset >= self.next {
-            self.window.push_back(Seen { offset, identity, passed: false });
+            self.window.insert(offset, Seen { identity, passed: false });
             self.next = offset.saturating_add(1);
         }
     }
@@ -126,21 +137,24 @@ impl Cursor {
     /// A record is staged, decided, refused by its own bytes, or durably noted. Offsets before the mark are ignored, so a
     /// re-read record may pass again.
     pub fn pass(&mut self, offset: i64) {
-        if let Ok(at) = self.window.binary_search_by_key(&offset, |seen| seen.offset)
-            && let Some(seen) = self.window.get_mut(at)
-        {
-            seen.passed = true;
-            self.settle();
+        let Some(seen) = self.window.get_mut(&offset) else { return };
+        seen.passed = true;
+        let passed = |neighbour: Option<(&i64, &Seen)>| neighbour.filter(|(_, seen)| seen.passed).map(|(at, _)| *at);
+        if let Some(before) = passed(self.window.range(..offset).next_back()) {
+            self.window.remove(&before);
         }
+        if passed(self.window.range(offset.saturating_add(1)..).next()).is_some() {
+            self.window.remove(&offset);
+        }
+        self.settle();
     }
 
     fn settle(&mut self) {
-        while self.window.front().is_some_and(|seen| seen.passed) {
-            if let Some(seen) = self.window.pop_front() {
-                self.mark.previous = Some((seen.offset, seen.identity));
-            }
+        while let Some(first) = self.window.first_entry().filter(|first| first.get().passed) {
+            let (offset, seen) = first.remove_entry();
+            self.mark.previous = Some((offset, seen.identity));
         }
-        self.mark.offset = self.window.front().map_or(self.next, |seen| seen.offset);
+        self.mark.offset = self.window.first_key_value().map_or(self.next, |(offset, _)| *offset);
     }
 
     /// What to make durable, once what passed is durable itself.
@@ -148,7 +162,7 @@ impl Cursor {
         self.mark
     }
 
-    /// How many records were read and have not passed, or stand behind one that has not.
+    /// What remembering costs, in entries: records that have not passed, and runs behind them of those that have.
     pub fn open(&self) -> usize {
         self.window.len()
     }
@@ -185,6 +199,25 @@ mod tests {
     }
 
     #[test]
+    fn r16_behind_one_that_waits_the_many_that_passed_cost_next_to_nothing() {
+        let mut cursor = Cursor::new(Mark::default());
+        for offset in 0..10_000 {
+            cursor.see(offset, Identity::of(&offset.to_be_bytes(), b""));
+        }
+        // In any order; two wait.
+        for offset in (1..10_000).map(|step| step * 7919 % 10_000).filter(|offset| *offset != 6000) {
+            cursor.pass(offset);
+        }
+        assert_eq!((cursor.mark(), cursor.open()), (Mark::default(), 4));
+        cursor.pass(0);
+        assert_eq!(cursor.mark().offset, 6000);
+        assert_eq!(cursor.mark().previous, Some((5999, Identity::of(&5999i64.to_be_bytes(), b""))));
+        cursor.pass(6000);
+        assert_eq!((cursor.mark().offset, cursor.open()), (10_000, 0));
+        assert_eq!(cursor.mark().previous, Some((9999, Identity::of(&9999i64.to_be_bytes(), b""))));
+    }
+
+    #[test]
     fn offsets_without_records_are_passed_over() {
         let mut cursor = Cursor::new(Mark::default());
         cursor.see(3, id(3));
@@ -206,6 +239,10 @@ mod tests {
         assert_eq!(mark.check(11, 20, None), Err(Gap::Below { offset: 10, low: 11 }));
         assert_eq!(mark.check(0, 9, Some(id(9))), Err(Gap::Above { offset: 10, end: 9 }));
         assert_eq!(Mark::default().check(0, 5, None), Ok(()));
+        // Read from where the log began, and nothing since: what lies before that now was never read.
+        let begun = Mark { offset: 10, previous: None };
+        assert_eq!(begun.check(10, 10, None), Ok(()));
+        assert_eq!(begun.check(0, 20, None), Err(Gap::Back { offset: 10, low: 0 }));
     }
 
     #[test]

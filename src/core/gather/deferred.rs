@@ -18,12 +18,28 @@ pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The longest that a deferred record waits to be read again.
 pub const READ_AGAIN_AT_MOST: Duration = Duration::from_secs(3600);
 
+/// So many records that only time calls for are read again side by side: the rest is due when those have come.
+pub(super) const DUE_AT_ONCE: usize = 4096;
+
+/// The bound of all senders together is so many times that of one.
+pub(super) const SENDERS_AT_BOUND: usize = 2;
+
+/// Whose bound a deferred record counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Whose {
+    /// A sender's, whose signature was verified or is looked for.
+    Sender(VerifyingKeyBytes),
+    /// Unverified, a sender's name is only a claim: all who are not known share one bound.
+    Unknown,
+    /// Of a time before the start, not read since: the bounds of that time held.
+    Before,
+}
+
 /// One deferred record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub reason: DeferReason,
-    /// Whose bound it counts against; unknown senders share one.
-    pub sender: Option<VerifyingKeyBytes>,
+    pub whose: Whose,
     /// Its parcel and stripe, where they were verified.
     pub of: Option<(ParcelKey, u32)>,
     /// Bytes of memory that it will ask for.
@@ -66,53 +82,75 @@ pub(super) struct Book {
     by_parcel: BTreeSet<(ParcelKey, u32, Address)>,
     /// Those of `by_parcel` that only wait for memory.
     waiting_for_memory: BTreeSet<(ParcelKey, u32, Address)>,
+    /// Those that are not being read.
     by_time: BTreeSet<(Time, Address)>,
-    count_by_sender: BTreeMap<Option<VerifyingKeyBytes>, usize>,
+    /// Of each, what counts against its bound; the newest are last.
+    by_age: BTreeMap<Whose, BTreeSet<Age>>,
+    reading: usize,
+}
+
+/// Orders addresses by about how old they are: the partitions of a topic grow together.
+type Age = (i64, i32);
+
+fn age(at: Address) -> Age {
+    (at.offset, at.partition)
+}
+
+fn newest(of: &BTreeSet<Age>) -> Option<Address> {
+    of.last().map(|&(offset, partition)| Address { partition, offset })
 }
 
 impl Book {
-    /// Notes a record. `false`: the sender's bound is reached and this newest address goes (R16).
-    pub fn note(&mut self, at: Address, entry: Entry, now: Time, most: usize) -> bool {
+    /// Notes a record. Over its sender's bound, or that of all together, the newest address goes (R16): that is given back,
+    /// this or another.
+    pub fn note(&mut self, at: Address, entry: Entry, now: Time, most: usize) -> Option<Address> {
         self.remove(at);
-        let count = self.count_by_sender.entry(entry.sender).or_default();
-        if *count >= most {
-            return false;
-        }
-        *count += 1;
-        let again = entry.again(now);
+        self.insert(at, entry, entry.again(now));
+        let of = |whose: &Whose| self.by_age.get(whose).filter(|of| of.len() > most);
+        let largest =
+            || self.by_age.iter().filter(|(whose, _)| **whose != Whose::Before).max_by_key(|(_, of)| of.len());
+        let over = match of(&entry.whose) {
+            Some(of) => Some(of),
+            None if self.len() > most.saturating_mul(SENDERS_AT_BOUND) => largest().map(|(_, of)| of),
+            None => None,
+        };
+        let gone = newest(over?)?;
+        self.remove(gone);
+        Some(gone)
+    }
+
+    fn insert(&mut self, at: Address, entry: Entry, again: Time) {
         if let Some((parcel, stripe)) = entry.of {
             self.by_parcel.insert((parcel, stripe, at));
             if entry.reason.is_memory() {
                 self.waiting_for_memory.insert((parcel, stripe, at));
             }
         }
+        self.by_age.entry(entry.whose).or_default().insert(age(at));
         self.by_time.insert((again, at));
         self.kept_by_address.insert(at, Kept { entry, again, reading: false });
-        true
     }
 
     /// Notes a record found in the store at start: due at once.
     pub fn restore(&mut self, at: Address, reason: DeferReason) {
         self.remove(at);
-        *self.count_by_sender.entry(None).or_default() += 1;
-        let again = Time(0);
-        self.by_time.insert((again, at));
-        let entry = Entry { reason, sender: None, of: None, cost: 0, tried: false, stalls: 0 };
-        self.kept_by_address.insert(at, Kept { entry, again, reading: false });
+        let entry = Entry { reason, whose: Whose::Before, of: None, cost: 0, tried: false, stalls: 0 };
+        self.insert(at, entry, Time(0));
     }
 
     /// Takes a record out.
     pub fn remove(&mut self, at: Address) -> Option<Entry> {
-        let Kept { entry, again, .. } = self.kept_by_address.remove(&at)?;
+        let Kept { entry, again, reading } = self.kept_by_address.remove(&at)?;
         self.by_time.remove(&(again, at));
+        self.reading -= usize::from(reading);
         if let Some((parcel, stripe)) = entry.of {
             self.by_parcel.remove(&(parcel, stripe, at));
             self.waiting_for_memory.remove(&(parcel, stripe, at));
         }
-        if let Some(count) = self.count_by_sender.get_mut(&entry.sender) {
-            *count -= 1;
-            if *count == 0 {
-                self.count_by_sender.remove(&entry.sender);
+        if let Some(of) = self.by_age.get_mut(&entry.whose) {
+            of.remove(&age(at));
+            if of.is_empty() {
+                self.by_age.remove(&entry.whose);
             }
         }
         Some(entry)
@@ -157,7 +195,7 @@ impl Book {
         of
     }
 
-    /// Marks a record as being read again; if nothing comes of it, it is due after the usual time.
+    /// Marks a record as being read again: until it has come, or is put back, nothing else calls for it.
     fn read(&mut self, at: Address, now: Time) {
         if let Some(kept) = self.kept_by_address.get_mut(&at) {
             self.by_time.remove(&(kept.again, at));
@@ -165,19 +203,32 @@ impl Book {
                 kept.entry.stalls = kept.entry.stalls.saturating_add(1);
             }
             kept.again = kept.entry.again(now);
-            kept.reading = true;
+            self.reading += usize::from(!std::mem::replace(&mut kept.reading, true));
             if let Some((parcel, stripe)) = kept.entry.of {
                 self.waiting_for_memory.remove(&(parcel, stripe, at));
             }
-            self.by_time.insert((kept.again, at));
         }
     }
 
-    /// What is due.
+    /// Nothing came of reading these: they are due when the usual time since then has passed, or at this time.
+    pub fn put_back(&mut self, addresses: &[Address], at_time: Option<Time>) {
+        for &at in addresses {
+            if let Some(kept) = self.kept_by_address.get_mut(&at).filter(|kept| kept.reading) {
+                kept.reading = false;
+                kept.again = at_time.unwrap_or(kept.again);
+                self.reading -= 1;
+                self.by_time.insert((kept.again, at));
+            }
+        }
+    }
+
+    /// What is due, the longest first: at most as many as are read side by side.
     pub fn due(&mut self, now: Time) -> Vec<Address> {
-        let due: Vec<_> =
-            self.by_time.range(..=(now, Address { partition: i32::MAX, offset: i64::MAX })).copied().collect();
-        due.into_iter().map(|(_, at)| (self.read(at, now), at).1).collect()
+        let end = (now, Address { partition: i32::MAX, offset: i64::MAX });
+        let most = DUE_AT_ONCE.saturating_sub(self.reading);
+        let due: Vec<Address> = self.by_time.range(..=end).take(most).map(|(_, at)| *at).collect();
+        self.read_all(&due, now);
+        due
     }
 
     /// What was deferred for a reason that has ended.
@@ -188,7 +239,8 @@ impl Book {
             .filter(|(_, kept)| kept.entry.reason == reason && !kept.reading)
             .map(|(&at, _)| at)
             .collect();
-        lifted.into_iter().map(|at| (self.read(at, now), at).1).collect()
+        self.read_all(&lifted, now);
+        lifted
     }
 
     /// Records of this stripe that were not tried since they were deferred.
@@ -241,7 +293,7 @@ impl Book {
 
     /// How many of this sender.
     pub fn count(&self, sender: &VerifyingKeyBytes) -> usize {
-        self.count_by_sender.get(&Some(*sender)).copied().unwrap_or(0)
+        self.by_age.get(&Whose::Sender(*sender)).map_or(0, BTreeSet::len)
     }
 
     /// How many for each reason.

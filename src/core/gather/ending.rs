@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, Equivocation, Missing};
-use super::deferred::Entry;
+use super::deferred::{Entry, Whose};
 use super::endings::Ended;
 use super::parcel::{Parcel, Slot};
 use super::reason::DeferReason;
@@ -135,7 +135,7 @@ impl Reassembler {
         let (of, cost) = (Some((*key, 0)), parcel.segment_cost());
         let stalls = parcel.stalls;
         for at in parcel.addresses.iter().chain(parcel.noted.iter()) {
-            let entry = Entry { reason, sender: Some(key.sender), of, cost, tried: false, stalls };
+            let entry = Entry { reason, whose: Whose::Sender(key.sender), of, cost, tried: false, stalls };
             self.defer(at, entry, now, actions);
         }
     }
@@ -183,6 +183,11 @@ impl Reassembler {
         actions
     }
 
+    /// Nothing comes of an [`Action::Reread`]: these are tried again at this time, else when the usual time has passed.
+    pub fn not_read(&mut self, addresses: &[Address], at_time: Option<Time>) {
+        self.book.put_back(addresses, at_time);
+    }
+
     /// A partition is not the one that was read (R17): what its offsets stood for is forgotten, so that no parcel's end
     /// passes, and no note names, what lies there now. The driver has set its cursor back; [`Action::Pass`] removes notes.
     /// What was handed out stays so; what is still there is read again.
@@ -193,6 +198,7 @@ impl Reassembler {
             let Some(parcel) = self.parcels.get_mut(&key) else { continue };
             gone.extend(&parcel.addresses.remove_partition(partition));
             gone.extend(&parcel.noted.remove_partition(partition));
+            parcel.unsee();
             let refused = parcel.refused.is_some();
             let waits_for_d = |slot: &Slot| refused || slot.refused.is_some();
             for ((stripe, digest), slot) in &mut parcel.slots {

@@ -14,7 +14,7 @@ use crate::core::split::segment::VerifiedSegment;
 const PARCEL_BYTES: usize = 512;
 /// What a stripe costs beside its shards, in bytes.
 const SLOT_BYTES: usize = 512;
-/// What a run of addresses costs, in bytes.
+/// What a run of addresses, or a stripe of which not all shards came, costs in bytes.
 const RUN_BYTES: usize = 32;
 /// What a held segment costs beside its record, in bytes: its header is kept parsed.
 const SEGMENT_BYTES: usize = 512;
@@ -54,14 +54,33 @@ pub(super) struct Held {
 pub(super) struct Slot {
     pub header: Arc<StripeHeader>,
     pub held: BTreeMap<u16, Held>,
+    /// The shards that came of it: those held, and those beyond k.
+    pub seen: Shards,
     pub recovering: bool,
     /// Why the directory rules its core out, whatever its bytes: then no shard of it is needed, only its headers.
     pub refused: Option<RefusalReason>,
 }
 
+/// A set of shard indexes: a stripe has at most 64.
+type Shards = u64;
+
+const _: () = assert!(limits::DATA_SHARDS + limits::PARITY_SHARDS <= Shards::BITS as usize);
+
+fn shard(index: u16) -> Shards {
+    (1 as Shards).checked_shl(index.into()).unwrap_or(0)
+}
+
+fn all_shards(header: &StripeHeader) -> Shards {
+    shard(u16::try_from(header.core.profile.n()).unwrap_or(u16::MAX)).wrapping_sub(1)
+}
+
 impl Slot {
     fn k(&self) -> usize {
         self.header.core.profile.k()
+    }
+
+    pub fn see(&mut self, index: u16) {
+        self.seen |= shard(index);
     }
 
     /// Whether it has the shards that rebuild it.
@@ -84,6 +103,8 @@ pub(super) enum Place {
     New { contradicts: Option<Digest> },
     /// Nothing needs it; its address waits for the parcel's end.
     Surplus,
+    /// The same shard came before, and its address waits: nothing depends on this one.
+    Repeated,
     /// Its header contradicts those that are followed.
     Rival,
 }
@@ -93,6 +114,10 @@ pub(super) struct Parcel {
     pub expiry: Time,
     pub tip: Option<Tip>,
     pub slots: BTreeMap<(u32, Digest), Slot>,
+    /// The shards that came of the stripes that were handed out, from `seen_from` on; of those that are not here all came.
+    seen: BTreeMap<u32, Shards>,
+    /// What came of the stripes before this one is not known any more.
+    seen_from: u32,
     /// Wait for the parcel's end; cursors stand before them.
     pub addresses: Addresses,
     /// Wait for the parcel's end; durably noted, so cursors passed them.
@@ -119,6 +144,8 @@ impl Parcel {
             expiry,
             tip: None,
             slots: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            seen_from: 0,
             addresses: Addresses::default(),
             noted: Addresses::default(),
             refused: None,
@@ -175,16 +202,20 @@ impl Parcel {
         let header = segment.header();
         if self.tip.is_some() && header.stripe < self.next() {
             let at_tip = self.tip.as_ref().filter(|tip| tip.header.stripe == header.stripe);
-            return if at_tip.is_some_and(|tip| tip.digest != segment.digest()) {
-                Place::Rival
-            } else {
-                Place::Surplus
+            let first = self.seen.get(&header.stripe).is_some_and(|seen| seen & shard(segment.index()) == 0);
+            return match at_tip {
+                Some(tip) if tip.digest != segment.digest() => Place::Rival,
+                _ if first || header.stripe < self.seen_from => Place::Surplus,
+                _ => Place::Repeated,
             };
         }
         if self.is_whole() || (header.stripe == self.next() && !self.follows(header)) {
             return Place::Rival;
         }
         if let Some(slot) = self.slots.get(&(header.stripe, segment.digest())) {
+            if slot.seen & shard(segment.index()) != 0 {
+                return Place::Repeated;
+            }
             let refused = self.refused.is_some() || slot.refused.is_some();
             let needless = slot.is_complete() || slot.held.contains_key(&segment.index()) || refused;
             return if needless { Place::Surplus } else { Place::New { contradicts: None } };
@@ -195,6 +226,39 @@ impl Parcel {
             return Place::Rival;
         }
         Place::New { contradicts }
+    }
+
+    /// Whether this address waits for the parcel's end.
+    pub fn waits(&self, at: Address) -> bool {
+        self.addresses.contains(at) || self.noted.contains(at)
+    }
+
+    /// This segment's address waits now.
+    pub fn see(&mut self, segment: &VerifiedSegment) {
+        let (stripe, index) = (segment.header().stripe, segment.index());
+        if let Some(slot) = self.slots.get_mut(&(stripe, segment.digest())) {
+            slot.see(index);
+        } else if let Some(seen) = self.seen.get_mut(&stripe) {
+            *seen |= shard(index);
+            if *seen == all_shards(segment.header()) {
+                self.seen.remove(&stripe);
+            }
+        }
+    }
+
+    /// Some of its addresses wait no more: no shard counts as one that came.
+    pub fn unsee(&mut self) {
+        self.seen.clear();
+        self.seen_from = self.next();
+        self.slots.values_mut().for_each(|slot| slot.seen = 0);
+    }
+
+    /// The next stripe is handed out, or followed by its link alone: it is the tip now.
+    pub fn hand_out(&mut self, slot: Slot, digest: Digest) {
+        if slot.seen != all_shards(&slot.header) {
+            self.seen.insert(slot.header.stripe, slot.seen);
+        }
+        self.tip = Some(Tip { header: slot.header, digest });
     }
 
     fn headers_of(&self, stripe: u32) -> impl Iterator<Item = Digest> + '_ {
@@ -213,7 +277,7 @@ impl Parcel {
         let counted = self.is_half_opened() && sender_bytes >= COUNTED_FROM;
         let lane = if counted { LANE_BYTES.min(sender_bytes / LANES) } else { 0 };
         let runs = self.addresses.run_count() + self.noted.run_count();
-        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * runs + lane
+        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * (runs + self.seen.len()) + lane
     }
 
     /// Whether stripes were handed out and more are to come: the driver keeps what it opened.

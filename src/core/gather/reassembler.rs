@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::action::{Action, Delivery, Equivocation, RecoverJob, Recovered, Refused};
 use super::admission::{Admission, Caps};
-use super::deferred::{Book, Entry};
+use super::deferred::{Book, Entry, Whose};
 use super::endings::{Ended, Endings};
 use super::gate::Skip;
-use super::parcel::{Held, Parcel, Place, Slot, StripeKey, Tip, cost_at_most, segment_cost};
+use super::parcel::{Held, Parcel, Place, Slot, StripeKey, cost_at_most, segment_cost};
 use super::reason::DeferReason;
 use super::{Address, ParcelKey};
 use crate::core::directory::{Directory, KeyState, Validity};
@@ -70,9 +70,9 @@ impl Reassembler {
         let (tried, stalls) = (before.is_some(), before.map_or(0, |entry| entry.stalls));
         match skip.deferral() {
             None => actions.push(Action::Pass(at.into())),
-            // An unverified sender's name is only a claim, so all of them share one bound.
             Some(reason) => {
-                self.defer(at, Entry { reason, sender: None, of: None, cost: 0, tried, stalls }, now, &mut actions);
+                let entry = Entry { reason, whose: Whose::Unknown, of: None, cost: 0, tried, stalls };
+                self.defer(at, entry, now, &mut actions);
             }
         }
         actions
@@ -95,7 +95,8 @@ impl Reassembler {
         }
         let stripe = segment.header().stripe;
         let cost = cost_at_most(&segment);
-        let entry = |reason| Entry { reason, sender: Some(key.sender), of: Some((key, stripe)), cost, tried, stalls };
+        let whose = Whose::Sender(key.sender);
+        let entry = |reason| Entry { reason, whose, of: Some((key, stripe)), cost, tried, stalls };
         let known = self.parcels.get(&key);
         let refused = match known.and_then(|parcel| parcel.judged(&segment.header().core)) {
             Some(judged) => judged,
@@ -109,6 +110,13 @@ impl Reassembler {
             },
         };
         let place = known.map_or(Place::New { contradicts: None }, |parcel| parcel.place(&segment));
+        // The copy that came first waits, or is noted: this one may go, however often it is replayed.
+        if place == Place::Repeated {
+            if known.is_some_and(|parcel| !parcel.waits(at)) {
+                actions.push(Action::Pass(at.into()));
+            }
+            return actions;
+        }
         if place == Place::Rival {
             self.alarm_rival(&key, &segment, &mut actions);
             self.defer(at, entry(DeferReason::Equivocation), now, &mut actions);
@@ -128,6 +136,7 @@ impl Reassembler {
         self.open_by_expiry.insert((parcel.expiry, key));
         parcel.stalls = parcel.stalls.max(stalls);
         parcel.addresses.insert(at);
+        parcel.see(&segment);
         if let Place::New { contradicts } = place {
             parcel.touched = now;
             if !tried {
@@ -139,9 +148,11 @@ impl Reassembler {
             let slot = parcel.slots.entry((stripe, digest)).or_insert_with(|| Slot {
                 header: Arc::new(segment.header().clone()),
                 held: BTreeMap::new(),
+                seen: 0,
                 recovering: false,
                 refused,
             });
+            slot.see(segment.index());
             if refused.is_none() {
                 let cost = segment_cost(&segment);
                 self.admission.take(&key.sender, cost);
@@ -189,12 +200,14 @@ impl Reassembler {
         }
     }
 
-    /// Notes an address in the book; over the sender's bound this newest one goes (R16): the sender's outbox has it.
+    /// Notes an address in the book; over the bound the newest one goes (R16): the sender's outbox has it.
     pub(super) fn defer(&mut self, at: Address, entry: Entry, now: Time, actions: &mut Vec<Action>) {
-        if !self.book.note(at, entry, now, self.admission.caps().deferred) {
+        if let Some(gone) = self.book.note(at, entry, now, self.admission.caps().deferred) {
             self.overflowed += 1;
-            actions.push(Action::Pass(at.into()));
-            return;
+            actions.push(Action::Pass(gone.into()));
+            if gone == at {
+                return;
+            }
         }
         match actions.last_mut() {
             Some(Action::Defer { addresses, reason }) if *reason == entry.reason => {
@@ -243,7 +256,7 @@ impl Reassembler {
                     }
                     let Some(&digest) = following.first() else { return };
                     if let Some(slot) = parcel.slots.remove(&(next, digest)) {
-                        parcel.tip = Some(Tip { header: slot.header, digest });
+                        parcel.hand_out(slot, digest);
                     }
                     self.settle(key);
                 }
@@ -253,7 +266,7 @@ impl Reassembler {
                         return;
                     };
                     let Some(slot) = parcel.slots.remove(&(next, digest)) else { return };
-                    parcel.tip = Some(Tip { header: slot.header, digest });
+                    parcel.hand_out(slot, digest);
                     parcel.refused = Some(reason);
                     self.settle(key);
                 }
@@ -326,7 +339,7 @@ impl Reassembler {
             self.admission.give_back(&key.sender, held.cost);
         }
         let header = Arc::clone(&slot.header);
-        parcel.tip = Some(Tip { header: slot.header, digest });
+        parcel.hand_out(slot, digest);
         self.settle(key);
         Some(header)
     }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::ParcelKey;
 use super::action::Action;
-use super::deferred::Entry;
+use super::deferred::{Entry, Whose};
 use super::parcel::{StripeKey, cost_at_most};
 use super::reason::DeferReason;
 use super::reassembler::Reassembler;
@@ -144,7 +144,7 @@ impl Reassembler {
         }
         for (at, cost) in dropped {
             let of = Some((key, stripe));
-            let entry = Entry { reason, sender: Some(key.sender), of, cost, tried: false, stalls };
+            let entry = Entry { reason, whose: Whose::Sender(key.sender), of, cost, tried: false, stalls };
             self.defer(at, entry, now, actions);
         }
         self.settle(&key);

@@ -18,6 +18,12 @@ impl Collector {
     pub(super) fn arrival(&mut self, arrival: Arrival, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
         match arrival {
+            Arrival::Begun { partition, next, end } => {
+                if let Some(state) = self.partitions.get_mut(&partition) {
+                    state.cursor.read_to(next);
+                    (state.begun, state.end) = (true, end);
+                }
+            }
             Arrival::Records { partition, records, next, end } => {
                 // It may stand from before this start.
                 self.context.alarms.clear(&unreachable(partition));
@@ -33,8 +39,13 @@ impl Collector {
                     actions.extend(self.take(record, now));
                 }
             }
-            Arrival::Again { gaps, .. } | Arrival::Gone { gaps, .. } if gaps != self.gaps => {
+            Arrival::Again { records, gaps } if gaps != self.gaps => {
                 tracing::debug!("records that were read again before a gap are not taken: they are read once more");
+                let addresses: Vec<_> = records.iter().map(|record| record.at).collect();
+                self.reassembler.not_read(&addresses, Some(now));
+            }
+            Arrival::Gone { addresses, gaps } | Arrival::Unreached { addresses, gaps } if gaps != self.gaps => {
+                self.reassembler.not_read(&addresses, Some(now));
             }
             Arrival::Again { records, .. } => {
                 for record in records {
@@ -51,8 +62,9 @@ impl Collector {
                 }
             }
             // Their notes stay; the book reads them again when they are due.
-            Arrival::Unreached(addresses) => {
-                tracing::debug!(count = addresses.len(), "deferred records are out of reach")
+            Arrival::Unreached { addresses, .. } => {
+                tracing::debug!(count = addresses.len(), "deferred records are out of reach");
+                self.reassembler.not_read(&addresses, None);
             }
             Arrival::Gap { partition, gap, low } => {
                 let text = format!(

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use self::notes::{Learned, Note, Notes};
 use self::reader::{Arrival, Source};
@@ -75,6 +75,9 @@ pub type Ended = mpsc::Receiver<(ParcelKey, Digest, Time)>;
 
 struct Partition {
     cursor: Cursor,
+    /// Whether it was ever seen: only then there is a place to write down. From then on, what is lost of it is a gap, though
+    /// nothing of it was read yet.
+    begun: bool,
     written: i64,
     end: i64,
     /// When the broker appended the last record that was read.
@@ -159,6 +162,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         group_time: group_time.clone(),
         queries: context.queries.clone(),
         arrivals,
+        rereads: Arc::new(Semaphore::new(reader::REREADS)),
         meter: context.meter.clone(),
         stop: context.stop.clone(),
     };
@@ -228,7 +232,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         collector.recover_next();
         collector.notes.write_down();
     }
-    collector.offsets(true);
+    collector.offsets();
     let refusals = collector.notes.finish().await?;
     // What became durable on the way, then what did with it.
     while let Ok(answer) = answers.try_recv() {
@@ -283,15 +287,22 @@ impl Collector {
                 continue;
             }
             let mark = match self.context.store.snapshot().and_then(|snapshot| snapshot.offset(number)) {
-                Ok(mark) => mark.unwrap_or_default(),
+                Ok(mark) => mark,
                 Err(error) => {
                     self.context.alarms.raise(UNREADABLE_ALARM, error.to_string());
                     return;
                 }
             };
             self.context.alarms.clear(UNREADABLE_ALARM);
-            tracing::debug!(topic = %self.source.topic, partition = number, offset = mark.offset, "collecting");
-            let state = Partition { cursor: Cursor::new(mark), written: mark.offset, end: mark.offset, seen: Time(0) };
+            let from = mark.unwrap_or_default();
+            tracing::debug!(topic = %self.source.topic, partition = number, offset = from.offset, "collecting");
+            let state = Partition {
+                cursor: Cursor::new(from),
+                begun: mark.is_some(),
+                written: mark.map_or(-1, |mark| mark.offset),
+                end: from.offset,
+                seen: Time(0),
+            };
             self.partitions.insert(number, state);
             tokio::spawn(self.source.clone().follow(number, mark));
         }
@@ -328,7 +339,7 @@ impl Collector {
         if now.waiting.since(self.failed) >= STAGING_WORKS {
             self.context.alarms.clear(STAGING_ALARM);
         }
-        self.offsets(false);
+        self.offsets();
         let (mut lag, mut oldest) = (0, None::<Time>);
         for partition in self.partitions.values() {
             let behind = partition.end.saturating_sub(partition.cursor.mark().offset).max(0);
@@ -523,13 +534,13 @@ impl Collector {
     }
 
     /// Notes the offsets that moved; the store makes them durable behind what they stand for.
-    fn offsets(&mut self, all: bool) {
+    fn offsets(&mut self) {
         if !self.notes.all_kept() {
             return;
         }
         for (&partition, state) in &mut self.partitions {
             let mark = state.cursor.mark();
-            if mark.offset != state.written || (all && state.written < 0) {
+            if state.begun && mark.offset != state.written {
                 state.written = mark.offset;
                 self.notes.push(Note::Offset(partition, mark));
             }

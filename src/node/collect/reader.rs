@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::gather::{Address, Gap, Gate, Identity, Mark, Skip};
@@ -19,6 +19,12 @@ use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Top
 
 /// How long a reader waits before it asks an absent partition again.
 const ABSENT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Runs of deferred records that are read again side by side: each holds up to a read's bytes in memory.
+pub(super) const REREADS: usize = 4;
+
+/// How often the record before the mark is asked for while its broker is there and gives nothing.
+const PROBES: u32 = 40;
 
 /// Records of one run that are read again at once; a longer run takes several reads.
 const REREAD_RUN: i64 = 64;
@@ -36,6 +42,8 @@ pub(super) struct Checked {
 /// What readers tell the collector.
 #[derive(Debug)]
 pub(super) enum Arrival {
+    /// A partition is seen for the first time: it is read from `next`, the first offset that it has.
+    Begun { partition: i32, next: i64, end: i64 },
     /// New records of a partition, in order; `next` is the offset after them, `end` that of the partition.
     Records { partition: i32, records: Vec<Checked>, next: i64, end: i64 },
     /// Deferred records, read again; the collector had seen so many gaps when it asked for them.
@@ -43,7 +51,7 @@ pub(super) enum Arrival {
     /// Deferred addresses at which nothing lies any more: retention removed it, or the partition was cut.
     Gone { addresses: Vec<Address>, gaps: u64 },
     /// Deferred addresses that cannot be reached now.
-    Unreached(Vec<Address>),
+    Unreached { addresses: Vec<Address>, gaps: u64 },
     /// The partition is not the one that was read: it is read anew from `low`.
     Gap { partition: i32, gap: Gap, low: i64 },
     /// The partition cannot be read (`Some`), or can be read again (`None`).
@@ -61,6 +69,8 @@ pub(super) struct Source {
     /// Senders' queries share the topic.
     pub queries: mpsc::Sender<Bytes>,
     pub arrivals: mpsc::Sender<Arrival>,
+    /// [`REREADS`] permits.
+    pub rereads: Arc<Semaphore>,
     pub meter: Meter,
     pub stop: CancellationToken,
 }
@@ -122,18 +132,18 @@ impl Source {
         self.seams.work.run(job).await.map_err(|_| Stopped)
     }
 
-    /// Reads a partition from `mark` on until the collector stops.
-    pub async fn follow(self, partition: i32, mark: Mark) {
+    /// Reads a partition from `mark` on until the collector stops; one that was never seen from its first record on.
+    pub async fn follow(self, partition: i32, mark: Option<Mark>) {
         // Only the collector's end ends it, and then nobody listens.
         let _: Result<(), Stopped> = self.follow_until_stopped(partition, mark).await;
     }
 
-    async fn follow_until_stopped(&self, partition: i32, mark: Mark) -> Result<(), Stopped> {
+    async fn follow_until_stopped(&self, partition: i32, mark: Option<Mark>) -> Result<(), Stopped> {
         let mut trouble = None;
         // Trouble may stand from before this start, and an idle partition has no records that end it.
         let mut readable = false;
         let mut next = self.start(partition, mark, &mut trouble).await?;
-        let mut last: Option<(i64, Identity)> = mark.previous.filter(|_| next == mark.offset);
+        let mut last = mark.filter(|mark| next == mark.offset).and_then(|mark| mark.previous);
         loop {
             match self.read(partition, next).await? {
                 Ok(batch) => {
@@ -144,7 +154,7 @@ impl Source {
                     if trouble.is_some() {
                         // After trouble the partition may have been cut and filled anew behind the same offset.
                         let seen = Mark { offset: next, previous: last };
-                        let from = self.start(partition, seen, &mut trouble).await?;
+                        let from = self.start(partition, Some(seen), &mut trouble).await?;
                         trouble = None;
                         self.tell(Arrival::Trouble { partition, cause: None }).await?;
                         if from != next {
@@ -174,7 +184,7 @@ impl Source {
                 }
                 Err(ReadError::OutOfRange { .. }) => {
                     let seen = Mark { offset: next, previous: last };
-                    let from = self.start(partition, seen, &mut trouble).await?;
+                    let from = self.start(partition, Some(seen), &mut trouble).await?;
                     if from != next {
                         (next, last) = (from, None);
                     }
@@ -187,19 +197,23 @@ impl Source {
     }
 
     /// Compares the partition with the mark (R17): the offset to read from. A gap is told before anything is read.
-    async fn start(&self, partition: i32, mark: Mark, trouble: &mut Option<ReadError>) -> Result<i64, Stopped> {
+    async fn start(&self, partition: i32, mark: Option<Mark>, trouble: &mut Option<ReadError>) -> Result<i64, Stopped> {
+        let seen = mark.unwrap_or_default();
+        let mut probes = 0;
         loop {
-            let probe = match mark.previous {
-                Some((offset, _)) => self.read(partition, offset).await?,
-                None => self.read(partition, mark.offset).await?,
-            };
-            let (low, end, previous) = match probe {
+            let at = seen.previous.map_or(seen.offset, |(offset, _)| offset);
+            let (low, end, previous) = match self.read(partition, at).await? {
                 Ok(batch) => {
-                    let previous = mark.previous.and_then(|(offset, _)| {
-                        let record = batch.records.iter().find(|record| record.offset == offset)?;
-                        Some(identity(record))
-                    });
-                    (batch.low, batch.end, previous)
+                    // A slow broker is no gap.
+                    if seen.previous.is_some() && batch.records.is_empty() && batch.end > at && probes < PROBES {
+                        probes += 1;
+                        let cause = format!("the record at offset {at}, which was read before, does not come");
+                        let error = ReadError::Absent { partition: self.partition(partition), cause };
+                        self.pause_in(partition, trouble, error).await?;
+                        continue;
+                    }
+                    let record = batch.records.iter().find(|record| record.offset == at);
+                    (batch.low, batch.end, record.filter(|_| seen.previous.is_some()).map(identity))
                 }
                 Err(ReadError::OutOfRange { low, end, .. }) => (low, end, None),
                 Err(error) => {
@@ -207,13 +221,13 @@ impl Source {
                     continue;
                 }
             };
-            return match mark.check(low, end, previous) {
-                Ok(()) => Ok(mark.offset),
-                // Nothing was read before: retention removed records that this node never had to see.
-                Err(Gap::Below { .. }) if mark == Mark::default() => {
-                    self.tell(Arrival::Records { partition, records: Vec::new(), next: low, end }).await?;
-                    Ok(low)
-                }
+            if mark.is_none() {
+                // Retention removed records that this node never had to see.
+                self.tell(Arrival::Begun { partition, next: low, end }).await?;
+                return Ok(low);
+            }
+            return match seen.check(low, end, previous) {
+                Ok(()) => Ok(seen.offset),
                 Err(gap) => {
                     self.tell(Arrival::Gap { partition, gap, low }).await?;
                     Ok(low)
@@ -229,6 +243,12 @@ impl Source {
             runs.insert((run.0, run.1), run.2);
         }
         for ((partition, first), last) in runs {
+            let permit = tokio::select! {
+                permit = self.rereads.acquire() => permit,
+                () = self.stop.cancelled() => return,
+            };
+            // Nobody closes it.
+            let Ok(_permit) = permit else { return };
             if self.again_run(partition, first, last, gaps).await.is_err() {
                 return;
             }
@@ -257,7 +277,7 @@ impl Source {
                     if !gone.is_empty() && batch.end > next {
                         self.tell(Arrival::Gone { addresses: gone, gaps }).await?;
                     } else if !gone.is_empty() {
-                        return self.tell(Arrival::Unreached(run(next))).await;
+                        return self.tell(Arrival::Unreached { addresses: run(next), gaps }).await;
                     }
                     next = until;
                 }
@@ -270,7 +290,7 @@ impl Source {
                 Err(ReadError::OutOfRange { .. }) => {
                     return self.tell(Arrival::Gone { addresses: run(next), gaps }).await;
                 }
-                Err(_) => return self.tell(Arrival::Unreached(run(next))).await,
+                Err(_) => return self.tell(Arrival::Unreached { addresses: run(next), gaps }).await,
             }
         }
         Ok(())

@@ -212,9 +212,13 @@ impl Cursor {
                         break;
                     }
                     match code {
-                        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                            return Drained::Lost;
-                        }
+                        // The log was cut, or is another topic's.
+                        Some(
+                            RDKafkaErrorCode::AutoOffsetReset
+                            | RDKafkaErrorCode::OffsetOutOfRange
+                            | RDKafkaErrorCode::LogTruncation
+                            | RDKafkaErrorCode::UnknownTopicId,
+                        ) => return Drained::Lost,
                         Some(code) => match access.mend(code, Operation::Read, On::Topic(from.topic.as_str())) {
                             Some(cause) => return Drained::Refused(cause),
                             None => tracing::debug!(%error, "a reader's trouble"),

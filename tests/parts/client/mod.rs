@@ -1,6 +1,7 @@
 //! The client against a transport, with the nodes played by the test: what is submitted arrives, survives restarts byte for
 //! byte, keeps its order, and gets exactly the fate that a majority signed.
 
+mod crashes;
 mod disk;
 mod fates;
 mod keeping;

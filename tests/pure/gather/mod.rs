@@ -5,5 +5,6 @@ mod chain;
 mod contradicting;
 mod memory;
 mod model;
+mod pressure;
 mod refusal;
 mod waiting;
