@@ -43,7 +43,8 @@ pub(super) type StripeKey = (ParcelKey, u32, Digest);
 /// A segment in memory.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub segment: VerifiedSegment,
+    /// Apart, so that a stripe of which few shards came keeps no room for many.
+    pub segment: Box<VerifiedSegment>,
     /// Where it lies; `None` when its partition is another by now.
     pub at: Option<Address>,
     pub cost: usize,

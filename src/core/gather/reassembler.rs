@@ -156,7 +156,8 @@ impl Reassembler {
             if refused.is_none() {
                 let cost = segment_cost(&segment);
                 self.admission.take(&key.sender, cost);
-                slot.held.insert(segment.index(), Held { segment, at: Some(at), cost });
+                let (index, segment) = (segment.index(), Box::new(segment));
+                slot.held.insert(index, Held { segment, at: Some(at), cost });
                 self.evictable.insert((key, stripe, digest));
             }
         }
@@ -285,7 +286,7 @@ impl Reassembler {
             if let Some(slot) = parcel.slots.get_mut(&(next, digest)).filter(|slot| slot.is_complete()) {
                 slot.recovering = true;
                 self.evictable.remove(&(*key, next, digest));
-                let segments = slot.held.values().map(|held| held.segment.clone()).collect();
+                let segments = slot.held.values().map(|held| VerifiedSegment::clone(&held.segment)).collect();
                 actions.push(Action::Recover(RecoverJob { parcel: *key, stripe: next, digest, segments }));
                 return;
             }
