@@ -20,8 +20,8 @@ use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Top
 /// How long a reader waits before it asks an absent partition again.
 const ABSENT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Runs of deferred records that are read again side by side: each holds up to a read's bytes in memory.
-pub(super) const REREADS: usize = 4;
+/// Runs of deferred records that are read again side by side: each holds a read in memory, and a consumer of its own on Kafka.
+pub(super) const REREADS: usize = 2;
 
 /// How often the record before the mark is asked for while its broker is there and gives nothing.
 const PROBES: u32 = 40;
