@@ -22,6 +22,10 @@ const SKEW: Duration = Duration::from_secs(600);
 /// How long to wait after a partition could not be read.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How much longer than the first partition the others are waited for when a client starts: a broker that is there has answered
+/// by then, and one that is not must hold nobody up (R15).
+const OTHERS: Duration = Duration::from_millis(250);
+
 /// How often what somebody must mend is told again.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
@@ -138,16 +142,16 @@ impl<T: Transport> Follower<T> {
         self.open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until every known partition was reached once, at most this long: then receipts of what is submitted
-    /// afterwards are seen without a search.
+    /// Waits until every known partition was reached once, at most this long, and at most [`OTHERS`] longer than for the first
+    /// of them: then receipts of what is submitted afterwards are seen without a search. The partitions of a broker that is
+    /// away are read from the client's start when it is back.
     pub async fn reached(&self, at_most: Duration) {
         let reached = async {
-            loop {
-                let count = self.transport.partitions(&self.topic).len();
-                if count > 0 {
-                    return self.positions.reached(count).await;
-                }
-                self.clock.sleep(Duration::from_millis(10)).await;
+            self.positions.reached(1).await;
+            let all = self.positions.reached(self.transport.partitions(&self.topic).len());
+            tokio::select! {
+                () = all => {}
+                () = self.clock.sleep(OTHERS) => {}
             }
         };
         tokio::select! {

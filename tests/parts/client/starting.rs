@@ -18,10 +18,11 @@ use tokio::time::Instant;
 
 use crate::client::world::World;
 
-/// The embedded transport, whose notices nobody can read until they are let go.
+/// The embedded transport, whose notices nobody can read until they are let go, in the partitions from `first` on.
 struct Late {
     inner: Arc<Embedded>,
     notices: watch::Receiver<bool>,
+    first: i32,
 }
 
 impl Transport for Late {
@@ -34,7 +35,7 @@ impl Transport for Late {
     }
 
     async fn read(&self, from: PartitionId, at: Offset) -> Result<Batch, ReadError> {
-        if from.topic.as_str().ends_with(".notices") {
+        if from.topic.as_str().ends_with(".notices") && from.number >= self.first {
             let mut notices = self.notices.clone();
             notices.wait_for(|readable| *readable).await.unwrap();
         }
@@ -46,7 +47,7 @@ impl Transport for Late {
 async fn a_receipt_said_before_notices_can_be_read_is_found() {
     let world = World::new(3).await;
     let (let_go, notices) = watch::channel(false);
-    let late = Arc::new(Late { inner: world.transport.clone(), notices });
+    let late = Arc::new(Late { inner: world.transport.clone(), notices, first: 0 });
     let client = Client::start(late, world.options()).await.unwrap();
     let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
     let opened = world.opened("orders", 1).await;
@@ -110,5 +111,24 @@ async fn connecting_waits_once_for_all_that_is_not_there() {
     assert!(waited < Duration::from_secs(3), "2 s for the notices and the destinations together, not each: {waited:?}");
     assert_eq!(client.trouble(&"orders".parse().unwrap()), None, "this transport cannot tell");
     tokio::time::resume();
+    client.close().await;
+}
+
+#[tokio::test]
+async fn one_partition_of_notices_that_cannot_be_read_holds_no_fate_up() {
+    let world = World::new(3).await;
+    let (_never, notices) = watch::channel(false);
+    let late = Arc::new(Late { inner: world.transport.clone(), notices, first: 2 });
+    let client = Client::start(late, world.options()).await.unwrap();
+    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let committed = world.statement(&opened[0], 0, Verdict::Committed);
+    // Every node says it in two domains.
+    for node in ["alfa", "bravo"] {
+        for _ in 0..2 {
+            world.say(node, "orders", std::slice::from_ref(&committed)).await;
+        }
+    }
+    tokio::time::timeout(Duration::from_secs(20), handle.committed()).await.expect("it is heard").unwrap();
     client.close().await;
 }
