@@ -34,10 +34,14 @@ pub fn publisher_of<T: Transport>(
     })
 }
 
-/// Hands a query to two partitions that are up. Nobody waits for it: what is not answered is asked again.
-pub fn append_query<T: Transport>(transport: &T, topic: &Topic, query: Vec<u8>) {
+/// Hands a query to two partitions that are up, to others with each `turn`: a broker that loses queries loses only some.
+/// Nobody waits for it: what is not answered is asked again.
+pub fn append_query<T: Transport>(transport: &T, topic: &Topic, query: Vec<u8>, turn: usize) {
     let value = bytes::Bytes::from(query);
-    for partition in transport.partitions(topic).iter().filter(|partition| partition.up).take(2) {
+    let partitions = transport.partitions(topic);
+    let up: Vec<_> = partitions.iter().filter(|partition| partition.up).collect();
+    let first = turn.checked_rem(up.len()).unwrap_or_default();
+    for partition in up.iter().cycle().skip(first).take(up.len().min(2)) {
         let record = Record { key: bytes::Bytes::new(), value: value.clone() };
         drop(transport.append(partition.id.clone(), record));
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -128,17 +129,10 @@ impl Client {
             meter.clone(),
             refused,
         ));
-        let append = {
-            let (transport, environment) = (transport.clone(), environment.clone());
-            move |name: &DestinationName, query| append_query(&*transport, &Topic::segments(&environment, name), query)
-        };
         let trouble: FindTrouble = {
             let (transport, environment) = (transport.clone(), environment.clone());
             Box::new(move |name| transport.trouble(&Topic::segments(&environment, name)))
         };
-        let asking =
-            Asking::new(options.key.clone(), directories.clone(), tracker.clone(), clock.clone(), Box::new(append));
-        tasks.spawn(asking.run(closing.clone()));
         tasks.spawn(sweep(counting.clone(), clock.clone(), closing.clone()));
         let positions = Positions::default();
         let follower = Follower::new(
@@ -153,6 +147,13 @@ impl Client {
         let from = FollowFrom { offsets: tracker.notices_from(), time: tracker.earliest() };
         tasks.spawn(follower.clone().run(from));
         tasks.spawn(record(tracker.clone(), seams.clone(), closing.clone()));
+        let append = {
+            let (transport, environment, turn) = (transport.clone(), directory.name.clone(), AtomicUsize::new(0));
+            move |name: &DestinationName, query| {
+                let turn = turn.fetch_add(1, Ordering::Relaxed);
+                append_query(&*transport, &Topic::segments(&environment, name), query, turn);
+            }
+        };
         let layout_of =
             move |name: &DestinationName| Layout::of(&transport.partitions(&Topic::segments(&environment, name)));
         // Asking once makes a transport learn of a topic; most have by the time the notices are reached.
@@ -175,6 +176,15 @@ impl Client {
             seams.clone(),
             meter,
         )?);
+        let asking = Asking::new(
+            options.key.clone(),
+            sealer.epoch(),
+            directories.clone(),
+            tracker.clone(),
+            clock.clone(),
+            Box::new(append),
+        );
+        tasks.spawn(asking.run(closing.clone()));
         let (queue, submissions) = mpsc::unbounded_channel();
         let bundler = Bundler {
             sealer: sealer.clone(),

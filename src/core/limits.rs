@@ -128,8 +128,11 @@ pub const MISSING_RANGES: usize = 256;
 /// Most tickets in one query of a sender.
 pub const TICKETS_PER_QUERY: usize = 256;
 
+/// Clients of one sender whose last query a node remembers; of more, those that asked last.
+pub const ASKING_EPOCHS: usize = 64;
+
 /// Longest query of a sender, in bytes: so many tickets with their payload tags, and what stands around them.
-pub const QUERY_BYTES: usize = 127 + TICKETS_PER_QUERY * 57;
+pub const QUERY_BYTES: usize = 135 + TICKETS_PER_QUERY * 57;
 
 /// Most statements that a client keeps of one node about one transaction: one for each directory version that it names.
 pub const STATEMENTS_PER_NODE: usize = 4;

@@ -1,57 +1,96 @@
 //! Answers to senders that ask what became of their transactions: with receipts, like any other fate (R13). *Expired* of a
 //! transaction that never came binds group time; of what has no fate nothing is said.
 //!
-//! Owns who is answered and how often. Must not make a fate.
+//! Owns the queries that wait. Must not make a fate.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::NodeError;
 use super::group::GroupContext;
 use super::receipts::Signer;
 use crate::core::decide::{Decision, Row, Standing, View, standing};
 use crate::core::id::{PayloadTag, Rejection, SenderName, Time, TransactionId};
-use crate::core::receipt::{Decided, Query, StageTimes, Statement, Verdict};
+use crate::core::receipt::{Answered, Decided, Query, StageTimes, Statement, Verdict, is_query};
 use crate::store::StoreError;
 use crate::store::group::Snapshot;
 
-/// A sender is answered at most this often; clients ask once a second.
-const EVERY: Duration = Duration::from_millis(100);
-/// After this long a query that is not later than the last one is answered all the same: the sender's clock was set back.
-const CLOCK_SET: Duration = Duration::from_secs(10);
-/// Queries that wait to be answered; beyond it they are passed over, and asked again.
-pub const QUERIES: usize = 256;
+/// Queries of one partition that wait to be answered; beyond it they are passed over, and asked again.
+const WAITING: usize = 32;
+
+/// Queries that wait, by the partition in which they lie, which take turns: whoever fills one with what is no query of a
+/// sender keeps nobody in another one from being heard. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Questions(Arc<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    waiting: Mutex<BTreeMap<i32, VecDeque<Bytes>>>,
+    come: Notify,
+}
+
+impl Questions {
+    /// Takes a record, if it can be a query and there is room for it.
+    pub fn ask(&self, partition: i32, record: &[u8]) {
+        if !is_query(record) {
+            return;
+        }
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = waiting.entry(partition).or_default();
+        if queue.len() < WAITING {
+            // A copy, because the record shares its memory with all that was read with it.
+            queue.push_back(Bytes::copy_from_slice(record));
+            drop(waiting);
+            self.0.come.notify_one();
+        }
+    }
+
+    /// The next one, of another partition than the last if there is one.
+    async fn next(&self, last: &mut i32) -> Bytes {
+        loop {
+            if let Some((partition, query)) = self.take(*last) {
+                *last = partition;
+                return query;
+            }
+            self.0.come.notified().await;
+        }
+    }
+
+    fn take(&self, last: i32) -> Option<(i32, Bytes)> {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = waiting.range(last.saturating_add(1)..).chain(waiting.range(..=last));
+        let partition = after.filter(|(_, queue)| !queue.is_empty()).map(|(partition, _)| *partition).next()?;
+        waiting.get_mut(&partition)?.pop_front().map(|query| (partition, query))
+    }
+}
 
 /// Answers for one destination.
 pub struct Answerer {
     context: Arc<GroupContext>,
     signer: Signer,
-    /// By sender: the time of the last query that was answered, and when that was.
-    answered: BTreeMap<SenderName, (Time, Duration)>,
+    answered: Answered,
 }
 
 impl Answerer {
     /// Says its answers through `signer`.
     pub fn new(context: Arc<GroupContext>, signer: Signer) -> Self {
-        Self { context, signer, answered: BTreeMap::new() }
+        Self { context, signer, answered: Answered::default() }
     }
 
     /// Answers until the context's `stop`. Errors: the store's.
-    pub async fn run(mut self, mut queries: mpsc::Receiver<Bytes>) -> Result<(), NodeError> {
-        let stop = self.context.stop.clone();
+    pub async fn run(mut self) -> Result<(), NodeError> {
+        let (stop, questions) = (self.context.stop.clone(), self.context.queries.clone());
+        let mut last = i32::MIN;
         loop {
             let query = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                query = queries.recv() => query,
+                query = questions.next(&mut last) => query,
             };
-            match query {
-                Some(query) => self.answer(&query)?,
-                None => stop.cancelled().await,
-            }
+            self.answer(&query)?;
         }
     }
 
@@ -64,18 +103,13 @@ impl Answerer {
                 return Ok(());
             }
         };
-        let now = self.context.seams.clock.monotonic();
-        if let Some((time, at)) = self.answered.get(&sender) {
-            let ago = now.saturating_sub(*at);
-            if ago < EVERY || (query.time <= *time && ago < CLOCK_SET) {
-                return Ok(());
-            }
+        if !self.answered.is_due(&sender, &query, self.context.seams.clock.monotonic()) {
+            return Ok(());
         }
         let snapshot = self.context.store.snapshot()?;
         for (transaction, deadline, payload_tag) in &query.asked {
             self.say(&snapshot, &sender, *transaction, *deadline, payload_tag.as_ref())?;
         }
-        self.answered.insert(sender, (query.time, now));
         Ok(())
     }
 
@@ -123,5 +157,35 @@ pub(super) fn verdict(row: &Row) -> Verdict {
         Decision::Committed => Verdict::Committed(decided),
         Decision::Rejected(reason) => Verdict::Rejected(decided, reason),
         Decision::Duplicate(first) => Verdict::Duplicate(decided, first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::limits;
+
+    #[tokio::test]
+    async fn r13_partitions_take_turns_and_what_can_be_no_query_takes_no_room() {
+        let questions = Questions::default();
+        let junk = |number: u8| [b"SCQY".as_slice(), &[number]].concat();
+        for number in 0..200 {
+            questions.ask(0, &junk(number));
+        }
+        questions.ask(1, b"SCSG and the rest of a segment");
+        questions.ask(1, &[b"SCQY".as_slice(), &[0; limits::QUERY_BYTES]].concat());
+        questions.ask(2, &junk(201));
+        questions.ask(2, &junk(202));
+        let mut last = i32::MIN;
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            order.push(questions.next(&mut last).await[4]);
+        }
+        assert_eq!(order, [0, 201, 1, 202, 2, 3]);
+        let mut left = 0;
+        while questions.take(last).is_some() {
+            left += 1;
+        }
+        assert_eq!(left, WAITING - 4, "no more of one partition wait than may");
     }
 }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::alarms::Alarms;
+use super::answer::Questions;
 use super::propose::Desk;
 use crate::core::directory::Directory;
 use crate::core::gather::{Caps, ParcelKey};
@@ -61,7 +61,7 @@ pub struct GroupContext {
     /// Publishes what this node says.
     pub notices: NoticeSender,
     /// Where collecting hands on senders' queries.
-    pub queries: mpsc::Sender<Bytes>,
+    pub queries: Questions,
     /// Bounds of gathering: this destination's share.
     pub caps: Caps,
     /// Lets few parcels at a time be opened, of all destinations of this node.

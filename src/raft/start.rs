@@ -115,8 +115,9 @@ impl Group {
             for answer in answers.values() {
                 if let Some(evidence) = own.older_than(&answer.seen) {
                     let text = format!(
-                        "{}: {evidence}. This store was restored from an older copy and must not vote; move its folder away \
-                         and have the node admitted anew",
+                        "{}: {evidence}. This store was restored from an older copy and must not vote: put the newest copy of \
+                         its folder back and start the node again. Without one leave it stopped; the others go on while they \
+                         are a majority, and this version cannot admit it anew",
                         answer.node
                     );
                     self.alarm(ALARM_RESTORED, &text).await?;
@@ -172,8 +173,9 @@ impl Group {
                 Founding::Join => "it waits for the group's leader".to_owned(),
                 Founding::Unknown { by } => {
                     let text = format!(
-                        "the group exists ({by} has its log) and does not know this store: the node lost its data and must be \
-                         admitted anew"
+                        "the group exists ({by} has its log) and does not know this store: the node lost its data. Put its \
+                         folder back and start it again. Without it leave it stopped; the others go on while they are a \
+                         majority, and this version cannot admit it anew"
                     );
                     // While a group is being founded its first entry is there a moment before its members are known.
                     if unknown_before && !alarmed {

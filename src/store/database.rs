@@ -42,30 +42,42 @@ impl OpenError {
     }
 }
 
+/// What the name of a file ends with while it is being made a database.
+const MAKING: &str = "making";
+
 /// Opens the database file, or makes it (for its owner alone), with a cache of this many bytes. One process at a time.
 pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
     let shown = || path.display().to_string();
     let disk_error = |cause| OpenError::Disk { path: shown(), cause };
-    if let Some(folder) = path.parent() {
-        disk.create_folder(folder).map_err(disk_error)?;
-    }
-    let file = match disk.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = disk.create_new(path).map_err(disk_error)?;
-            if let Some(folder) = path.parent() {
-                disk.sync_folder(folder).map_err(disk_error)?;
-            }
-            file
+    let over = |file: Box<dyn DiskFile>| {
+        if !file.try_lock().map_err(disk_error)? {
+            return Err(OpenError::InUse { path: shown() });
         }
-        other => other.map_err(disk_error)?,
+        let builder = Database::builder().set_cache_size(cache_bytes).create_with_backend(Backend(file));
+        builder.map_err(|cause| OpenError::Damaged { path: shown(), cause: Box::new(cause) })
     };
-    if !file.try_lock().map_err(disk_error)? {
-        return Err(OpenError::InUse { path: shown() });
+    let folder = path.parent().unwrap_or(path);
+    disk.create_folder(folder).map_err(disk_error)?;
+    match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        file => return over(file.map_err(disk_error)?),
     }
-    Database::builder()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(Backend(file))
-        .map_err(|cause| OpenError::Damaged { path: shown(), cause: Box::new(cause) })
+    // Under another name until it is one: a crash on the way must not leave a file that can never be opened.
+    let making = path.with_extension(MAKING);
+    match disk.open(&making) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        file => {
+            // Of a start that is over, unless it is locked.
+            if !file.and_then(|file| file.try_lock()).map_err(disk_error)? {
+                return Err(OpenError::InUse { path: shown() });
+            }
+            disk.remove(&making).map_err(disk_error)?;
+        }
+    }
+    let database = over(disk.create_new(&making).map_err(disk_error)?)?;
+    disk.rename(&making, path).map_err(disk_error)?;
+    disk.sync_folder(folder).map_err(disk_error)?;
+    Ok(database)
 }
 
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use sealcast::core::id::{
 };
 use sealcast::core::sign::SecretKey;
 use sealcast::seams::{Disk, Seams, SeededRandomness};
+use sealcast::store::StoreError;
 use sealcast::store::group::{GroupStore, NewBody, NewParcel, StoreOptions};
 
 /// When everything in these tests happens.
@@ -82,15 +83,20 @@ pub fn transaction(number: u64) -> TransactionId {
 
 /// A parcel with one transaction for each length of `bodies`; ids and D follow from `number`.
 pub fn parcel(store: &GroupStore, number: u64, bodies: &[usize], key: Option<u8>) -> NewParcel {
+    try_parcel(store, number, bodies, key).unwrap()
+}
+
+/// The same over a disk that may fail.
+pub fn try_parcel(store: &GroupStore, number: u64, bodies: &[usize], key: Option<u8>) -> Result<NewParcel, StoreError> {
     let mut items = Vec::new();
     let mut new = Vec::new();
     for (index, length) in (0u32..).zip(bodies) {
         let bytes = body(number * 1000 + u64::from(index), *length);
         let mut writer = store.body_writer();
         for part in bytes.chunks(40_000) {
-            writer.push(part).unwrap();
+            writer.push(part)?;
         }
-        let body = writer.finish().unwrap();
+        let body = writer.finish()?;
         items.push(ManifestItem {
             index,
             transaction: transaction(number * 1000 + u64::from(index)),
@@ -115,7 +121,7 @@ pub fn parcel(store: &GroupStore, number: u64, bodies: &[usize], key: Option<u8>
         expiry: Time(NOW.0 + 120_000),
         items,
     };
-    NewParcel { manifest, first: None, staged: NOW, envelope: Bytes::from_static(b"envelope"), bodies: new }
+    Ok(NewParcel { manifest, first: None, staged: NOW, envelope: Bytes::from_static(b"envelope"), bodies: new })
 }
 
 /// The entry that commits a whole parcel.

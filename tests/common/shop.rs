@@ -25,7 +25,8 @@ use sealcast::core::split::header::{Core, CoreDestination, Profile};
 use sealcast::core::split::stripe::{Splitter, Stripe};
 use sealcast::keys::{ReaderKey, SecretFile, SenderKey};
 use sealcast::node::{Node, NodeOptions};
-use sealcast::rpc::client::Dialer;
+use sealcast::rpc::client::{Dialer, retryable};
+use sealcast::rpc::proto::reader_client::ReaderClient;
 use sealcast::rpc::proto::{self, read_response::Part};
 use sealcast::rpc::tls::Credentials;
 use sealcast::seams::Seams;
@@ -33,6 +34,7 @@ use sealcast::telemetry::Meter;
 use sealcast::transport::embedded::EmbeddedOptions;
 use sealcast::transport::{AnyTransport, Record, Topic, Transport, TransportOptions};
 use tokio::sync::watch;
+use tonic::transport::Channel;
 
 /// By node, the transactions of which it said something; and by version, how often a directory was told.
 pub type Said = (BTreeMap<String, BTreeSet<TransactionId>>, BTreeMap<u64, usize>);
@@ -436,6 +438,24 @@ impl Shop {
         }
     }
 
+    /// A call to a node; made again when the connection to an earlier life of it breaks.
+    async fn called<T>(
+        &self,
+        node: &str,
+        call: impl AsyncFn(ReaderClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> T {
+        for _ in 0..200 {
+            if let Ok(reader) = self.dialer.reader(&name(node)) {
+                match call(reader).await {
+                    Ok(answer) => return answer.into_inner(),
+                    Err(status) => assert!(retryable(&status), "{node}: {status}"),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{node} does not answer")
+    }
+
     /// A transaction of the only destination that has it, read from one node.
     pub async fn get(
         &self,
@@ -458,8 +478,7 @@ impl Shop {
             freshness: Some(proto::Freshness { consistency: 1, timeout_ms: 30_000, ..Default::default() }),
             ..Default::default()
         };
-        let mut reader = self.dialer.reader(&name(node)).unwrap();
-        let mut stream = reader.get(request).await.unwrap().into_inner();
+        let mut stream = self.called(node, async |mut reader| reader.get(request.clone()).await).await;
         let (mut start, mut payload) = (None, Vec::new());
         loop {
             match stream.message().await.unwrap().expect("the stream ends with an end").part.unwrap() {
@@ -477,8 +496,8 @@ impl Shop {
 
     /// How a node does in one destination.
     pub async fn status(&self, node: &str, destination: &str) -> proto::GroupStatus {
-        let mut reader = self.dialer.reader(&name(node)).unwrap();
-        let answer = reader.node_status(proto::NodeStatusRequest::default()).await.unwrap().into_inner();
+        let request = proto::NodeStatusRequest::default();
+        let answer = self.called(node, async |mut reader| reader.node_status(request).await).await;
         assert_eq!(answer.node, node);
         let mut groups = answer.groups.into_iter();
         groups.find(|group| group.destination == destination).expect("it is served")

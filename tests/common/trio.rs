@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sealcast::core::decide::{Entry, Manifest};
 use sealcast::core::id::{DestinationTag, Incarnation, NodeName};
 use sealcast::raft::{CallError, Group, GroupOptions, MessageKind, PeerCaller, ProbeAnswer};
-use sealcast::seams::BoxFuture;
+use sealcast::seams::{BoxFuture, Seams};
 use sealcast::store::group::{Applied, GroupStore, Progress};
 use tokio::sync::mpsc;
 
@@ -137,7 +137,11 @@ pub async fn start(name: &str, disk: CrashDisk, wires: &Wires) -> Node {
 }
 
 pub async fn start_with(name: &str, disk: CrashDisk, wires: &Wires, seed: u64) -> Node {
-    let seams = seams(disk.clone(), seed);
+    start_on(name, disk.clone(), wires, seams(disk, seed)).await
+}
+
+/// On a machine of its own.
+pub async fn start_on(name: &str, disk: CrashDisk, wires: &Wires, seams: Seams) -> Node {
     let store = GroupStore::open(&options(), &seams).unwrap();
     let name = node(name);
     let mut group_options = GroupOptions::new(name.clone(), GROUP, NAMES.map(node).to_vec());

@@ -15,7 +15,7 @@ use crate::submitting::{options, position, reader, rejection, start};
 use bytes::Bytes;
 use sealcast::client::reader::{Freshness, From, ReadError, Reader, Subscription};
 use sealcast::client::{Client, Transaction, WaitError};
-use sealcast::core::id::{DestinationName, Position, Rejection, Suite, Time, TransactionId};
+use sealcast::core::id::{DestinationName, Epoch, Position, Rejection, Suite, Time, TransactionId};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::rpc::proto;
@@ -463,7 +463,7 @@ async fn r26_what_lies_before_the_horizon_is_forgotten_and_never_expired() {
     (forgotten.deadline, expired.deadline) = (before(retention + LIMIT), before(retention - LIMIT));
     let tag = shop.directory.destinations[&orders()].tag;
     let asked = [&forgotten, &expired].map(|header| (header.id, header.deadline, None)).to_vec();
-    let query = Query { time: now, asked }.sign(&shop.sender, tag);
+    let query = Query { epoch: Epoch([1; 8]), time: now, asked }.sign(&shop.sender, tag);
     let to = shop.transport.partitions(&Topic::segments(&name("test"), &orders()))[0].id.clone();
     shop.transport.append(to, Record { key: Bytes::new(), value: query.into() }).unwrap().await.unwrap();
     let verdict = shop.receipts(&expired, 3).await;

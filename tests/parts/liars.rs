@@ -10,7 +10,7 @@ use sealcast::client::{Client, Options, Transaction};
 use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::directory::{Directory, Draft, KeyState, SenderEntry};
 use sealcast::core::gather::DeferReason;
-use sealcast::core::id::{Digest, RefusalReason, Rejection, Suite};
+use sealcast::core::id::{Digest, Epoch, RefusalReason, Rejection, Suite};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::PrivateHeader;
 use sealcast::core::sign::SecretKey;
@@ -295,7 +295,8 @@ async fn r01_two_headers_for_one_stripe_split_no_nodes_and_their_holders_learn_w
     }
     // The holder of the other payload asks, and learns that the id was used.
     let tag = other.payload.unwrap().tag;
-    let query = Query { time: shop.seams.clock.now(), asked: vec![(other.id, other.deadline, Some(tag))] };
+    let asked = vec![(other.id, other.deadline, Some(tag))];
+    let query = Query { epoch: Epoch([1; 8]), time: shop.seams.clock.now(), asked };
     let entry = &shop.directory.destinations[&name("orders")];
     shop.publish_at(0, [query.sign(&shop.sender, entry.tag).into()]).await;
     let verdict = shop.receipts(&other, 2).await;
@@ -305,7 +306,7 @@ async fn r01_two_headers_for_one_stripe_split_no_nodes_and_their_holders_learn_w
         shop.nodes.values().all(|node| *node.served()[&name("orders")].context.group_time.borrow() > deadline)
     })
     .await;
-    let query = Query { time: shop.seams.clock.now(), asked };
+    let query = Query { epoch: Epoch([1; 8]), time: shop.seams.clock.now(), asked };
     shop.publish_at(1, [query.sign(&shop.sender, entry.tag).into()]).await;
     for (header, _) in &none {
         let verdict = shop.receipts(header, 3).await;

@@ -21,6 +21,7 @@ mod monitoring;
 mod node;
 mod outbox;
 mod publisher;
+mod quorum;
 mod raft;
 mod raft_crashes;
 mod reading;
@@ -31,6 +32,7 @@ mod segments;
 #[path = "../common/shop.rs"]
 mod shop;
 mod store;
+mod store_crashes;
 mod submitting;
 mod telling;
 mod testing;

@@ -13,7 +13,7 @@ use crate::shop::{LIMIT, NODES, Shop, committed, name};
 use bytes::Bytes;
 use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::gather::REPEATED_AFTER;
-use sealcast::core::id::{Position, Rejection, Suite, Time};
+use sealcast::core::id::{Epoch, Position, Rejection, Suite, Time};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::node::{NodeOptions, acknowledge};
@@ -114,7 +114,7 @@ async fn payloads(mut stream: tonic::Streaming<proto::ReadResponse>) -> Vec<Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_is_told_also_of_what_never_came() {
+async fn r13_who_asks_is_told_also_of_what_never_came() {
     let mut shop = Shop::with_nodes().await;
     let sent = shop.header(b"sent");
     shop.send(&sent, b"sent").await;
@@ -124,7 +124,7 @@ async fn who_asks_is_told_also_of_what_never_came() {
     let topic = Topic::segments(&name("test"), &name("orders"));
     let tag = shop.directory.destinations[&name("orders")].tag;
     let asked = [&sent, &never].map(|header| (header.id, header.deadline, None)).to_vec();
-    let query = Query { time: shop.seams.clock.now(), asked }.sign(&shop.sender, tag);
+    let query = Query { epoch: Epoch([1; 8]), time: shop.seams.clock.now(), asked }.sign(&shop.sender, tag);
     let to = shop.transport.partitions(&topic)[0].id.clone();
     shop.transport.append(to, Record { key: Bytes::new(), value: query.into() }).unwrap().await.unwrap();
     let verdict = shop.receipts(&never, 3).await;

@@ -1,18 +1,22 @@
 //! Consensus over the group's store: openraft's own storage suite, power cuts, and three nodes in one process.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::disk::CrashDisk;
 use crate::ledger::{NOW, commit, node, options, seams};
 use crate::trio::{
-    GROUP, NAMES, Node, Wire, Wires, found, leader, manifest, propose, same_state, start, start_with, trio, until,
+    GROUP, NAMES, Node, Wire, Wires, found, leader, manifest, propose, same_state, start, start_on, start_with, trio,
+    until,
 };
 use openraft::storage::RaftStateMachine;
 use openraft::testing::log::{StoreBuilder, Suite};
 use sealcast::core::id::{Position, Time};
 use sealcast::raft::storage::{LogStore, StateMachine};
 use sealcast::raft::{MessageKind, PeerCaller, ProposeError, Role, Stage, TypeConfig};
+use sealcast::seams::{Clock, Seams, SystemClock};
 use sealcast::store::group::GroupStore;
 use tokio::sync::mpsc;
 
@@ -95,7 +99,7 @@ async fn snapshots_are_refused_by_name() {
 // --- three nodes in one process
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_found_elect_commit_and_go_on_without_their_leader() {
+async fn r11_three_nodes_without_any_body_found_elect_commit_and_go_on_without_their_leader() {
     let wires = Wires::default();
     let mut nodes = trio(&wires).await;
     found(&nodes).await;
@@ -317,4 +321,58 @@ async fn r12_nobody_founds_alone_and_nobody_speaks_for_another() {
     assert!(call(payload).await.is_err());
     assert!(a.group.handle(&node("b"), 9, &[]).await.is_err());
     assert!(a.group.status().term < 99);
+}
+
+/// The machine's clock, in which a second lasts a fiftieth.
+struct Hurried(SystemClock);
+
+impl Clock for Hurried {
+    fn now(&self) -> Time {
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic() * 50
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.0.sleep(duration / 50)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12_who_hears_from_some_peers_only_starts_after_a_while_with_an_alarm_that_ends_when_all_answer() {
+    let wires = Wires::default();
+    let mut nodes = trio(&wires).await;
+    found(&nodes).await;
+    let all: Vec<&Node> = nodes.iter().collect();
+    let index = propose(&all, &commit(&manifest(1), NOW)).await;
+    same_state(&all, index).await;
+    let gone = nodes.pop().unwrap();
+    wires.bury(&gone.name);
+    gone.group.shutdown().await;
+    let away = nodes.pop().unwrap();
+    wires.cut(&away.name);
+    let alarmed = |node: &Node| {
+        let alarms = node.group.store().snapshot().unwrap().alarms().unwrap();
+        alarms.into_iter().find(|(name, _)| name == "peers-not-asked").map(|(_, row)| row.text)
+    };
+    wires.mend(&gone.name);
+    let disk = gone.disk.crash();
+    let hurried = Seams { clock: Arc::new(Hurried(SystemClock::new())), ..seams(disk.clone(), 5) };
+    let again = start_on("c", disk, &wires, hurried).await;
+    let text = until("the alarm", || alarmed(&again)).await;
+    assert!(text.contains("without an answer from b:"), "{text}");
+    // It votes: there is no other majority.
+    let index = propose(&[&nodes[0], &again], &commit(&manifest(2), NOW)).await;
+    same_state(&[&nodes[0], &again], index).await;
+    wires.bury(&again.name);
+    let disk = again.disk.killed();
+    again.group.shutdown().await;
+    wires.mend(&again.name);
+    wires.mend(&away.name);
+    let last = start_with("c", disk, &wires, 6).await;
+    let stage = last.group.stage();
+    until("the start", || (*stage.borrow() == Stage::Running).then_some(())).await;
+    assert_eq!(alarmed(&last), None, "all answered");
 }

@@ -12,10 +12,24 @@ use sealcast::core::id::{Digest, Time};
 use sealcast::raft::Group;
 use sealcast::seams::{Randomness, SeededRandomness};
 
+/// How a life ends, and what its disk has then of what was not synced: all, nothing, or what a seed draws.
+enum Death {
+    Killed,
+    PowerCut,
+    KeepsSome(u64),
+}
+
 /// Ends this life of a node; gives the disk that the next one finds.
-async fn crash(node: &Node, wires: &Wires, power_cut: bool) -> CrashDisk {
+async fn crash(node: &Node, wires: &Wires, death: Death) -> CrashDisk {
     wires.bury(&node.name);
-    let disk = if power_cut { node.disk.crash() } else { node.disk.killed() };
+    let disk = match death {
+        Death::Killed => node.disk.killed(),
+        Death::PowerCut => node.disk.crash(),
+        Death::KeepsSome(seed) => {
+            let drawn: Box<dyn Randomness> = Box::new(SeededRandomness::new(seed));
+            node.disk.crash_keeping(|| drawn.array::<1>().unwrap()[0] % 2 == 0)
+        }
+    };
     // What is left of the old life runs on a disk that is gone, and nobody hears it.
     node.group.shutdown().await;
     disk
@@ -29,7 +43,7 @@ async fn start_again(name: &str, disk: CrashDisk, wires: &Wires) -> Node {
 /// A leader sends entries while its own disk still writes them. Led it the same term again after a crash that lost them, it
 /// would give their log ids to other entries, and those who have the old ones would keep them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_crashed_does_not_lead_the_same_term_again() {
+async fn r19_a_leader_that_crashed_does_not_lead_the_same_term_again() {
     let wires = Wires::default();
     let mut nodes = trio(&wires).await;
     found(&nodes).await;
@@ -41,7 +55,7 @@ async fn a_leader_that_crashed_does_not_lead_the_same_term_again() {
         let at = at.unwrap_or_default();
         let (name, before) = (nodes[at].name.clone(), nodes[at].group.leadership().borrow().term);
         // Back before anybody else stands for election.
-        let disk = crash(&nodes[at], &wires, false).await;
+        let disk = crash(&nodes[at], &wires, Death::Killed).await;
         nodes[at] = start_again(name.as_str(), disk, &wires).await;
         let leadership = until("a leader", || {
             let leading = nodes.iter().map(|node| node.group.leadership().borrow().clone());
@@ -116,7 +130,12 @@ async fn crash_again_and_again(seed: u64, rounds: u64) {
         };
         let mut disks = Vec::new();
         for at in victims {
-            disks.push((at, crash(&nodes[at], &wires, below(2) == 0).await));
+            let death = match below(3) {
+                0 => Death::Killed,
+                1 => Death::PowerCut,
+                _ => Death::KeepsSome(below(u64::MAX)),
+            };
+            disks.push((at, crash(&nodes[at], &wires, death).await));
         }
         tokio::time::sleep(Duration::from_millis(below(400))).await;
         for (at, disk) in disks {

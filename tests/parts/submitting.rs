@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use sealcast::client::reader::{Committed, Freshness, Reader};
 use sealcast::client::{Client, Handle, Options, Stage, Transaction, WaitError, Waited};
 use sealcast::config::{ClientConfig, Sources};
-use sealcast::core::id::{DestinationName, OnPredecessor, Position, Rejection, Ticket, TransactionId};
+use sealcast::core::id::{DestinationName, Epoch, OnPredecessor, Position, Rejection, Ticket, TransactionId};
 use sealcast::core::receipt::{Query, is_query};
 use sealcast::seams::ManualClock;
 use sealcast::transport::{
@@ -284,7 +284,7 @@ async fn r13_a_fate_that_was_not_heard_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_answer_a_sender_now_and_then_however_often_it_asks() {
+async fn r13_nodes_answer_a_sender_now_and_then_however_often_it_asks() {
     const ASKED: u64 = 200;
     let mut shop = Shop::with_nodes().await;
     let header = shop.header(b"asked for");
@@ -296,7 +296,8 @@ async fn nodes_answer_a_sender_now_and_then_however_often_it_asks() {
     let now = shop.seams.clock.now();
     for number in 0..ASKED {
         let asked = vec![(header.id, header.deadline, None)];
-        let query = Query { time: now.after(Duration::from_millis(number)), asked }.sign(&shop.sender, tag);
+        let time = now.after(Duration::from_millis(number));
+        let query = Query { epoch: Epoch([1; 8]), time, asked }.sign(&shop.sender, tag);
         drop(shop.transport.append(to.clone(), Record { key: Bytes::new(), value: query.into() }));
     }
     let last = shop.header(b"behind all of them");

@@ -70,7 +70,7 @@ async fn waiting(pages: std::net::SocketAddr) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_no_broker_takes_receipts_the_store_is_their_queue_and_all_of_them_come() {
+async fn r13_while_no_broker_takes_receipts_the_store_is_their_queue_and_all_of_them_come() {
     // More than may wait in memory.
     let count = IN_MEMORY as usize + limits::TRANSACTIONS_PER_PARCEL;
     let mut shop = Shop::open_silent(&[WATCHED]).await;
@@ -97,7 +97,7 @@ async fn while_no_broker_takes_receipts_the_store_is_their_queue_and_all_of_them
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_said_before_a_restart_is_said_after_it() {
+async fn r13_what_was_not_said_before_a_restart_is_said_after_it() {
     let mut shop = Shop::open_silent(&["orders"]).await;
     for node in NODES {
         shop.start(node).await;

@@ -1,6 +1,7 @@
 //! Receipts: what is signed is what is counted, and nothing else counts. Their bytes are pinned by tests/golden/receipts.hex.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::segments::{NOW, directory, draft, orders, secret, sign, web};
 use proptest::prelude::*;
@@ -11,8 +12,8 @@ use sealcast::core::id::{
 };
 use sealcast::core::limits;
 use sealcast::core::receipt::{
-    Added, Counter, Decided, Directories, Missing, Notice, NoticeError, NoticeRecord, Query, QueryError, Refusal,
-    Refusals, StageTimes, Statement, Verdict, Verified, is_query, notice_key, sign_receipts,
+    Added, Answered, Counter, Decided, Directories, Missing, Notice, NoticeError, NoticeRecord, Query, QueryError,
+    Refusal, Refusals, StageTimes, Statement, Verdict, Verified, is_query, notice_key, sign_receipts,
 };
 use sealcast::core::sign::SecretKey;
 
@@ -155,7 +156,7 @@ fn large_batches_are_cut_to_records_and_to_trees() {
 }
 
 #[test]
-fn every_single_bit_change_of_any_notice_is_refused() {
+fn r13_every_single_bit_change_of_any_notice_is_refused() {
     let statements: Vec<Statement> =
         (0..).zip(all_verdicts()).map(|(number, verdict)| statement(number, verdict)).collect();
     let mut records = sign_receipts(&key("b"), &node("b"), orders(), 1, &statements);
@@ -269,9 +270,30 @@ fn r13_signers_of_two_directory_versions_are_not_mixed() {
     assert_eq!(later.agreed(&old), None);
     assert!(later.agreed(&all).is_some());
     for version in 3..9 {
-        later.add(&said("a", under(version, committed(7))));
+        assert_eq!(later.add(&said("a", under(version, committed(7)))), Added::Counted);
     }
-    assert_eq!(later.add(&said("a", under(9, committed(7)))), Added::TooMany);
+    assert_eq!(later.add(&said("a", under(1, committed(7)))), Added::TooMany, "what is kept of a node is bounded");
+}
+
+#[test]
+fn r13_nodes_that_said_it_under_many_versions_come_together_in_a_late_one() {
+    let under = |version, group_time| Statement {
+        directory: version,
+        ..statement(1, Verdict::Expired { group_time: Time(DEADLINE.0 + group_time) })
+    };
+    let late = limits::STATEMENTS_PER_NODE as u64 + 3;
+    let mut directories = directories();
+    let mut draft = draft();
+    draft.version = late;
+    directories.insert(late, Arc::new(sign(&draft)));
+    let mut counter = counter();
+    for version in 1..late {
+        counter.add(&said("a", under(version, version)));
+    }
+    assert_eq!(counter.add(&said("b", under(late, 70))), Added::Counted);
+    assert_eq!(counter.agreed(&directories), None);
+    assert_eq!(counter.add(&said("a", under(late, 80))), Added::Counted);
+    assert_eq!(counter.agreed(&directories).unwrap().directory, late);
 }
 
 #[test]
@@ -368,7 +390,7 @@ fn a_directory_travels_to_everybody() {
 #[test]
 fn r13_a_query_is_answered_for_senders_that_may_send_here() {
     let asked = vec![(transaction(1), DEADLINE, Some(PayloadTag([5; 32]))), (transaction(2), DEADLINE, None)];
-    let query = Query { time: NOW, asked };
+    let query = Query { epoch: Epoch([8; 8]), time: NOW, asked };
     let record = query.sign(&web(), orders());
     assert!(is_query(&record));
     assert_eq!(Query::verify(&record, orders(), &directory()), Ok(("web".parse().unwrap(), query.clone())));
@@ -384,6 +406,49 @@ fn r13_a_query_is_answered_for_senders_that_may_send_here() {
     assert!(matches!(Query::verify(&record, orders(), &sign(&draft)), Err(QueryError::UnknownSender { .. })));
     let elsewhere = query.sign(&web(), DestinationTag([1; 16]));
     assert!(matches!(Query::verify(&elsewhere, orders(), &directory()), Err(QueryError::OtherDestination { .. })));
+    // The longest that may be is read, and nothing is longer.
+    let longest = Query { asked: vec![query.asked[0]; limits::TICKETS_PER_QUERY], ..query.clone() };
+    let mut record = longest.sign(&web(), orders());
+    assert_eq!(record.len(), limits::QUERY_BYTES);
+    assert_eq!(Query::verify(&record, orders(), &directory()).unwrap().1, longest);
+    record.push(0);
+    assert!(matches!(Query::verify(&record, orders(), &directory()), Err(QueryError::Field(_))));
+}
+
+/// What of these queries of one sender is answered, each with the monotonic time at which it comes.
+fn answered(of: &mut Answered, queries: &[(u8, u64, u64)]) -> Vec<bool> {
+    let ask = |(client, time, at): &(u8, u64, u64)| {
+        let query = Query { epoch: Epoch([*client; 8]), time: Time(*time), asked: Vec::new() };
+        of.is_due(&"web".parse().unwrap(), &query, Duration::from_millis(*at))
+    };
+    queries.iter().map(ask).collect()
+}
+
+#[test]
+fn r13_a_query_is_answered_once_however_often_and_late_it_is_replayed() {
+    let mut of = Answered::default();
+    // It lies in two partitions; its client asks again a moment later, which is too soon, and then in time.
+    assert_eq!(answered(&mut of, &[(1, 500, 0), (1, 500, 3), (1, 501, 50), (1, 600, 100)]), [true, false, false, true]);
+    // An hour and a day later nobody gains anything by them.
+    let hour = 3_600_000;
+    assert_eq!(answered(&mut of, &[(1, 500, hour), (1, 600, hour), (1, 501, 24 * hour)]), [false; 3]);
+    assert_eq!(answered(&mut of, &[(1, 601, 24 * hour)]), [true]);
+}
+
+#[test]
+fn r13_clients_of_one_sender_do_not_silence_each_other_though_their_clocks_differ() {
+    let mut of = Answered::default();
+    // One's clock is an hour ahead, and it asks every second; another sender's queries are its own.
+    for second in 0..20u64 {
+        let at = second * 1000;
+        assert_eq!(answered(&mut of, &[(1, 3_600_000 + at, at), (2, at, at + 500)]), [true, true], "second {second}");
+    }
+    // All of them together have a bound, and forgetting of a crowd only who asked first.
+    let crowd: Vec<_> = (0..200u8).map(|client| (client, 10_000_000, 30_000)).collect();
+    let heard = answered(&mut of, &crowd).into_iter().filter(|heard| *heard).count();
+    assert_eq!(heard, 32);
+    let query = Query { epoch: Epoch([1; 8]), time: NOW, asked: Vec::new() };
+    assert!(of.is_due(&"shop".parse().unwrap(), &query, Duration::from_secs(30)), "another sender");
 }
 
 proptest! {

@@ -276,7 +276,8 @@ impl Viewer {
                         })
                         .collect();
                     let fields = json!({
-                        "destination": entry.name, "sender": sender.to_string(), "time": write_time(query.time),
+                        "destination": entry.name, "sender": sender.to_string(),
+                        "epoch": data_encoding::HEXLOWER.encode(&query.epoch.0), "time": write_time(query.time),
                         "tickets": query.asked.len(), "listed": asked,
                     });
                     return Seen { by: Some(sender.to_string()), ..Seen::of("query", VALID.to_owned(), about, fields) };

@@ -108,6 +108,11 @@ impl Sealer {
         })
     }
 
+    /// The epoch of this start.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// The most bytes that a transaction can take in the outbox: header, chunk tags, padding, frame.
     pub fn most_bytes(prepared: &Prepared) -> u64 {
         let transaction = &prepared.transaction;

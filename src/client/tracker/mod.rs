@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use stages::end;
 use state::{State, Tracked, TrackedParcel};
-pub use waiting::Known;
+pub use waiting::{Known, Open};
 
 use super::error::ClientError;
 use super::handle::{Ended, Handle, Progress, Receipt};

@@ -10,6 +10,17 @@ use super::Tracker;
 use crate::core::id::{DestinationName, PayloadTag, Ticket, Time, TransactionId};
 use crate::store::outbox::{Outcome, TransactionRow};
 
+/// A ticket of which more is to be said.
+#[derive(Debug, Clone, Copy)]
+pub struct Open {
+    /// Since when it stands as it does, by this machine's clock: submitted, or known to be committed.
+    pub since: Time,
+    /// Whether it is committed, and voters are lacking.
+    pub decided: bool,
+    /// The payload tag, where it is known here.
+    pub tag: Option<PayloadTag>,
+}
+
 /// A transaction that is in the outbox already.
 pub struct Known {
     tag: PayloadTag,
@@ -107,20 +118,29 @@ impl Tracker {
         (same && !way.borrow().outcome.done()).then(|| ticket.clone())
     }
 
-    /// Tickets without a fate, with the time of their submission and the payload tag where it is known here.
-    pub fn open_tickets(&self) -> BTreeMap<Ticket, (Time, Option<PayloadTag>)> {
+    /// Tickets of which more is to be said: those without a fate, and those that are committed and not complete while
+    /// somebody here has a handle to wait with.
+    pub fn open_tickets(&self) -> BTreeMap<Ticket, Open> {
         let state = self.state();
         let mut open = BTreeMap::new();
         for tracked in state.transactions.values() {
-            for at in tracked.row.outcomes.iter().filter(|at| !at.outcome.decided()) {
-                let known = (tracked.row.submitted, Some(tracked.row.payload_tag));
+            for at in &tracked.row.outcomes {
+                let heard = || tracked.ways.get(&at.destination).is_some_and(|way| way.receiver_count() > 0);
+                let decided = at.outcome.decided();
+                if at.outcome.done() || (decided && !heard()) {
+                    continue;
+                }
+                let since = if decided { at.since } else { tracked.row.submitted };
+                let known = Open { since, decided, tag: Some(tracked.row.payload_tag) };
                 open.insert(tracked.row.ticket(&at.destination), known);
             }
         }
         for (ticket, way) in &state.others {
-            if !way.borrow().outcome.decided() {
-                open.insert(ticket.clone(), (ticket.transaction.time(), None));
+            let decided = way.borrow().outcome.decided();
+            if way.borrow().outcome.done() || (decided && way.receiver_count() == 0) {
+                continue;
             }
+            open.insert(ticket.clone(), Open { since: ticket.transaction.time(), decided, tag: None });
         }
         open
     }

@@ -23,7 +23,7 @@ pub enum Added {
     /// This node said something else before. Neither changes the count: the first stays, and people should look at the
     /// node.
     Contradiction,
-    /// This node has said this under more directory versions than are kept.
+    /// This node has said this under as many directory versions as are kept, all of them later.
     TooMany,
 }
 
@@ -100,7 +100,12 @@ impl Counter {
             return Added::Again;
         }
         if said.len() >= limits::STATEMENTS_PER_NODE && !said.contains_key(directory) {
-            return Added::TooMany;
+            // The oldest gives way: nodes that are asked again say it under the version in force then, and must come
+            // together in one in the end.
+            if said.first_key_value().is_some_and(|(oldest, _)| directory < oldest) {
+                return Added::TooMany;
+            }
+            said.pop_first();
         }
         said.insert(*directory, (*verdict, *times));
         Added::Counted

@@ -1,10 +1,13 @@
 //! A sender's question about its transactions: a record of its own kind on the segments topic, answered with receipts.
 //!
-//! Owns its bytes and its signature. Must not answer it.
+//! Owns its bytes, its signature, and how often a sender is answered. Must not answer it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::NOTICE_VERSION;
 use crate::core::directory::Directory;
-use crate::core::id::{DestinationTag, PayloadTag, SenderName, Time, TransactionId, VerifyingKeyBytes};
+use crate::core::id::{DestinationTag, Epoch, PayloadTag, SenderName, Time, TransactionId, VerifyingKeyBytes};
 use crate::core::limits;
 use crate::core::sign::{SIGNATURE_BYTES, SecretKey};
 use crate::core::wire::{Reader, WireError, Writer, in_range, label};
@@ -57,7 +60,10 @@ impl QueryError {
 /// What a sender asks a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Query {
-    /// The sender's clock when it asked: a node passes over a query that is not later than the last one that it answered.
+    /// Who of the sender asks: the epoch of one start of a client.
+    pub epoch: Epoch,
+    /// That client's clock when it asked, later in each of its queries: a node passes over one that is not later than
+    /// the last that it answered, so that nobody gains anything by replaying it.
     pub time: Time,
     /// The transactions, 1 to [`limits::TICKETS_PER_QUERY`]: id, deadline and, if the asker knows it, payload tag.
     pub asked: Vec<(TransactionId, Time, Option<PayloadTag>)>,
@@ -66,9 +72,10 @@ pub struct Query {
 impl Query {
     /// Signs the query: the bytes of the record.
     pub fn sign(&self, key: &SecretKey, destination: DestinationTag) -> Vec<u8> {
-        let mut body = Writer::with_capacity(128 + self.asked.len() * 57);
+        let mut body = Writer::with_capacity(136 + self.asked.len() * 57);
         let asked = self.asked.iter().take(limits::TICKETS_PER_QUERY);
-        body.put(&destination.0).put(&key.public().bytes().0).u64(self.time.0).u16(asked.len() as u16);
+        body.put(&destination.0).put(&key.public().bytes().0).put(&self.epoch.0).u64(self.time.0);
+        body.u16(asked.len() as u16);
         for (transaction, deadline, payload_tag) in asked {
             body.put(&transaction.to_bytes()).u64(deadline.0).flag(payload_tag.is_some());
             if let Some(tag) = payload_tag {
@@ -80,8 +87,8 @@ impl Query {
         to.finish()
     }
 
-    /// Reads and verifies a query for a group under the directory in force; gives who asks. Shape comes first, then
-    /// destination, sender, signature. Errors: [`QueryError`].
+    /// Reads and verifies a query for a group under the directory in force; gives who asks. Length and shape come
+    /// first, then destination, sender, and the one signature. Errors: [`QueryError`].
     pub fn verify(
         record: &[u8],
         destination: DestinationTag,
@@ -99,6 +106,7 @@ impl Query {
         let signed = from.rest();
         let given = DestinationTag(from.array("query: destination tag")?);
         let key = VerifyingKeyBytes(from.array("query: sender key")?);
+        let epoch = Epoch(from.array("query: epoch")?);
         let time = Time(from.u64("query: time")?);
         let count = from.u16("query: tickets")?;
         in_range(count.into(), 1, limits::TICKETS_PER_QUERY as u64, "query: tickets")?;
@@ -116,7 +124,7 @@ impl Query {
         let sender = sender.ok_or(QueryError::UnknownSender { key })?;
         let signed = sender.signing.verify(label::QUERY, signed, &signature);
         signed.map_err(|_| QueryError::Signature { sender: sender.name.clone() })?;
-        Ok((sender.name.clone(), Self { time, asked }))
+        Ok((sender.name.clone(), Self { epoch, time, asked }))
     }
 }
 
@@ -129,4 +137,54 @@ fn ticket(from: &mut Reader<'_>) -> Result<(TransactionId, Time, Option<PayloadT
         false => None,
     };
     Ok((transaction, deadline, tag))
+}
+
+/// A client is answered at most this often; it asks once a second.
+const EVERY: Duration = Duration::from_millis(100);
+/// All clients of a sender together are answered so many times in each of these.
+const SPELL: Duration = Duration::from_secs(1);
+const A_SPELL: u32 = 32;
+
+/// How often each sender was answered. Takes only what was verified, so it holds no more than the directory lists, and of a
+/// sender at most [`limits::ASKING_EPOCHS`] clients.
+#[derive(Debug, Default)]
+pub struct Answered {
+    senders: BTreeMap<SenderName, OfSender>,
+}
+
+#[derive(Debug, Default)]
+struct OfSender {
+    /// By client: the time in the last query that was answered, and when that was.
+    clients: BTreeMap<Epoch, (Time, Duration)>,
+    /// When the present spell began, and how many were answered in it.
+    spell: Duration,
+    in_spell: u32,
+}
+
+impl Answered {
+    /// Whether a query is to be answered `now`, in monotonic time; if so it counts as answered. Not one that was
+    /// answered before, nor one that comes too soon.
+    pub fn is_due(&mut self, sender: &SenderName, query: &Query, now: Duration) -> bool {
+        let of = self.senders.entry(sender.clone()).or_default();
+        if let Some((time, at)) = of.clients.get(&query.epoch)
+            && (query.time <= *time || now.saturating_sub(*at) < EVERY)
+        {
+            return false;
+        }
+        if now.saturating_sub(of.spell) >= SPELL {
+            (of.spell, of.in_spell) = (now, 0);
+        }
+        if of.in_spell >= A_SPELL {
+            return false;
+        }
+        of.in_spell += 1;
+        if of.clients.len() >= limits::ASKING_EPOCHS
+            && !of.clients.contains_key(&query.epoch)
+            && let Some(oldest) = of.clients.iter().min_by_key(|(_, (_, at))| *at).map(|(epoch, _)| *epoch)
+        {
+            of.clients.remove(&oldest);
+        }
+        of.clients.insert(query.epoch, (query.time, now));
+        true
+    }
 }

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::gather::{Address, Gap, Gate, Identity, Mark, Skip};
 use crate::core::id::Time;
-use crate::core::receipt::is_query;
 use crate::core::split::segment::VerifiedSegment;
+use crate::node::answer::Questions;
 use crate::seams::Seams;
 use crate::telemetry::{Meter, names};
 use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Topic, Transport};
@@ -67,7 +67,7 @@ pub(super) struct Source {
     pub gate: Arc<RwLock<Gate>>,
     pub group_time: tokio::sync::watch::Receiver<Time>,
     /// Senders' queries share the topic.
-    pub queries: mpsc::Sender<Bytes>,
+    pub queries: Questions,
     pub arrivals: mpsc::Sender<Arrival>,
     /// [`REREADS`] permits.
     pub rereads: Arc<Semaphore>,
@@ -163,10 +163,7 @@ impl Source {
                         }
                     }
                     for value in batch.records.iter().filter_map(|record| record.value.as_ref()) {
-                        if is_query(value) {
-                            // One that finds no room is asked again.
-                            let _ = self.queries.try_send(value.clone());
-                        }
+                        self.queries.ask(partition, value);
                     }
                     let bytes = |record: &Fetched| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
                     self.meter.count(names::TRANSPORT_READ_RECORDS, batch.records.len() as u64);

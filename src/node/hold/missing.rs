@@ -121,7 +121,12 @@ impl Holder {
                 let snapshot = self.context.store.snapshot()?;
                 self.found(&snapshot, position, StageTimes::default())?;
             }
-            Err(errors) => {
+            Err(mut errors) => {
+                // After a failed fsync or write nobody knows what the disk holds (R19).
+                let ends = |error: &mut FetchError| matches!(error, FetchError::Own(own) if !own.retryable());
+                if let Some(FetchError::Own(error)) = errors.pop_if(ends) {
+                    return Err(error);
+                }
                 let Some(missing) = self.missing.get_mut(&position) else { return Ok(()) };
                 missing.begun = begun;
                 missing.due = Some(now + missing.again);

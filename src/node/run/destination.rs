@@ -14,7 +14,7 @@ use crate::core::decide::View;
 use crate::core::id::DestinationName;
 use crate::keys::KeyRing;
 use crate::node::alarms::Alarms;
-use crate::node::answer::{Answerer, QUERIES};
+use crate::node::answer::{Answerer, Questions};
 use crate::node::group::{GroupContext, Lag, NoticeSender, Served};
 use crate::node::hold::{Holder, News};
 use crate::node::newest::Newest;
@@ -146,7 +146,6 @@ impl Starting<'_> {
         let (group_time, group_time_seen) = watch::channel(group_time);
         let (notices, notices_out) = NoticeSender::new();
         let (repeats, repeated) = mpsc::unbounded_channel();
-        let (queries, asked) = mpsc::channel(QUERIES);
         let meter = self.meter.destination(name);
         pulse::measure_commits(store, &meter);
         let context = Arc::new(GroupContext {
@@ -165,7 +164,7 @@ impl Starting<'_> {
             alarms: Alarms::kept_in(store, self.seams.clock.clone(), meter.clone()).map_err(failed)?,
             meter: meter.clone(),
             notices,
-            queries,
+            queries: Questions::default(),
             caps: options.caps.shared_by(options.rings.len()),
             openings: self.openings.clone(),
             repeats,
@@ -210,7 +209,7 @@ impl Starting<'_> {
             }
             Ok(())
         });
-        self.part(name, "answering", answerer.run(asked));
+        self.part(name, "answering", answerer.run());
         self.part(name, "holding", holder.run(applied, repeated));
         self.part(name, "collecting", collect::run(context.clone(), ended, tell_staged));
         self.part(name, "reporting", reporter.run(staged));

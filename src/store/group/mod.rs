@@ -39,6 +39,9 @@ use writer::{Job, OnCommit, Owing, Writer};
 /// Page cache of one group's database. Everything big is a file, so a small cache serves.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
+/// The database's file.
+const DATABASE: &str = "group.redb";
+
 /// The layout of the tables; another one is refused.
 const FORMAT: u32 = 1;
 
@@ -108,9 +111,19 @@ impl GroupStore {
     /// Opens the store, or makes it. Blocks: after a crash redb walks the whole database, and the log is read once.
     ///
     /// Errors: [`StoreError::Open`]; [`StoreError::Damaged`] when a log entry or another guarded row is not what was
-    /// written, when the log has a hole, and when the folder belongs to another destination or version.
+    /// written, when the log has a hole, when pages of the database make no sense, and when the folder belongs to another
+    /// destination or version.
     pub fn open(options: &StoreOptions, seams: &Seams) -> Result<Self, StoreError> {
-        let database = database::open(&*seams.disk, &options.folder.join("group.redb"), CACHE_BYTES)?;
+        // redb panics over pages that are not what it wrote.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Self::open_whole(options, seams)));
+        opened.unwrap_or_else(|_| {
+            let file = options.folder.join(DATABASE).display().to_string();
+            Err(StoreError::damaged("pages", file, "they are not what was written; the lines before this one say more"))
+        })
+    }
+
+    fn open_whole(options: &StoreOptions, seams: &Seams) -> Result<Self, StoreError> {
+        let database = database::open(&*seams.disk, &options.folder.join(DATABASE), CACHE_BYTES)?;
         let bodies = Bodies::open(seams.disk.clone(), options.folder.join("bodies"))?;
         let incarnation = prepare(&database, options, seams)?;
         let parsed = Arc::new(Parsed::default());
@@ -299,8 +312,11 @@ impl Inner {
             // A writer that panicked has told so already.
             let _ = thread.join();
         }
-        // The last one: the writer's went with its thread.
-        drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
+        // The last one: the writer's went with its thread. Over damaged pages redb panics; everything durable is written.
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!(destination = %self.destination, "the store was not closed well: its file is damaged");
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Fates: what a majority signed, nothing less, and what follows from it.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sealcast::client::{Client, Stage, Transaction, WaitError, Waited};
@@ -7,6 +9,7 @@ use sealcast::core::directory::DestinationKey;
 use sealcast::core::id::{Epoch, Fate, First, NodeName, Position, RefusalReason, Rejection, SenderName, Suite, Time};
 use sealcast::core::receipt::{Missing, Notice, Query, Refusal, Verdict, is_query};
 use sealcast::core::seal::suite::HpkeSecret;
+use sealcast::seams::{Clock, ManualClock, SystemClock};
 use sealcast::store::outbox::{Outbox, Outcome};
 
 use crate::client::world::{World, destination};
@@ -292,7 +295,7 @@ async fn r22_what_a_majority_refuses_is_sealed_anew() {
 }
 
 #[tokio::test]
-async fn nodes_are_asked_about_what_is_past_its_deadline() {
+async fn r13_nodes_are_asked_about_what_is_past_its_deadline() {
     let world = World::new(3).await;
     let client = start(&world).await;
     let transaction = Transaction::new("x").deadline(Duration::from_millis(500));
@@ -352,5 +355,101 @@ async fn r20_two_destinations_have_two_outcomes_and_the_one_that_is_down_none_of
     assert!(matches!(in_stock.committed().await, Err(WaitError::Rejected(Rejection::Conflict))));
     assert_eq!(in_orders.committed().await.unwrap().fate, Fate::Committed);
     assert_eq!(client.undecided().0, 0);
+    client.close().await;
+}
+
+/// The queries that lie on the topic of `orders`, in two partitions each, oldest first.
+async fn queries(world: &World) -> Vec<Query> {
+    let tag = world.directory.destinations[&destination("orders")].tag;
+    let records = world.records("orders").await;
+    let queries = records.iter().filter(|record| is_query(&record.value));
+    let mut queries: Vec<_> =
+        queries.map(|record| Query::verify(&record.value, tag, &world.directory).unwrap().1).collect();
+    queries.sort_by_key(|query| query.time);
+    queries.dedup();
+    queries
+}
+
+/// Waits for a query behind so many.
+async fn next_query(world: &World, before: usize) -> Query {
+    for _ in 0..1200 {
+        if let Some(query) = queries(world).await.get(before) {
+            return query.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody asks");
+}
+
+#[tokio::test]
+async fn r13_lost_receipts_are_asked_for_again_and_so_are_those_that_complete_lacks() {
+    let world = World::new(3).await;
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let mut options = world.options();
+    options.seams.clock = clock.clone();
+    let client = Client::start(world.transport.clone(), options).await.unwrap();
+    let waited = client.submit("orders", Transaction::new("waited for")).await.unwrap();
+    let left = client.submit("orders", Transaction::new("left alone")).await.unwrap();
+    waited.accepted().await.unwrap();
+    left.accepted().await.unwrap();
+    assert_eq!(queries(&world).await, [], "nobody is asked at once");
+    // Whatever the nodes said is lost.
+    clock.advance(Duration::from_secs(31));
+    let query = next_query(&world, 0).await;
+    let both = [&waited, &left].map(|handle| (handle.ticket().transaction, handle.ticket().deadline));
+    let asked: Vec<_> = query.asked.iter().map(|(transaction, deadline, _)| (*transaction, *deadline)).collect();
+    assert_eq!(asked.iter().collect::<BTreeSet<_>>(), both.iter().collect());
+    // Two answer; what the third says is lost again.
+    let opened = world.opened("orders", 2).await;
+    let places = opened.iter().flat_map(|parcel| (0..parcel.transactions.len()).map(move |index| (parcel, index)));
+    let statements: Vec<_> = places.map(|(parcel, index)| world.statement(parcel, index, Verdict::Committed)).collect();
+    for node in ["alfa", "charlie"] {
+        world.say(node, "orders", &statements).await;
+    }
+    waited.committed().await.unwrap();
+    left.committed().await.unwrap();
+    drop(left);
+    let before = queries(&world).await.len();
+    clock.advance(Duration::from_secs(31));
+    let query = next_query(&world, before).await;
+    let asked: Vec<_> = query.asked.iter().map(|(transaction, ..)| *transaction).collect();
+    assert_eq!(asked, [waited.ticket().transaction], "only what somebody here can wait for is worth a question");
+    for node in ["alfa", "bravo", "charlie"] {
+        world.say(node, "orders", &statements).await;
+    }
+    assert_eq!(waited.complete().await.unwrap().signers.len(), 3);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn r13_a_client_that_sealed_anew_accepts_the_fate_of_its_first_parcel() {
+    let world = World::new(3).await;
+    let client = start(&world).await;
+    let handle = client.submit("orders", Transaction::new("sealed twice")).await.unwrap();
+    let first = world.opened("orders", 1).await;
+    let tag = world.directory.destinations[&destination("orders")].tag;
+    for node in ["alfa", "bravo"] {
+        let node = NodeName::new(node).unwrap();
+        let refusal = Refusal {
+            sender: SenderName::new("web").unwrap(),
+            epoch: Epoch([0; 8]),
+            parcel: first[0].parcel,
+            digest: first[0].digest,
+            reason: RefusalReason::Miscoded,
+        };
+        world.publish(refusal.sign(&world.nodes[&node], &node, tag, 1)).await;
+    }
+    let second = world.opened_except("orders", &[first[0].parcel], 1).await;
+    assert_ne!(first[0].digest, second[0].digest);
+    // Both came to the log, the first one first: each node names the parcel that it has.
+    let (of_first, of_second) =
+        (world.statement(&first[0], 0, Verdict::Committed), world.statement(&second[0], 0, Verdict::Committed));
+    world.say("alfa", "orders", std::slice::from_ref(&of_first)).await;
+    assert_eq!(handle.wait(Stage::Committed, SOON).await.unwrap(), Waited::Unknown);
+    world.say("charlie", "orders", std::slice::from_ref(&of_first)).await;
+    let receipt = handle.committed().await.unwrap();
+    assert_eq!(receipt.position, Some(Position { index: 7, number: 0 }));
+    world.say("bravo", "orders", &[of_second]).await;
+    handle.complete().await.unwrap();
     client.close().await;
 }

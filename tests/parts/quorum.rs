@@ -1,0 +1,514 @@
+//! A quorum holds before the log says so (R10, R11, R12): nodes that die between two steps, that cannot collect, cannot keep
+//! what they have, or come back with an older disk; queries that nobody sent. Each node runs in a runtime of its own, on a
+//! disk in memory, so that it can be killed at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::disk::CrashDisk;
+use crate::shop::{LIMIT, NODES, Shop, committed, name};
+use bytes::Bytes;
+use sealcast::config::{NodeConfig, Sources};
+use sealcast::core::id::{DestinationTag, Digest, Epoch, NodeName, Position, Suite};
+use sealcast::core::receipt::Query;
+use sealcast::core::seal::transaction::PrivateHeader;
+use sealcast::core::sign::SecretKey;
+use sealcast::node::{Node, NodeOptions};
+use sealcast::rpc::proto;
+use sealcast::seams::{BoxFuture, Connection, Listener, Network, Randomness, RealNetwork, Seams, SeededRandomness};
+use sealcast::transport::adversary::{Adversary, AdversaryOptions, Mood};
+use sealcast::transport::{AnyTransport, Domain, Record, Topic, Transport};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Runtime;
+
+/// The machine's network, whose connections to others can be cut: those that it makes.
+#[derive(Clone, Default)]
+struct Outgoing(Arc<AtomicBool>);
+
+impl Outgoing {
+    fn check(&self) -> io::Result<()> {
+        if self.0.load(Ordering::SeqCst) { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+    }
+}
+
+impl Network for Outgoing {
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
+        Box::pin(async move {
+            self.check()?;
+            let inner = RealNetwork.connect(address).await?;
+            Ok(Box::new(Wire { inner, network: self.clone() }) as Box<dyn Connection>)
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        RealNetwork.listen(address)
+    }
+}
+
+struct Wire {
+    inner: Box<dyn Connection>,
+    network: Outgoing,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.network.check()?;
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.network.check()?;
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.network.check()?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A node's machine.
+struct Machine {
+    runtime: Runtime,
+    disk: CrashDisk,
+    adversary: Box<Adversary<AnyTransport>>,
+    outgoing: Outgoing,
+}
+
+/// How a machine ends.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// The process is killed.
+    Killed,
+    /// The power goes, and nothing that was not synced is left.
+    PowerCut,
+    /// The power goes, and some of it is left, from a seed.
+    Some(u64),
+}
+
+/// Three machines.
+struct Town {
+    shop: Shop,
+    machines: BTreeMap<String, Machine>,
+}
+
+impl Town {
+    async fn new() -> Self {
+        let mut town = Self { shop: Shop::open().await, machines: BTreeMap::new() };
+        for node in NODES {
+            town.start(node, CrashDisk::new()).await;
+        }
+        town.shop.ready().await;
+        town
+    }
+
+    fn domains(&self) -> BTreeSet<Domain> {
+        let partitions = self.shop.transport.partitions(&Topic::segments(&name("test"), &name("orders")));
+        partitions.iter().map(|partition| partition.domain.clone()).collect()
+    }
+
+    /// Starts a node on a machine with this disk.
+    async fn start(&mut self, node: &str, disk: CrashDisk) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let outgoing = Outgoing::default();
+        let seams =
+            Seams { disk: Arc::new(disk.clone()), network: Arc::new(outgoing.clone()), ..self.shop.seams.clone() };
+        let behind = self.shop.transport.as_ref().clone().behind_adversary(AdversaryOptions::harmless(1), &seams);
+        let AnyTransport::Adversary(adversary) = behind.clone() else { panic!("it is one") };
+        let config = NodeConfig::load(&Sources::file(&self.shop.written.nodes[&name(node)])).unwrap();
+        let mut options = NodeOptions::from_config(&config).unwrap();
+        options.http = None;
+        let started = runtime.spawn(async move { Node::start(options, seams, Arc::new(behind)).await });
+        self.shop.nodes.insert(name(node), started.await.unwrap().unwrap());
+        self.machines.insert(node.to_owned(), Machine { runtime, disk, adversary, outgoing });
+    }
+
+    /// Ends a machine at this moment; gives the disk that its next start finds.
+    async fn kill(&mut self, node: &str, death: Death) -> CrashDisk {
+        let machine = self.machines.remove(node).unwrap();
+        // Nobody hears it any more: then its disk is what it is.
+        machine.outgoing.0.store(true, Ordering::SeqCst);
+        self.mood(&machine, Mood::Away);
+        let left = match death {
+            Death::Killed => machine.disk.killed(),
+            Death::PowerCut => machine.disk.crash(),
+            Death::Some(seed) => {
+                let drawn: Box<dyn Randomness> = Box::new(SeededRandomness::new(seed));
+                machine.disk.crash_keeping(|| drawn.array::<1>().unwrap()[0] % 2 == 0)
+            }
+        };
+        drop(self.shop.nodes.remove(&name::<NodeName>(node)));
+        let ended = tokio::task::spawn_blocking(move || machine.runtime.shutdown_timeout(LIMIT));
+        ended.await.unwrap();
+        left
+    }
+
+    fn mood(&self, machine: &Machine, mood: Mood) {
+        for domain in self.domains() {
+            machine.adversary.set_mood(&domain, mood);
+        }
+    }
+
+    /// Whether a node can read and write topics.
+    fn sees(&self, node: &str, sees: bool) {
+        self.mood(&self.machines[node], if sees { Mood::Well } else { Mood::Away });
+    }
+
+    /// Who leads, once somebody does.
+    async fn leader(&self) -> String {
+        until("a leader", || {
+            let mut nodes = self.shop.nodes.iter();
+            nodes.find(|(_, node)| group(node).leadership().borrow().own).map(|(node, _)| node.to_string())
+        })
+        .await
+    }
+
+    fn others(&self, than: &str) -> [String; 2] {
+        let others: Vec<_> = NODES.into_iter().filter(|node| *node != than).map(str::to_owned).collect();
+        others.try_into().unwrap()
+    }
+
+    fn counts(&self, node: &str) -> sealcast::store::group::Counts {
+        let context = &self.shop.nodes[&name(node)].served()[&name("orders")].context;
+        context.store.progress().borrow().counts
+    }
+
+    /// A small transaction, and its parcel's D; it is published.
+    async fn send(&mut self, payload: &[u8]) -> (PrivateHeader, Digest) {
+        let header = self.shop.header(payload);
+        let stripes = self.shop.seal(&[(header.clone(), payload)], Suite::X25519);
+        self.shop.publish(&stripes).await;
+        let digest = stripes.last().unwrap().digest;
+        (header, digest)
+    }
+
+    /// Whether an entry of a node's log names this parcel, as far as it is durable.
+    fn is_in_log(&self, node: &str, digest: &Digest) -> bool {
+        let store = &self.shop.nodes[&name(node)].served()[&name("orders")].context.store;
+        let entries = store.snapshot().unwrap().log(0..u64::MAX, usize::MAX).unwrap();
+        entries.iter().any(|(_, bytes)| bytes.windows(32).any(|found| found == digest.0))
+    }
+
+    /// Waits until all three hold the same, and each has committed so many, once.
+    async fn settled(&self, position: Position, header: &PrivateHeader, count: u64) {
+        assert_eq!(committed(&self.shop.receipts(header, 3).await), position, "the first fate stays");
+        self.shop.agree().await;
+        for node in NODES {
+            let counts = self.counts(node);
+            assert_eq!((counts.committed, counts.undecided, counts.missing), (count, 0, 0), "{node}");
+        }
+    }
+
+    async fn end(mut self) {
+        for node in NODES {
+            if self.machines.contains_key(node) {
+                self.kill(node, Death::Killed).await;
+            }
+        }
+    }
+}
+
+fn group(node: &Node) -> &sealcast::raft::Group {
+    &node.served()[&name("orders")].group
+}
+
+async fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = there() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_the_leader_dies_between_staged_and_proposed() {
+    let mut town = Town::new().await;
+    let leader = town.leader().await;
+    let others = town.others(&leader);
+    // It alone has the parcel, and one is no quorum.
+    others.iter().for_each(|other| town.sees(other, false));
+    let (header, digest) = town.send(b"staged on one").await;
+    until("the leader to stage it", || (town.counts(&leader).undecided == 1).then_some(())).await;
+    assert!(!town.is_in_log(&leader, &digest));
+    let disk = town.kill(&leader, Death::PowerCut).await;
+    others.iter().for_each(|other| town.sees(other, true));
+    let position = committed(&town.shop.receipts(&header, 2).await);
+    town.start(&leader, disk).await;
+    town.settled(position, &header, 1).await;
+    town.end().await;
+}
+
+/// Brings a parcel into the leader's log and no further; gives the leader, and what was sent, this time or before in vain.
+async fn proposed_and_no_further(town: &mut Town) -> (String, Vec<PrivateHeader>) {
+    let mut sent = Vec::new();
+    // The others elect another leader when they miss this one for too long, which can be first on a slow machine.
+    for _ in 0..10 {
+        let leader = town.leader().await;
+        town.machines[&leader].outgoing.0.store(true, Ordering::SeqCst);
+        let (header, digest) = town.send(b"proposed").await;
+        sent.push(header);
+        let others = town.others(&leader);
+        let proposed = until("it to be proposed", || {
+            let proposed = town.is_in_log(&leader, &digest);
+            let elsewhere = others.iter().any(|other| town.is_in_log(other, &digest));
+            (proposed || elsewhere).then_some(proposed && !elsewhere)
+        });
+        if proposed.await {
+            assert_eq!(town.counts(&leader).undecided, 1);
+            return (leader, sent);
+        }
+        town.machines[&leader].outgoing.0.store(false, Ordering::SeqCst);
+        town.shop.receipts(sent.last().unwrap(), 3).await;
+    }
+    panic!("nobody leads for long enough to propose")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_the_leader_dies_between_proposed_and_committed() {
+    let mut town = Town::new().await;
+    let (leader, sent) = proposed_and_no_further(&mut town).await;
+    let disk = town.kill(&leader, Death::Killed).await;
+    let header = sent.last().unwrap();
+    let position = committed(&town.shop.receipts(header, 2).await);
+    town.start(&leader, disk).await;
+    town.settled(position, header, sent.len() as u64).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_two_leaders_propose_the_same_parcel_and_it_is_committed_once() {
+    let mut town = Town::new().await;
+    let (first, sent) = proposed_and_no_further(&mut town).await;
+    let header = sent.last().unwrap();
+    // It goes on leading nobody; the others elect another one, which proposes the same.
+    let position = committed(&town.shop.receipts(header, 2).await);
+    assert_ne!(
+        town.others(&first).iter().find(|other| group(&town.shop.nodes[&name(other)]).leadership().borrow().own),
+        None
+    );
+    town.machines[&first].outgoing.0.store(false, Ordering::SeqCst);
+    town.settled(position, header, sent.len() as u64).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_a_leader_that_cannot_collect_commits_what_others_reported_and_dies_before_it_answers() {
+    let mut town = Town::new().await;
+    let before = town.shop.header(b"before");
+    town.shop.send(&before, b"before").await;
+    town.shop.receipts(&before, 3).await;
+    let leader = town.leader().await;
+    let term = group(&town.shop.nodes[&name(&leader)]).status().term;
+    town.sees(&leader, false);
+    let (header, _) = town.send(b"reported by others").await;
+    let agreed = town.shop.agreed("orders", &header, 2).await;
+    let position = committed(&agreed.verdict);
+    assert!(!agreed.signers.contains_key(&name::<NodeName>(&leader)), "nobody hears it");
+    let status = group(&town.shop.nodes[&name(&leader)]).status();
+    assert_eq!((town.leader().await, status.term), (leader.clone(), term), "it leads all the while");
+    // It fetches what it cannot collect, and serves it.
+    assert_eq!(town.shop.get(&leader, &header).await.unwrap().1, b"reported by others");
+    until("the leader to hold it", || (town.counts(&leader).missing == 0).then_some(())).await;
+    // Committed and not answered.
+    let disk = town.kill(&leader, Death::PowerCut).await;
+    town.start(&leader, disk).await;
+    town.settled(position, &header, 2).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_the_leader_dies_at_any_moment_again_and_again() {
+    let mut town = Town::new().await;
+    let drawn: Box<dyn Randomness> = Box::new(SeededRandomness::new(10));
+    let below = |end: u64| u64::from_be_bytes(drawn.array().unwrap()) % end;
+    let mut sent = Vec::new();
+    for round in 0..3 {
+        let leader = town.leader().await;
+        let pause = Duration::from_micros(below(40_000));
+        let deaths = [Death::Killed, Death::PowerCut, Death::Some(round)];
+        let death = deaths[below(3) as usize];
+        for part in 0..3 {
+            sent.push(town.send(format!("round {round}, {part}").as_bytes()).await.0);
+        }
+        tokio::time::sleep(pause).await;
+        let disk = town.kill(&leader, death).await;
+        town.start(&leader, disk).await;
+    }
+    let mut positions = BTreeSet::new();
+    for header in &sent {
+        positions.insert(committed(&town.shop.receipts(header, 3).await));
+    }
+    assert_eq!(positions.len(), sent.len());
+    town.settled(committed(&town.shop.receipts(&sent[0], 3).await), &sent[0], sent.len() as u64).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_a_member_that_lacks_a_body_votes_serves_what_it_holds_and_fetches() {
+    let mut town = Town::new().await;
+    let first = town.send(b"held by all").await.0;
+    town.shop.receipts(&first, 3).await;
+    let leader = town.leader().await;
+    let [lacking, dying] = town.others(&leader);
+    // No large body can be kept there.
+    town.machines[&lacking].disk.refuse_bodies(Some(ErrorKind::PermissionDenied));
+    let large: Vec<u8> = (0..300_000u32).map(|at| (at % 241) as u8).collect();
+    let missing = town.shop.header(&large);
+    town.shop.send(&missing, &large).await;
+    committed(&town.shop.receipts(&missing, 2).await);
+    until("it to be missed", || (town.counts(&lacking).missing == 1).then_some(())).await;
+    let held = town.shop.nodes[&name(&lacking)].served()[&name("orders")].context.store.progress().borrow().held;
+    // Nothing is committed any more without this one's vote.
+    let disk = town.kill(&dying, Death::PowerCut).await;
+    let after = town.send(b"with its vote").await.0;
+    let agreed = town.shop.agreed("orders", &after, 2).await;
+    assert!(committed(&agreed.verdict) > held);
+    assert!(agreed.signers.contains_key(&name::<NodeName>(&lacking)), "it has this one's bytes and signs");
+    assert_eq!(town.counts(&lacking).missing, 1);
+    assert_eq!(town.shop.said(&missing).await.get(&lacking), None, "what is not held is not signed");
+    let request = proto::GetRequest { transaction: Bytes::copy_from_slice(&first.id.to_bytes()), ..Default::default() };
+    let mut reader = town.shop.dialer.reader(&name(&lacking)).unwrap();
+    let mut given = reader.get(request).await.unwrap().into_inner();
+    let start = given.message().await.unwrap().unwrap().part.unwrap();
+    assert!(matches!(start, proto::read_response::Part::Start(_)), "{start:?}");
+    town.machines[&lacking].disk.refuse_bodies(None);
+    assert_eq!(town.shop.get(&lacking, &missing).await.unwrap().1, large);
+    town.start(&dying, disk).await;
+    let position = committed(&town.shop.receipts(&missing, 3).await);
+    town.settled(position, &missing, 3).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r19_a_fetched_body_that_does_not_sync_ends_the_node() {
+    let mut town = Town::new().await;
+    let leader = town.leader().await;
+    let [lacking, _] = town.others(&leader);
+    town.sees(&lacking, false);
+    town.machines[&lacking].disk.fail_body_syncs();
+    let large = vec![5; 300_000];
+    let header = town.shop.header(&large);
+    town.shop.send(&header, &large).await;
+    committed(&town.shop.receipts(&header, 2).await);
+    let failed = tokio::time::timeout(LIMIT, town.shop.nodes[&name(&lacking)].failed()).await.expect("it ends");
+    assert!(failed.to_string().contains("the disk is broken"), "{failed}");
+    let disk = town.kill(&lacking, Death::PowerCut).await;
+    town.start(&lacking, disk).await;
+    let position = committed(&town.shop.receipts(&header, 3).await);
+    town.settled(position, &header, 1).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_a_folder_of_yesterday_refuses_by_name_and_the_disk_of_today_goes_on() {
+    let mut town = Town::new().await;
+    let header = town.send(b"yesterday").await.0;
+    town.shop.receipts(&header, 3).await;
+    let yesterday = town.machines["c"].disk.crash();
+    let header = town.send(b"today").await.0;
+    let position = committed(&town.shop.receipts(&header, 3).await);
+    let seen = until("what the others saw of it", || {
+        let of = |other: &str| {
+            let context = &town.shop.nodes[&name(other)].served()[&name("orders")].context;
+            context.store.snapshot().unwrap().seen(&name("c")).unwrap()?.log
+        };
+        let log = ["a", "b"].into_iter().filter_map(of).max()?;
+        (log.1 >= position.index).then_some(log)
+    });
+    seen.await;
+    let today = town.kill("c", Death::Killed).await;
+    town.start("c", yesterday).await;
+    let text = until("the refusal", || match &*group(&town.shop.nodes[&name("c")]).stage().borrow() {
+        sealcast::raft::Stage::Refused(text) => Some(text.clone()),
+        _ => None,
+    });
+    assert!(text.await.contains("restored from an older copy"));
+    let status = town.shop.status("c", "orders").await;
+    let alarm =
+        status.alarms.iter().find(|alarm| alarm.name == "store-restored").expect("an alarm that says what to do");
+    assert!(alarm.text.contains("put the newest copy of its folder back"), "{}", alarm.text);
+    assert!(!town.shop.nodes[&name("c")].readiness().borrow().ready());
+    // The others go on; it is no part of their majority.
+    let meanwhile = town.send(b"meanwhile").await.0;
+    let agreed = town.shop.agreed("orders", &meanwhile, 2).await;
+    assert!(!agreed.signers.contains_key(&name::<NodeName>("c")));
+    town.kill("c", Death::Killed).await;
+    town.start("c", today).await;
+    town.settled(position, &header, 3).await;
+    assert!(town.shop.status("c", "orders").await.alarms.iter().all(|alarm| alarm.name != "store-restored"));
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r13_a_forged_foreign_or_replayed_query_has_no_answer_and_an_honest_one_has_one() {
+    let mut shop = Shop::with_nodes().await;
+    let (asked, marked) = (shop.header(b"asked for"), shop.header(b"marked"));
+    for (header, payload) in [(&asked, b"asked for".as_slice()), (&marked, b"marked")] {
+        shop.send(header, payload).await;
+        shop.receipts(header, 3).await;
+    }
+    // Every statement lies in two domains.
+    let said = async |shop: &Shop, header: &PrivateHeader| shop.said(header).await.values().sum::<usize>();
+    let settled = async |shop: &Shop, header: &PrivateHeader, count: usize| {
+        let settling = async {
+            while said(shop, header).await != count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, settling).await.unwrap_or_else(|_| panic!("not said {count} times"));
+    };
+    let once = 2 * NODES.len();
+    settled(&shop, &asked, once).await;
+    settled(&shop, &marked, once).await;
+    let tag = shop.directory.destinations[&name("orders")].tag;
+    let now = shop.seams.clock.now();
+    let query = |header: &PrivateHeader, epoch: u8, later: u64| Query {
+        epoch: Epoch([epoch; 8]),
+        time: now.after(Duration::from_millis(later)),
+        asked: vec![(header.id, header.deadline, None)],
+    };
+    let honest = query(&marked, 1, 500).sign(&shop.sender, tag);
+    let mut forged = query(&asked, 1, 600).sign(&shop.sender, tag);
+    *forged.last_mut().unwrap() ^= 1;
+    let stranger = query(&asked, 2, 0).sign(&SecretKey::from_seed(&[77; 32]), tag);
+    let foreign = query(&asked, 2, 0).sign(&shop.sender, DestinationTag([9; 16]));
+    // An older one of the same client, and the same once more.
+    let older = query(&asked, 1, 400).sign(&shop.sender, tag);
+    let long = [b"SCQY".as_slice(), &[1; 900_000]].concat();
+    let partitions = shop.transport.partitions(&Topic::segments(&name("test"), &name("orders")));
+    let put = async |value: Vec<u8>, to: usize| {
+        let record = Record { key: Bytes::new(), value: value.into() };
+        shop.transport.append(partitions[to].id.clone(), record).unwrap().await.unwrap();
+    };
+    for junk in [long, forged, stranger, foreign] {
+        put(junk, 0).await;
+    }
+    put(honest.clone(), 0).await;
+    put(honest.clone(), 1).await;
+    settled(&shop, &marked, 2 * once).await;
+    for replayed in [older, honest] {
+        put(replayed, 0).await;
+    }
+    // What comes behind all of them is answered, and nothing before it was.
+    let last = query(&marked, 3, 0).sign(&shop.sender, tag);
+    put(last, 0).await;
+    settled(&shop, &marked, 3 * once).await;
+    assert_eq!(said(&shop, &asked).await, once, "nobody asked for it");
+    shop.shut().await;
+}
