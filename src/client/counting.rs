@@ -11,9 +11,7 @@ use super::handle::Receipt;
 use super::publishing::Publishing;
 use super::tracker::Tracker;
 use crate::core::directory::Directory;
-use crate::core::id::{
-    DestinationName, DestinationTag, Fate, ParcelId, SenderName, Ticket, TransactionId, closed_list,
-};
+use crate::core::id::{DestinationName, DestinationTag, Fate, ParcelId, SenderName, Ticket, closed_list};
 use crate::core::receipt::{
     self, Added, Agreed, Counter, Missing, Notice, NoticeError, Refusal, Refusals, Statement, Verdict, Verified,
 };
@@ -118,7 +116,8 @@ pub type Refused = (ParcelId, DestinationName);
 
 #[derive(Default)]
 struct State {
-    counters: BTreeMap<(DestinationName, TransactionId), Counter>,
+    /// By ticket: an id that is submitted again once it has its fate is another ticket.
+    counters: BTreeMap<Ticket, Counter>,
     refusals: BTreeMap<(ParcelId, DestinationName), Refusals>,
     /// Signed under a directory that is not known yet.
     later: VecDeque<Bytes>,
@@ -241,7 +240,7 @@ impl Counting {
         let _in = transaction_span("commit", self.tracker.parcel_of(transaction), transaction).entered();
         let (added, agreed) = {
             let mut state = self.state();
-            let counter = state.counters.entry((destination.clone(), transaction)).or_insert_with(|| {
+            let counter = state.counters.entry(ticket.clone()).or_insert_with(|| {
                 let tag = self.tracker.payload_tag(transaction);
                 Counter::new(ticket.clone(), statement.destination(), self.sender.clone(), tag)
             });
@@ -275,7 +274,7 @@ impl Counting {
             }
         };
         if done {
-            self.state().counters.remove(&(destination, transaction));
+            self.state().counters.remove(&ticket);
         }
     }
 
@@ -315,11 +314,10 @@ impl Counting {
 
     /// Forgets what is no longer waited for.
     pub fn sweep(&self) {
-        let wanted = |(destination, transaction): &(DestinationName, TransactionId)| {
-            self.tracker.wanted(destination, *transaction).is_some()
-        };
+        let wanted =
+            |ticket: &Ticket| self.tracker.wanted(&ticket.destination, ticket.transaction).as_ref() == Some(ticket);
         let mut state = self.state();
-        state.counters.retain(|place, _| wanted(place));
+        state.counters.retain(|ticket, _| wanted(ticket));
         state.refusals.retain(|(parcel, name), _| self.tracker.undecided_parcel(*parcel, name).is_some());
     }
 }

@@ -131,6 +131,10 @@ impl Tracker {
             });
         }
         let Some(tracked) = state.transactions.get_mut(&receipt.ticket.transaction) else { return Vec::new() };
+        // Its id may have been submitted again since this was counted.
+        if tracked.row.ticket(destination) != receipt.ticket {
+            return Vec::new();
+        }
         let Some(at) = tracked.row.outcomes.iter_mut().find(|at| at.destination == *destination) else {
             return Vec::new();
         };
@@ -184,6 +188,9 @@ impl Tracker {
             way.send_modify(forget);
         }
         let Some(tracked) = state.transactions.get_mut(&ticket.transaction) else { return Vec::new() };
+        if tracked.row.ticket(&ticket.destination) != *ticket {
+            return Vec::new();
+        }
         self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", "forgotten");
         tracked.row.outcomes.retain(|at| at.destination != ticket.destination);
         if let Some(way) = tracked.ways.remove(&ticket.destination) {
