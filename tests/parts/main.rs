@@ -33,6 +33,7 @@ mod segments;
 mod shop;
 mod store;
 mod store_crashes;
+mod strangers;
 mod submitting;
 mod telling;
 mod testing;
