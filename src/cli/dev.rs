@@ -190,6 +190,10 @@ impl Dev {
 
     /// The environment that is there, or a new one.
     fn bundles(&self, seams: &Seams) -> Result<Bundles, CliError> {
+        if self.folder.exists() && !self.folder.is_dir() {
+            let shown = self.folder.display();
+            return Err(CliError::usage(format!("{shown}: is a file: name a folder, new or that of an environment")));
+        }
         let found = Bundles::find(&self.folder, &*seams.disk)?;
         if found.nodes.is_empty() {
             // Before anything is written.
@@ -420,6 +424,10 @@ fn reload(nodes: &Nodes) {
                 tracing::warn!(node = %node.name(), version = node.directory().version, "a newer directory was read")
             }
             Ok(false) => {}
+            // One node's file is enough, and the others have what it says by the log.
+            Err(error @ NodeError::OldDirectory { .. }) => {
+                tracing::info!(node = %node.name(), %error, "the directory in force is newer than this node's file")
+            }
             Err(error) => {
                 tracing::error!(node = %node.name(), %error, "the directory was not taken: the one in use stays")
             }

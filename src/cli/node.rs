@@ -51,6 +51,10 @@ Examples:
   sealcast node status --config readers/app/client.toml
   sealcast node status --config readers/app/client.toml --node a --format json
 
+POSITION is the last entry of the log that the node has applied, HELD how far it also has every payload on its disk: what \
+it lacks it fetches from the others. LAG is records of the topic that it has not read yet. A node that does not answer has \
+the role unreachable.
+
 Exit codes: 5 when a node does not answer.")]
     Status {
         #[command(flatten)]
@@ -182,7 +186,7 @@ fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
 impl From<NodeError> for CliError {
     fn from(error: NodeError) -> Self {
         let exit = match &error {
-            NodeError::Destination { .. } | NodeError::Directory { .. } => Exit::Usage,
+            NodeError::Destination { .. } | NodeError::Directory { .. } | NodeError::OldDirectory { .. } => Exit::Usage,
             error if error.retryable() => Exit::Unavailable,
             _ => Exit::Failed,
         };
@@ -241,6 +245,37 @@ struct Alarm {
     since_ms: u64,
 }
 
+/// A node that does not answer.
+#[derive(Debug, Serialize)]
+struct Silent {
+    node: String,
+    role: &'static str,
+    error: String,
+}
+
+/// What a line is about.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Line {
+    Served(Box<Shown>),
+    Silent(Silent),
+}
+
+impl Row for Line {
+    const HEADS: &'static [&'static str] = Shown::HEADS;
+
+    fn cells(&self) -> Vec<String> {
+        match self {
+            Self::Served(shown) => shown.cells(),
+            Self::Silent(silent) => {
+                let known = [silent.node.clone(), "-".to_owned(), silent.role.to_owned()];
+                let cells = known.into_iter().chain(std::iter::repeat("-".to_owned()));
+                cells.take(Self::HEADS.len()).collect()
+            }
+        }
+    }
+}
+
 impl Row for Shown {
     const HEADS: &'static [&'static str] =
         &["node", "destination", "role", "term", "position", "held", "committed", "bytes", "lag", "state", "alarms"];
@@ -273,16 +308,19 @@ async fn status(reader: &Reader, asked: &Asked, context: &Context) -> Result<Exi
         match reader.node_status(&node).await {
             Ok(answer) => {
                 let general: Vec<_> = answer.alarms.iter().map(alarm).collect();
-                rows.extend(answer.groups.iter().map(|group| shown(&answer.node, group, &general)));
+                let served = answer.groups.iter().map(|group| shown(&answer.node, group, &general));
+                rows.extend(served.map(|shown| Line::Served(Box::new(shown))));
             }
             Err(error) => {
-                let said = match &error {
-                    // It names the node.
-                    ReadError::Unavailable { .. } => error.to_string(),
-                    _ => format!("node {node}: {error}"),
-                };
-                exit = CliError::from(error).exit();
-                context.output.complain(&CliError::with(exit, said));
+                let said = error.to_string();
+                let names_it = matches!(error, ReadError::Unavailable { .. });
+                let mut told = CliError::from(error);
+                exit = told.exit();
+                if !names_it {
+                    told = CliError::with(exit, format!("node {node}: {said}"));
+                }
+                context.output.complain(&told);
+                rows.push(Line::Silent(Silent { node: node.to_string(), role: "unreachable", error: said }));
             }
         }
     }
@@ -290,7 +328,8 @@ async fn status(reader: &Reader, asked: &Asked, context: &Context) -> Result<Exi
         context.output.rows(&rows)?;
     }
     if !context.output.is_json() {
-        for row in &rows {
+        let served = rows.iter().filter_map(|row| if let Line::Served(shown) = row { Some(shown) } else { None });
+        for row in served {
             for alarm in &row.alarms {
                 let since = write_time(Time(alarm.since_ms));
                 eprintln!("{} {}: {} since {since}: {}", row.node, row.destination, alarm.name, alarm.text);

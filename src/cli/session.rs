@@ -16,6 +16,7 @@ use crate::client::{ClientError, SubmitError};
 use crate::config::ClientConfig;
 use crate::core::directory::{Directory, Span};
 use crate::core::id::{DestinationName, NodeName, Position, Ticket, TransactionId};
+use crate::rpc::client::NOBODY_LISTENS;
 use crate::seams::Seams;
 use crate::telemetry::logs;
 
@@ -191,6 +192,13 @@ impl From<ReadError> for CliError {
             ReadError::NoReader | ReadError::NoNode(_) | ReadError::OtherCursor { .. } => Self::new(Exit::Usage, error),
             ReadError::NotCommitted { .. } => Self::new(Exit::Rejected, error),
             ReadError::Undecided { .. } => Self::new(Exit::Unknown, error),
+            ReadError::Unavailable { said } if said.contains(NOBODY_LISTENS) => Self::with(
+                Exit::Unavailable,
+                format!(
+                    "unavailable: {said}; start what is down with `sealcast node run`, or a whole environment with `sealcast \
+                     dev`"
+                ),
+            ),
             error if error.retryable() => Self::new(Exit::Unavailable, error),
             error => Self::new(Exit::Failed, error),
         }

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::session::{Asked, Fresh, block_on, check_destination, header};
 use super::{CliError, Context, Exit};
-use crate::client::reader::{Committed, Cursor, Event, From, Subscription};
+use crate::client::reader::{Committed, Cursor, Event, From, Reader, Subscription};
 use crate::core::directory::Span;
-use crate::core::id::{DestinationName, Position, Ticket, Time};
+use crate::core::id::{DestinationName, NodeName, Position, Ticket, Time};
 use crate::seams::Clock;
 
 /// Prints what a destination commits, in order: payloads as they are, or one JSON object each
@@ -23,7 +23,10 @@ Examples, in the folder of a reader's client.toml:
 
 With --format json each line has the transaction and the cursor that goes on after it, for --from. Without it only payloads \
 are printed, nothing between them; --lines puts a line feed behind each. When its node ends, watch goes on at \
-another, where it was.")]
+another, where it was.
+
+Positions rise and leave numbers out: the log also carries what is no transaction of yours, such as time, directories and \
+rejections.")]
 pub(super) struct Watch {
     /// The destination
     #[arg(value_name = "DEST")]
@@ -157,6 +160,11 @@ impl Watch {
                     _ => {}
                 }
             }
+            if left == self.count.unwrap_or(u64::MAX)
+                && let Some(text) = past_the_end(from, &self.destination, feed.node(), &reader).await
+            {
+                context.output.note(&text);
+            }
             Ok(Exit::Done)
         })
     }
@@ -171,6 +179,19 @@ impl Watch {
         all = self.keys.iter().fold(all, |all, key| all.key(key.clone()));
         self.headers.iter().fold(all, |all, (name, value)| all.header(name.clone(), value.clone()))
     }
+}
+
+/// What to say of a start behind everything that there is; nothing when it is not, or when nobody can say.
+async fn past_the_end(from: From, destination: &DestinationName, node: &NodeName, reader: &Reader) -> Option<String> {
+    let from = match from {
+        From::After(position) => position,
+        From::Cursor(cursor) => cursor.position(),
+        _ => return None,
+    };
+    let status = reader.node_status(node).await.ok()?;
+    let group = status.groups.iter().find(|group| group.destination == destination.as_str())?;
+    let end: Position = group.position?.into();
+    (from > end).then(|| format!("--from {from} is past the end: {destination} ends at {end} now, as node {node} says"))
 }
 
 fn before(clock: &dyn Clock, ago: std::time::Duration) -> Time {

@@ -136,6 +136,14 @@ pub enum NodeError {
         /// What is wrong with it and what to do.
         problem: String,
     },
+    /// A directory that is not taken, because a newer one is in force.
+    #[error("{}: {problem}", path.display())]
+    OldDirectory {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Which version it has, and which is needed.
+        problem: String,
+    },
     /// A part of the node ended though it should not have: a defect.
     #[error("destination {destination}: {part} ended unexpectedly: restart the node and report this")]
     Ended {
@@ -189,7 +197,8 @@ impl NodeError {
             | Self::Tls(_)
             | Self::Pages { .. }
             | Self::Destination { .. }
-            | Self::Directory { .. } => false,
+            | Self::Directory { .. }
+            | Self::OldDirectory { .. } => false,
         }
     }
 }

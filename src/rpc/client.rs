@@ -210,7 +210,7 @@ impl Line {
             }
         }
         let attempt = async {
-            let connection = self.network.connect(&self.address).await?;
+            let connection = self.network.connect(&self.address).await.map_err(nobody_there)?;
             self.tls.connect(server_name(), connection).await
         };
         let outcome = tokio::select! {
@@ -246,6 +246,16 @@ fn unconnected(error: &io::Error) -> String {
     error.to_string()
 }
 
+/// What is said of an address at which nobody listens.
+pub const NOBODY_LISTENS: &str = "nobody listens there";
+
+fn nobody_there(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => io::Error::new(error.kind(), format!("{NOBODY_LISTENS} ({error})")),
+        _ => error,
+    }
+}
+
 /// Whether the same call can succeed later, or at another node: the node was not reached, was busy, or did not answer in
 /// time. Anything else is an answer.
 pub fn retryable(status: &Status) -> bool {
@@ -257,6 +267,9 @@ pub fn retryable(status: &Status) -> bool {
     }
 }
 
+/// What tonic says of every connection that fails, beside its cause.
+const NO_NEWS: &str = "transport error";
+
 /// An error with all its causes, as one line; a [`Status`] shows its own message.
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text =
@@ -264,7 +277,7 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
-        if !text.contains(&more) {
+        if more != NO_NEWS && !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
         }

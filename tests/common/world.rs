@@ -165,7 +165,7 @@ impl World {
     pub fn status(&self) -> BTreeMap<String, Value> {
         let output = self.run(&["node", "status", "--config", "env/readers/app/client.toml", "--format", "json"]);
         let of = |value: Value| (value["node"].as_str().unwrap_or_default().to_owned(), value);
-        lines(&output.stdout).into_iter().map(of).collect()
+        lines(&output.stdout).into_iter().filter(|value| value["role"] != "unreachable").map(of).collect()
     }
 
     /// Waits until all running nodes are at one index, hold everything, and have committed at least so many; their state

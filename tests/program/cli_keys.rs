@@ -280,6 +280,14 @@ fn one_command_adds_shows_signs_and_writes_the_folder() {
     let text = String::from_utf8_lossy(&outcome.stdout);
     assert!(text.contains("cp 'my shop/shop/operator/directory' 'my shop/shop/nodes/a/directory'"), "{text}");
     assert!(text.contains("pkill -HUP -f '[n]ode run --config my shop/shop/nodes/a/node.toml'"), "{text}");
+    // Where one process runs all nodes, it is that one.
+    done(at, "init trial --embedded --nodes a,b,c --destination orders --sender web --reader app");
+    let desk = "--operator trial/operator/operator.key";
+    let text = done(at, &format!("directory add sender shop --destinations orders {desk}"));
+    assert!(text.contains("pkill -HUP -f '[s]ealcast dev .*trial'") && !text.contains("ode run"), "{text}");
+    let text = done(at, &format!("directory add destination bills {desk}"));
+    assert!(text.contains("  sealcast dev trial &") && !text.contains("ode run"), "{text}");
+    assert_eq!(text.matches("pkill -TERM").count(), 1, "{text}");
 }
 
 #[test]

@@ -187,8 +187,31 @@ fn other_terminals_use_it_and_it_goes_on_after_its_end() {
     assert_eq!(output.status.code(), Some(5), "{said}");
     assert!(said.contains("nobody serves") && said.contains("start `sealcast dev "), "{said}");
 
+    let output = run(folder, &["node", "status", "--config", READER, "--format", "json"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(5) && said.contains("nobody listens there"), "{said}");
+    assert!(said.contains("start what is down with"), "{said}");
+    let rows: Vec<Value> =
+        output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).expect("JSON")).collect();
+    let told: Vec<_> = rows.iter().map(|row| (row["node"].as_str(), row["role"].as_str())).collect();
+    assert_eq!(told, ["a", "b", "c"].map(|node| (Some(node), Some("unreachable"))));
+
     let dev = Dev::start(folder, &[]);
     assert_eq!(done(folder, &["get", id, "--config", READER], b""), b"nails");
+    let output = run(folder, &["watch", "orders", "-e", "--from", "999.0", "--config", READER]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("999.0 is past the end: orders ends at "), "{said}");
+
+    // A reader whose directory nobody has in force yet.
+    let added = ["directory", "add", "reader", "audit", "--destinations", "orders", "--operator"];
+    done(folder, &[&added[..], &["trial/operator/operator.key"]].concat(), b"");
+    let output = run(folder, &["node", "status", "--config", "trial/readers/audit/client.toml"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    std::fs::copy(folder.join("trial/operator/directory"), folder.join("trial/nodes/a/directory")).expect("copied");
+    dev.signal(Signal::HUP);
+    done(folder, &["directory", "status", "trial/operator/directory", "--wait", "30s", "--config", READER], b"");
+    done(folder, &["node", "status", "--config", "trial/readers/audit/client.toml"], b"");
     done(folder, &["send", "orders", "-", "-k", "one", "--wait", "complete", "--config", SENDER], b"screws");
     assert_eq!(done(folder, &["watch", "orders", "-e", "--config", READER], b""), b"hello\nnailsscrews");
     dev.until(|told| Dev::committed(told) == 1);
@@ -270,6 +293,7 @@ fn what_it_cannot_run_is_told_with_the_mend() {
     std::fs::create_dir(folder.join("full")).expect("a folder");
     std::fs::write(folder.join("full/letter"), "").expect("a file");
     says(&["dev", "full"], 2, &["full", "is not empty"]);
+    says(&["dev", "full/letter"], 2, &["is a file: name a folder"]);
 
     let long = "x".repeat(110);
     says(&["dev", &long], 2, &["shorter path"]);

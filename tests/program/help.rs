@@ -262,7 +262,10 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     // A node that does not answer is told, and does not hide the others.
     world.stop("c");
     let output = world.run(&["node", "status", "--config", reader, "--format", "json"]);
-    assert_eq!((output.status.code(), crate::common::world::lines(&output.stdout).len()), (Some(5), 2));
+    let rows = crate::common::world::lines(&output.stdout);
+    assert_eq!((output.status.code(), rows.len()), (Some(5), 3));
+    assert_eq!((&rows[2]["node"], &rows[2]["role"]), (&"c".into(), &"unreachable".into()), "{rows:?}");
+    assert!(rows[2]["error"].as_str().unwrap().contains("node c"), "{rows:?}");
     let said = crate::common::world::lines(&output.stderr).pop().unwrap();
     assert!(said["error"]["message"].as_str().unwrap().contains("node c"), "{said}");
 }

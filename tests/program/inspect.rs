@@ -162,5 +162,13 @@ fn files_are_told_apart_and_damaged_records_are_said_to_be() {
     fs::write(at.join("forged"), text.replace("127.0.0.1:7402", "127.0.0.1:9999")).unwrap();
     assert!(signature(&format!("inspect forged {config}")).contains("not the operator's"));
     fs::write(at.join("text"), "just a text").unwrap();
-    assert_eq!(sealcast("inspect text").0, Some(2));
+    for (file, says) in [("text", "is neither a key"), ("shop/nodes/a/node.toml", "sealcast config check")] {
+        let (code, text, said) = sealcast(&format!("inspect {file}"));
+        assert!(code == Some(2) && text.is_empty() && said.contains(says), "{file}: {said}");
+    }
+    // A key of more than a kilobyte is no wall of digits for people, and whole for programs.
+    let (code, text, said) = sealcast("inspect shop/operator/destinations/orders.key");
+    assert!(code == Some(0) && text.contains(".. (1216 bytes: `sealcast keys show`"), "{said}{text}");
+    let public = &shown(at, &["shop/operator/destinations/orders.key"])["key"];
+    assert!(public.to_string().len() > 2 * 1216, "{public}");
 }

@@ -35,8 +35,8 @@ enum Action {
     /// Makes an empty draft of a new environment
     #[command(after_help = "Example:\n  sealcast directory create shop -o directory.toml")]
     Create(Create),
-    /// Adds an entry to a draft, or with --replace changes one; with --operator all at once: makes its keys and folder, shows
-    /// what changes, and signs
+    /// Adds an entry to a draft (the directory as it is written, before the operator signs it), or with --replace changes
+    /// one; with --operator all at once: makes its keys and folder, shows what changes, and signs
     #[command(after_help = "\
 With --operator the next version of the directory is signed, beside the key, and where there is no --public keys are made: \
 the new sender's, reader's or node's folder is for its machine, a new destination's keys are sealed to each of its nodes. \

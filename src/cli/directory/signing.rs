@@ -8,6 +8,7 @@ use crate::cli::keys::read_draft;
 use crate::cli::quote::{quoted, word};
 use crate::cli::{CliError, Context, Row};
 use crate::config::environment::{Added, Keeper, New, Places, replace};
+use crate::config::{NodeConfig, Sources, TransportSettings};
 use crate::core::directory::{Change, Difference, Directory, Draft, Span, differences};
 use crate::core::id::NodeName;
 
@@ -204,6 +205,8 @@ struct Machine {
     host: Option<String>,
     /// The node's folder there.
     folder: PathBuf,
+    /// The environment's folder, where one process runs all its nodes: `sealcast dev`.
+    dev: Option<PathBuf>,
 }
 
 impl Machine {
@@ -212,9 +215,12 @@ impl Machine {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         if is_loopback(host) {
             let folder = environment.join("nodes").join(node.as_str());
-            return Self { host: None, folder };
+            let config = NodeConfig::load(&Sources::file(folder.join("node.toml")));
+            let settings = config.ok().and_then(|config| config.transport().ok());
+            let embedded = matches!(settings, Some(TransportSettings::Embedded { .. }));
+            return Self { host: None, folder, dev: embedded.then(|| environment.to_path_buf()) };
         }
-        Self { host: Some(host.to_owned()), folder: PathBuf::from(node.as_str()) }
+        Self { host: Some(host.to_owned()), folder: PathBuf::from(node.as_str()), dev: None }
     }
 
     fn copy(&self, from: &Path, to: &str) -> String {
@@ -238,6 +244,11 @@ impl Machine {
 
     /// What finds the node's process, and never the shell that looks for it.
     fn pattern(&self) -> String {
+        if let Some(environment) = &self.dev {
+            // Whichever way it was named.
+            let folder = environment.canonicalize().unwrap_or_else(|_| environment.clone());
+            return word(&format!("[s]ealcast dev .*{}", folder.file_name().unwrap_or_default().display()));
+        }
         word(&format!("[n]ode run --config {}", self.config().display()))
     }
 
@@ -248,9 +259,11 @@ impl Machine {
     fn restart(&self) -> String {
         let (pattern, config) = (self.pattern(), quoted(&self.config()));
         let ended = format!("pkill -TERM -f {pattern}; while pgrep -f {pattern} >/dev/null; do sleep 0.2; done");
-        match &self.host {
-            None => format!("{ended}; sealcast node run --config {config} &"),
-            Some(host) => {
+        match (&self.host, &self.dev) {
+            // Its next start is a command of its own: a shell whose line has both would find itself.
+            (None, Some(_)) => ended,
+            (None, None) => format!("{ended}; sealcast node run --config {config} &"),
+            (Some(host), _) => {
                 // A node's name, which means nothing to a shell.
                 let name = self.folder.display();
                 format!("ssh -f {host} \"{ended}; sealcast node run --config {config} 2>>{name}.log\"")
@@ -318,6 +331,14 @@ fn of_destination(added: &Added, environment: &Path, changes: &[Difference]) -> 
     }
     if let Some(node) = added.key_rings.keys().next() {
         let machine = Machine::of(directory, node, environment);
+        if machine.dev.is_some() {
+            // It makes topics itself, and runs all nodes.
+            next.push(machine.restart());
+            next.push(format!("sealcast dev {} &", quoted(environment)));
+            next.extend(asked(added, environment));
+            next.extend(for_clients(added, environment, changes));
+            return next;
+        }
         let config = quoted(&machine.config());
         next.push(machine.run(&format!("sealcast topic init --config {config}")));
     }

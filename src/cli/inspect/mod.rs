@@ -30,7 +30,8 @@ use crate::core::limits;
 use crate::core::receipt::{NOTICE_MAGIC, is_query};
 use crate::core::sign::PublicKey;
 use crate::core::split::segment::is_segment;
-use crate::keys::{KeyRing, Kind, SecretFile};
+use crate::keys::{KeyRing, Kind, PublicKeys, SecretFile};
+use crate::transport::admin;
 use crate::transport::{AnyTransport, Batch, Offset, Partition, ReadError, Topic, Transport};
 use open::Holder;
 use record::{Seen, Viewer, printable};
@@ -185,7 +186,7 @@ impl Inspect {
         if is_secret {
             // Read again: only a file that nobody else can read is used.
             drop(bytes);
-            super::keys::show(&super::keys::read_public(file)?, context)?;
+            shortened(&super::keys::read_public(file)?, context)?;
             return Ok(Exit::Done);
         }
         if is_segment(&bytes) || bytes.starts_with(&NOTICE_MAGIC) || is_query(&bytes) {
@@ -194,9 +195,9 @@ impl Inspect {
             whole(&seen, context)?;
             return Ok(Exit::Done);
         }
-        let text = std::str::from_utf8(&bytes).map_err(|_| {
-            CliError::usage(format!("{}: is neither a key, a directory nor a record of Sealcast", file.display()))
-        })?;
+        let neither =
+            || CliError::usage(format!("{}: is neither a key, a directory nor a record of Sealcast", file.display()));
+        let text = std::str::from_utf8(&bytes).map_err(|_| neither())?;
         if text.starts_with(KEY_RING) {
             let about: Vec<_> = text.lines().take_while(|line| line.starts_with('#')).map(printable).collect();
             let about = about.join("\n");
@@ -206,7 +207,15 @@ impl Inspect {
             }
             .map(|()| Exit::Done);
         }
-        let is_draft = toml::from_str::<toml::Table>(text).is_ok_and(|table| table.contains_key("environment"));
+        let table = toml::from_str::<toml::Table>(text).unwrap_or_default();
+        if table.get("environment").is_some_and(toml::Value::is_table) {
+            let shown = file.display();
+            return Err(CliError::usage(format!(
+                "{shown}: is a configuration: `sealcast config check {shown}` says what is in it, and --config uses it"
+            )));
+        }
+        let is_public = table.contains_key("kind");
+        let is_draft = !is_public && table.contains_key("environment");
         if text.starts_with(FIRST_LINE) || is_draft {
             let signature = match configured {
                 _ if is_draft => "none: this is a draft".to_owned(),
@@ -219,7 +228,10 @@ impl Inspect {
             super::directory::show(file, Some(signature), context)?;
             return Ok(Exit::Done);
         }
-        super::keys::show(&super::keys::read_public(file)?, context)?;
+        if !is_public {
+            return Err(neither());
+        }
+        shortened(&PublicKeys::from_toml(text, &file.display().to_string())?, context)?;
         Ok(Exit::Done)
     }
 
@@ -239,6 +251,10 @@ impl Inspect {
         let chosen: Vec<_> =
             partitions.iter().filter(|one| wanted.is_none_or(|number| one.id.number == number)).collect();
         if chosen.is_empty() {
+            if partitions.is_empty() {
+                // A cluster that does not answer says so itself.
+                admin::cluster(&transport).await?;
+            }
             return Err(match (partitions.is_empty(), wanted) {
                 (false, Some(number)) => CliError::usage(format!("{topic}: has no partition {number}")),
                 _ => CliError::with(
@@ -257,6 +273,29 @@ impl Configured {
     fn known(&self) -> Result<(Arc<Directory>, PublicKey), CliError> {
         Ok((Arc::new(self.environment.load_directory()?), self.environment.operator_key()?))
     }
+}
+
+/// The longest run of hexadecimal digits that people are shown, and how much of a longer one.
+const DIGITS_WHOLE: usize = 64;
+const DIGITS_SHOWN: usize = 32;
+
+/// Prints a public part: whole for programs, without the length of its keys for people.
+fn shortened(public: &PublicKeys, context: &Context) -> Result<(), CliError> {
+    if context.output.is_json() {
+        return super::keys::show(public, context);
+    }
+    let mut text = String::new();
+    for line in public.to_toml()?.lines() {
+        match line.split_once(" = \"").map(|(name, value)| (name, value.trim_end_matches('"'))) {
+            Some((name, digits)) if digits.len() > DIGITS_WHOLE => {
+                let (first, bytes) = (digits.get(..DIGITS_SHOWN).unwrap_or_default(), digits.len() / 2);
+                text.push_str(&format!("{name} = {first}.. ({bytes} bytes: `sealcast keys show` prints all)\n"));
+            }
+            _ => text.push_str(&format!("{line}\n")),
+        }
+    }
+    context.output.raw(text.as_bytes())?;
+    Ok(())
 }
 
 /// A small file as a whole. It may turn out to hold a secret.

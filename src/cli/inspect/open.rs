@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 use super::record::Seen;
 use crate::cli::CliError;
 use crate::core::directory::{Directory, destination_tag, write_time};
-use crate::core::gather::{Action, Address, Caps, Delivery, Gate, ParcelKey, Reassembler};
+use crate::core::gather::{Action, Address, Caps, DeferReason, Delivery, Gate, ParcelKey, Reassembler};
 use crate::core::id::{DestinationTag, Time};
 use crate::core::seal::transaction::PrivateHeader;
 use crate::core::seal::{Event, ParcelContext, ParcelOpener, SealedTransaction};
@@ -137,7 +137,7 @@ impl Holder {
             left.push(format!("{open} parcels are not whole in the records that were read"));
         }
         for (reason, count) in &self.put_off {
-            left.push(format!("{count} records were not gathered: {reason}"));
+            left.push(format!("{count} records were not gathered: {reason}{}", mend(reason)));
         }
         left
     }
@@ -242,6 +242,21 @@ impl Holder {
         });
         let seen = Seen::of("transaction", "valid".to_owned(), about, fields);
         Ok(Seen { bytes: transaction.payload.bytes, by: Some(self.by(&delivery.parcel)), ..seen })
+    }
+}
+
+/// What to do about records that were not gathered; nothing where there is nothing to do.
+fn mend(reason: &str) -> &'static str {
+    match DeferReason::from_word(reason) {
+        Some(DeferReason::UnknownSender) => {
+            ": the directory of this configuration does not list who sent them; was a sender added or removed since? Name a \
+             configuration whose directory is newer, or copy the operator's newest there"
+        }
+        Some(DeferReason::UnknownVersion) => ": a later version of sealcast wrote them: inspect them with that",
+        Some(DeferReason::DirectoryEnded) => {
+            ": the directory of this configuration is no longer valid: name one whose directory is newer"
+        }
+        _ => "",
     }
 }
 

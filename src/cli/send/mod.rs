@@ -32,7 +32,8 @@ Examples, in the folder of a sender's client.toml:
   tail -n 100 events.log | sealcast send orders - --lines
   sealcast send --resume --wait complete
 
-Exit codes: 3 when the fate is unknown (the outbox keeps the transaction, and the ticket is printed: ask again with \
+Exit codes: 3 when what --wait asked for is not known in time (state is then unknown while there is no fate, and committed \
+when only nodes are lacking; the outbox keeps the transaction, and the ticket is printed: ask again with \
 `sealcast status TICKET` and a reader's client.toml), 4 when consensus rejected it or it expired.")]
 pub(super) struct Send {
     /// Where to: one destination, or several with commas

@@ -84,7 +84,7 @@ impl Send {
                 Waited::Reached => (reached(self.wait), Exit::Done),
                 Waited::Rejected(reason) => (format!("rejected({})", reason.word()), Exit::Rejected),
                 Waited::Expired => ("expired".to_owned(), Exit::Rejected),
-                Waited::Unknown => ("unknown".to_owned(), Exit::Unknown),
+                Waited::Unknown => (so_far(submitted.handle.outcome()).to_owned(), Exit::Unknown),
             };
             if worst == Exit::Done || (worst == Exit::Unknown && exit == Exit::Rejected) {
                 worst = if exit == Exit::Done { worst } else { exit };
@@ -278,6 +278,15 @@ fn unknown(handle: &Handle, client: &Client) -> String {
     )
 }
 
+/// The state of a transaction whose stage was not reached in time: a fate that is known is no unknown one.
+fn so_far(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete(_) => "complete",
+        Outcome::Committed(_) => "committed",
+        _ => "unknown",
+    }
+}
+
 fn reached(wait: Wait) -> String {
     let stage: Stage = wait.into();
     format!("{stage:?}").to_lowercase()
@@ -308,6 +317,13 @@ fn sent(submitted: Submitted, state: String) -> Sent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fate_that_is_known_is_never_called_unknown() {
+        assert_eq!(so_far(Outcome::Committed(Position::default())), "committed");
+        assert_eq!(so_far(Outcome::Complete(Position::default())), "complete");
+        assert_eq!([so_far(Outcome::Submitted), so_far(Outcome::Accepted)], ["unknown"; 2]);
+    }
 
     #[test]
     fn a_state_says_whom_it_waits_for() {

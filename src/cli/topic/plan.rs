@@ -375,7 +375,13 @@ fn show(planned: &Planned, asked: bool, context: &Context) -> Result<(), CliErro
     let source = if asked { "as the cluster answers" } else { "assumed: name a cluster with -b, or say --domains" };
     let mut lines = vec![
         Line("topic", planned.topic.clone()),
-        Line("cluster", format!("{} brokers, {} domains, {source}", outlook.brokers, outlook.domains)),
+        Line(
+            "cluster",
+            format!(
+                "{} brokers, {} domains (what fails together: a rack, or a broker without one), {source}",
+                outlook.brokers, outlook.domains
+            ),
+        ),
         Line("recommended", format!("{}; {}", named(planned.recommended), planned.why)),
     ];
     if planned.recommended != outlook.layout {

@@ -35,7 +35,7 @@ impl Row for Initialised {
         match (self.mismatches.len(), self.outcome) {
             (0, Made::Created) => {}
             (0, Made::Exists) => outcome.push_str(", and is right"),
-            (count, _) => outcome.push_str(&format!(", {}", count_of(count))),
+            (count, _) => outcome.push_str(&format!(", and has {}", count_of(count))),
         }
         vec![self.topic.clone(), outcome, self.partitions.to_string(), self.retention.clone()]
     }
@@ -123,11 +123,13 @@ pub(super) fn faults<'a>(rows: impl Iterator<Item = (&'a str, &'a [Mismatch])>) 
     for (Mismatch { what, found, wanted, mend }, topics) in all {
         let (found, wanted) = (meant(what, found), meant(what, wanted));
         let said = match what.as_str() {
+            "topic" if topics.len() > 1 => "are not there".to_owned(),
             "topic" => "is not there".to_owned(),
             "leader" => found,
             _ => format!("{what}: is {found}, should be {wanted}"),
         };
-        text.push_str(&format!("{}: {said}\n  {mend}\n", listed(topics)));
+        let colon = if what == "topic" { "" } else { ":" };
+        text.push_str(&format!("{}{colon} {said}\n  {mend}\n", listed(topics)));
     }
     text
 }

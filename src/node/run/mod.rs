@@ -27,7 +27,7 @@ use super::peer::PeerService;
 use super::pulse::Pulse;
 use super::serve::ReaderService;
 use super::stage::OPENING_AT_ONCE;
-use crate::core::directory::Directory;
+use crate::core::directory::{Directory, DirectoryError};
 use crate::core::id::NodeName;
 use crate::core::sign::PublicKey;
 use crate::rpc::access::Gate;
@@ -234,7 +234,12 @@ impl Node {
             return Ok(false);
         }
         let directory = Directory::verify(&bytes, &self.operator, 1).map_err(|error| refused(error.to_string()))?;
-        directory.check_successor_of(&before).map_err(|error| refused(error.to_string()))?;
+        directory.check_successor_of(&before).map_err(|error| match error {
+            DirectoryError::OldVersion { .. } => {
+                NodeError::OldDirectory { path: path.clone(), problem: error.to_string() }
+            }
+            error => refused(error.to_string()),
+        })?;
         directory.check_valid(self.seams.clock.now()).map_err(|error| refused(error.to_string()))?;
         for (name, served) in self.served.iter() {
             let in_force = served.context.in_force.borrow().clone();

@@ -52,9 +52,9 @@ pub enum OutboxError {
         most: u64,
     },
     /// The disk has no room.
-    #[error("the outbox's disk has no room for {needed} bytes at {folder}: free some")]
+    #[error("the outbox's disk is full: {needed} bytes must be free at {folder}; free some")]
     DiskFull {
-        /// Bytes needed.
+        /// Bytes that must be free: what is to be written, and what stays spare.
         needed: u64,
         /// The outbox's folder.
         folder: String,
@@ -241,8 +241,9 @@ impl Outbox {
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, OutboxError> {
         if let Some(folder) = self.bodies.folder() {
             let free = self.bodies.free().map_err(failed)?;
-            if free < bytes.saturating_add(SPARE_BYTES) {
-                return Err(OutboxError::DiskFull { needed: bytes, folder: folder.display().to_string() });
+            let needed = bytes.saturating_add(SPARE_BYTES);
+            if free < needed {
+                return Err(OutboxError::DiskFull { needed, folder: folder.display().to_string() });
             }
         }
         let fits = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.most);
@@ -265,6 +266,7 @@ impl Outbox {
     fn disk_error(&self, error: &io::Error, needed: u64) -> OutboxError {
         match (error.kind(), self.bodies.folder()) {
             (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, Some(folder)) => {
+                let needed = needed.saturating_add(SPARE_BYTES);
                 OutboxError::DiskFull { needed, folder: folder.display().to_string() }
             }
             _ => failed(error),

@@ -226,6 +226,12 @@ const FAILURES: &[(&[&str], bool, &str)] = &[
         false,
         "does this listener speak TLS? It must agree with security.protocol",
     ),
+    (
+        &["SSL connection closed by peer"],
+        false,
+        "does this listener speak TLS? It must agree with security.protocol; a broker that is just starting, or wants a client \
+         certificate (ssl.certificate.location), closes a connection too",
+    ),
     (&["security.protocol"], false, "the listener must agree with security.protocol"),
     (
         &["in state APIVERSION_QUERY"],
@@ -312,6 +318,8 @@ mod tests {
             let found = said(text);
             assert!(found.barred && found.cause.contains(text) && found.cause.contains(mend), "{found:?}");
         }
+        let plain = said("SSL connection closed by peer");
+        assert!(!plain.barred && plain.cause.contains("security.protocol"), "{plain:?}");
         let away = said("Connect to ipv4#127.0.0.1:1 failed: Connection refused");
         let cause = "k1:9093/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused".to_owned();
         assert_eq!(away, Failure { cause, barred: false });

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::config::FromClientConfig;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError as NativeError;
 use rdkafka::{Offset as NativeOffset, TopicPartitionList};
@@ -31,7 +31,7 @@ use access::Access;
 use board::{Board, BrokerId, Route};
 use lane::{GIVE_UP, Lane};
 use reader::Readers;
-use refresh::Asking;
+use refresh::{Asking, Quiet};
 
 /// How to reach a cluster.
 #[derive(Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ struct Shared {
     asking: Arc<Asking>,
     lanes: Arc<Mutex<BTreeMap<BrokerId, Arc<Lane>>>>,
     readers: Readers,
-    committers: Mutex<BTreeMap<String, Arc<BaseConsumer>>>,
+    committers: Mutex<BTreeMap<String, Arc<BaseConsumer<Quiet>>>>,
 }
 
 impl Drop for Shared {
@@ -185,14 +185,14 @@ impl Kafka {
         }
     }
 
-    fn committer(&self, group: &str) -> Result<Arc<BaseConsumer>, NativeError> {
+    fn committer(&self, group: &str) -> Result<Arc<BaseConsumer<Quiet>>, NativeError> {
         let mut committers = self.shared.committers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(committer) = committers.get(group) {
             return Ok(committer.clone());
         }
         let options = &self.shared.options;
         let config = properties::committer(&options.brokers, &options.properties, group);
-        let committer = Arc::new(BaseConsumer::from_config(&config)?);
+        let committer = Arc::new(BaseConsumer::from_config_and_context(&config, Quiet)?);
         committers.insert(group.to_owned(), committer.clone());
         Ok(committer)
     }

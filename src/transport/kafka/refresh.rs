@@ -70,6 +70,21 @@ impl ClientContext for Watch {
 
 impl ConsumerContext for Watch {}
 
+/// What a client does with what librdkafka tells while it serves lag tools alone: what it meets, the others meet and tell.
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        tracing::debug!(target: "librdkafka", "{facility}: {line}");
+    }
+
+    fn error(&self, error: NativeError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// A client that asks only.
 pub(super) struct Asking {
     pub client: BaseConsumer<Watch>,
