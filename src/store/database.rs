@@ -74,7 +74,16 @@ pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Database
             disk.remove(&making).map_err(disk_error)?;
         }
     }
-    let database = over(disk.create_new(&making).map_err(disk_error)?)?;
+    let file = disk.create_new(&making).map_err(disk_error)?;
+    match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Another start made it meanwhile: it must not be replaced.
+        made => {
+            disk.remove(&making).map_err(disk_error)?;
+            return over(made.map_err(disk_error)?);
+        }
+    }
+    let database = over(file)?;
     disk.rename(&making, path).map_err(disk_error)?;
     disk.sync_folder(folder).map_err(disk_error)?;
     Ok(database)

@@ -7,13 +7,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::ports;
 use super::proxy::Proxy;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -98,7 +98,7 @@ impl Cluster {
     pub fn start_formatted(further: impl Fn(&Place<'_>) -> String, options: &[String]) -> Self {
         let jars = jars();
         let folder = folder();
-        let ports = free_ports(12);
+        let ports = ports::free(12);
         let (own, others) = ports.split_at(3);
         let (controllers, others) = others.split_at(3);
         let (first, second) = others.split_at(3);
@@ -297,12 +297,6 @@ fn folder() -> PathBuf {
     let folder = all.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir(&folder).expect("a fresh folder");
     folder
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let listen = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let listeners: Vec<_> = (0..count).map(listen).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("its address").port()).collect()
 }
 
 /// The folder of Kafka's jars; fetched once.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // no test program uses all of it
 
 pub mod kafka;
+pub mod ports;
 pub mod proxy;
 pub mod secured;
 pub mod world;

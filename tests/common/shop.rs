@@ -36,6 +36,8 @@ use sealcast::transport::{AnyTransport, Record, Topic, Transport, TransportOptio
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use crate::common::ports;
+
 /// By node, the transactions of which it said something; and by version, how often a directory was told.
 pub type Said = (BTreeMap<String, BTreeSet<TransactionId>>, BTreeMap<u64, usize>);
 
@@ -45,10 +47,6 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// One environment: its files, its transport and its nodes.
@@ -95,7 +93,11 @@ impl Shop {
         let records = folder.path().join("records");
         let plan = Plan {
             name: name("test"),
-            nodes: NODES.iter().map(|node| (name(node), format!("127.0.0.1:{}", free_port()))).collect(),
+            nodes: NODES
+                .iter()
+                .zip(ports::free(3))
+                .map(|(node, port)| (name(node), format!("127.0.0.1:{port}")))
+                .collect(),
             destinations: destinations.iter().map(|destination| name(destination)).collect(),
             senders: BTreeSet::from([name("web")]),
             readers: BTreeSet::from([name("app")]),

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::ports;
+
 /// How long anything that must come may take; not a measure of speed, only the end of patience.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -18,12 +20,6 @@ pub struct World {
     brokers: String,
     name: String,
     running: BTreeMap<String, Child>,
-}
-
-/// Ports that are free now. Each is held until all are known, so that they differ.
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 impl World {
@@ -36,7 +32,7 @@ impl World {
 
     /// The same without its topics.
     pub fn without_topics(brokers: &str) -> Self {
-        let name = format!("t{}-{}", std::process::id(), free_ports(1)[0]);
+        let name = format!("t{}-{}", std::process::id(), ports::free(1)[0]);
         let mut world = Self::empty(brokers);
         world.name = name;
         world.init(&world.name, &[]);
@@ -51,7 +47,7 @@ impl World {
 
     /// Makes the environment, without topics.
     pub fn init(&self, name: &str, more: &[&str]) {
-        let ports = free_ports(6);
+        let ports = ports::free(6);
         let nodes: Vec<_> =
             ["a", "b", "c"].iter().zip(&ports).map(|(node, port)| format!("{node}=127.0.0.1:{port}")).collect();
         let init = ["init", name, "-o", "env", "--kafka", &self.brokers, "--nodes", &nodes.join(",")];

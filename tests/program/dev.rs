@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::common::ports;
+
 /// The end of patience, no measure of speed.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -42,8 +44,7 @@ fn done(folder: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
 
 /// `--nodes` with three ports of this machine that are free.
 fn nodes() -> String {
-    let held = ["a", "b", "c"].map(|name| (name, TcpListener::bind("127.0.0.1:0").expect("a port")));
-    let all = held.iter().map(|(name, port)| format!("{name}={}", port.local_addr().expect("an address")));
+    let all = ["a", "b", "c"].iter().zip(ports::free(3)).map(|(name, port)| format!("{name}=127.0.0.1:{port}"));
     all.collect::<Vec<_>>().join(",")
 }
 

@@ -96,7 +96,8 @@ impl Disk for HeldDisk {
 
 impl HeldDisk {
     fn file(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        match path.extension().is_some_and(|extension| extension == "redb") {
+        // A database has another name while it is made.
+        match path.extension().is_some_and(|extension| extension == "redb" || extension == "making") {
             true => Box::new(HeldFile { file, disk: self.clone() }),
             false => file,
         }
