@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,11 +36,19 @@ struct Machine {
     dead: AtomicBool,
     /// The disk as the dead machine left it: after a power cut, and after a kill.
     after: Mutex<Option<(CrashDisk, CrashDisk)>>,
+    /// Records that left it for the brokers. They arrive, whatever becomes of it.
+    left_for_brokers: AtomicUsize,
 }
 
 impl Machine {
     fn new(disk: CrashDisk, steps: i64) -> Arc<Self> {
-        Arc::new(Self { disk, left: steps.into(), dead: false.into(), after: Mutex::default() })
+        Arc::new(Self {
+            disk,
+            left: steps.into(),
+            dead: false.into(),
+            after: Mutex::default(),
+            left_for_brokers: 0.into(),
+        })
     }
 
     /// Takes a step; whether the machine still lives.
@@ -56,6 +64,10 @@ impl Machine {
 
     fn lives(&self) -> bool {
         !self.dead.load(Ordering::SeqCst)
+    }
+
+    fn came_back(&self) {
+        self.left_for_brokers.fetch_sub(1, Ordering::SeqCst);
     }
 
     async fn died(&self) {
@@ -185,9 +197,11 @@ impl Transport for Reached {
     }
 
     fn append(&self, to: PartitionId, record: Record) -> Result<Pending<Ack>, Full<Record>> {
+        self.machine.left_for_brokers.fetch_add(1, Ordering::SeqCst);
         if self.machine.step() {
-            return self.brokers.append(to, record);
+            return self.brokers.append(to, record).inspect_err(|_| self.machine.came_back());
         }
+        self.machine.came_back();
         let (fulfil, pending) = Pending::new();
         let _ = fulfil.send(Err(AppendError::Absent { partition: to, cause: "the machine is dead".to_owned() }));
         Ok(pending)
@@ -319,6 +333,9 @@ async fn dies_at(step: i64, power_cut: bool) -> bool {
         }
     }
     let (cut, killed) = machine.after.lock().unwrap().take().expect("it is dead");
+    while sea.world.records("orders").await.len() < machine.left_for_brokers.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let before = sea.headers().await;
     let machine = Machine::new(if power_cut { cut } else { killed }, i64::MAX);
     let client = sea.start(&machine).await.expect("a living machine starts");
