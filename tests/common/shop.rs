@@ -440,6 +440,20 @@ impl Shop {
         }
     }
 
+    /// What nodes said of a transaction, and who: each statement once, however often and in whatever domain it lies.
+    pub async fn words(&self, header: &PrivateHeader) -> BTreeSet<(String, String)> {
+        let (mut at, mut words) = (BTreeMap::new(), BTreeSet::new());
+        loop {
+            let before = at.clone();
+            let receipts = self.new_receipts(&mut at).await;
+            let about = receipts.iter().filter(|receipt| receipt.said().transaction == header.id);
+            words.extend(about.map(|receipt| (receipt.node().to_string(), format!("{:?}", receipt.said()))));
+            if at == before {
+                return words;
+            }
+        }
+    }
+
     /// A call to a node; made again when the connection to an earlier life of it breaks.
     async fn called<T>(
         &self,
