@@ -11,7 +11,7 @@ use sealcast::core::decide::{Entry, Manifest};
 use sealcast::core::id::{DestinationTag, Incarnation, NodeName};
 use sealcast::raft::{CallError, Group, GroupOptions, MessageKind, PeerCaller, ProbeAnswer};
 use sealcast::seams::{BoxFuture, Seams};
-use sealcast::store::group::{Applied, GroupStore, Progress};
+use sealcast::store::group::{Applied, GroupStore, Progress, StoreOptions};
 use tokio::sync::mpsc;
 
 use crate::disk::CrashDisk;
@@ -142,7 +142,18 @@ pub async fn start_with(name: &str, disk: CrashDisk, wires: &Wires, seed: u64) -
 
 /// On a machine of its own.
 pub async fn start_on(name: &str, disk: CrashDisk, wires: &Wires, seams: Seams) -> Node {
-    let store = GroupStore::open(&options(), &seams).unwrap();
+    let (group, news) = open_group(name, &options(), seams, wires).await;
+    Node { name: node(name), disk, group, news }
+}
+
+/// A node's group over any disk, and the news of what it applies.
+pub async fn open_group(
+    name: &str,
+    options: &StoreOptions,
+    seams: Seams,
+    wires: &Wires,
+) -> (Group, mpsc::UnboundedReceiver<Applied>) {
+    let store = GroupStore::open(options, &seams).unwrap();
     let name = node(name);
     let mut group_options = GroupOptions::new(name.clone(), GROUP, NAMES.map(node).to_vec());
     group_options.election = (Duration::from_millis(400), Duration::from_millis(800));
@@ -159,8 +170,8 @@ pub async fn start_on(name: &str, disk: CrashDisk, wires: &Wires, seams: Seams) 
             }
         }
     });
-    wires.groups.lock().unwrap().insert(name.clone(), group.clone());
-    Node { name, disk, group, news }
+    wires.groups.lock().unwrap().insert(name, group.clone());
+    (group, news)
 }
 
 pub async fn trio(wires: &Wires) -> Vec<Node> {
