@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
@@ -31,6 +32,8 @@ const BACKOFF_LAST: Duration = Duration::from_secs(1);
 /// A node that answers no ping for `KEEPALIVE_TIMEOUT` is gone.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Room for what a node says first; beyond it bytes are read where they are wanted.
+const FIRST_WORDS: usize = 4096;
 /// HTTP/2 windows: what a node may send before it is read.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -57,18 +60,29 @@ pub enum DialError {
         /// What the network or TLS said.
         cause: String,
     },
-    /// The last attempt failed a moment ago.
-    #[error("node {node}: not tried again yet after a failed connection")]
-    BackingOff {
+    /// The node does not let this key in: the directory in force there does not list it, or not yet.
+    #[error(
+        "node {node} at {address} does not let this key in: the directory in force there does not list it (`sealcast \
+         directory status` shows which one that is)"
+    )]
+    Unlisted {
         /// Which node.
         node: NodeName,
+        /// Where the directory says that it is.
+        address: String,
+    },
+    /// The last attempt failed a moment ago.
+    #[error("{last}; not tried again yet")]
+    BackingOff {
+        /// Why it failed.
+        last: Box<DialError>,
     },
 }
 
 impl DialError {
     /// Whether the same node can be reached later by itself.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::BackingOff { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Unlisted { .. } | Self::BackingOff { .. })
     }
 }
 
@@ -199,19 +213,27 @@ struct Failures {
     count: u32,
     /// Monotonic time before which nothing is tried.
     until: Duration,
+    last: Option<DialError>,
 }
 
 impl Line {
-    async fn connect(&self) -> Result<TlsStream<Box<dyn Connection>>, DialError> {
+    async fn connect(&self) -> Result<BufReader<TlsStream<Box<dyn Connection>>>, DialError> {
         {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            if failures.count > 0 && self.clock.monotonic() < failures.until {
-                return Err(DialError::BackingOff { node: self.node.clone() });
+            if let Some(last) = failures.last.clone().filter(|_| self.clock.monotonic() < failures.until) {
+                return Err(DialError::BackingOff { last: Box::new(last) });
             }
         }
         let attempt = async {
             let connection = self.network.connect(&self.address).await.map_err(nobody_there)?;
-            self.tls.connect(server_name(), connection).await
+            let stream = self.tls.connect(server_name(), connection).await?;
+            // In TLS 1.3 the node looks at our certificate when the handshake has ended here. The first that it says is
+            // HTTP/2's settings or the alert that refuses us; who spoke before it would lose the alert to a broken pipe.
+            let mut stream = BufReader::with_capacity(FIRST_WORDS, stream);
+            match stream.fill_buf().await?.is_empty() {
+                true => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without a word")),
+                false => Ok(stream),
+            }
         };
         let outcome = tokio::select! {
             outcome = attempt => outcome,
@@ -229,8 +251,13 @@ impl Line {
                 failures.count = failures.count.saturating_add(1);
                 failures.until = self.clock.monotonic().saturating_add(wait);
                 self.meter.count_as(names::RPC_CONNECTS, "outcome", "failed");
-                let (node, address, cause) = (self.node.clone(), self.address.clone(), unconnected(&error));
-                Err(DialError::Unreachable { node, address, cause })
+                let (node, address) = (self.node.clone(), self.address.clone());
+                let error = match tls::is_refusal(&error) {
+                    true => DialError::Unlisted { node, address },
+                    false => DialError::Unreachable { node, address, cause: unconnected(&error) },
+                };
+                failures.last = Some(error.clone());
+                Err(error)
             }
         }
     }

@@ -228,6 +228,12 @@ pub(super) fn is_stranger(error: &io::Error) -> bool {
     refusal == Some(&refused())
 }
 
+/// Whether whoever answered refused our key.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    let alert = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    alert == Some(&rustls::Error::AlertReceived(rustls::AlertDescription::AccessDenied))
+}
+
 /// Lets in the nodes and readers of the directory.
 #[derive(Debug)]
 struct KnownCaller {

@@ -24,8 +24,16 @@ async fn each_side_knows_the_other_by_its_key_and_the_exchange_is_hybrid() {
 #[tokio::test]
 async fn a_key_outside_the_directory_reaches_no_service() {
     let environment = environment().await;
-    let status = who(&environment.dialer(99)).await.unwrap_err();
-    assert!(retryable(&status), "{status:?}");
+    // Whoever it is learns why, each time, however the connection's end and the first call meet.
+    for _ in 0..20 {
+        let dialer = environment.dialer(99);
+        let status = who(&dialer).await.unwrap_err();
+        assert!(retryable(&status), "{status:?}");
+        assert!(explain(&status).contains("does not let this key in"), "{}", explain(&status));
+        let again = who(&dialer).await.unwrap_err();
+        assert!(explain(&again).contains("does not let this key in"), "{}", explain(&again));
+        assert!(explain(&again).contains("not tried again yet"), "{}", explain(&again));
+    }
     assert_eq!(environment.calls(), 0);
 }
 
@@ -80,7 +88,8 @@ async fn a_reader_that_a_new_directory_leaves_out_is_out() {
     // On the connection that stands, and on a new one.
     assert_eq!(who(&app).await.unwrap_err().code(), Code::PermissionDenied);
     let calls = environment.calls();
-    who(&environment.dialer(31)).await.unwrap_err();
+    let status = who(&environment.dialer(31)).await.unwrap_err();
+    assert!(explain(&status).contains("does not let this key in"), "{}", explain(&status));
     assert_eq!(environment.calls(), calls);
     assert_eq!(who(&other).await.unwrap().node, "reader other");
 }
