@@ -235,13 +235,16 @@ impl Counting {
 
     fn statement(&self, statement: &Verified<Statement>) {
         let Some(destination) = self.directories.destination(&statement.destination()) else { return };
-        let transaction = statement.said().transaction;
-        let Some(ticket) = self.tracker.wanted(&destination, transaction) else { return };
+        let Statement { transaction, deadline, .. } = *statement.said();
+        let ticket = Ticket { destination, transaction, deadline };
+        if !self.tracker.wanted(&ticket) {
+            return;
+        }
         let _in = transaction_span("commit", self.tracker.parcel_of(transaction), transaction).entered();
         let (added, agreed) = {
             let mut state = self.state();
             let counter = state.counters.entry(ticket.clone()).or_insert_with(|| {
-                let tag = self.tracker.payload_tag(transaction);
+                let tag = self.tracker.payload_tag(&ticket);
                 Counter::new(ticket.clone(), statement.destination(), self.sender.clone(), tag)
             });
             let added = counter.add(statement);
@@ -314,10 +317,8 @@ impl Counting {
 
     /// Forgets what is no longer waited for.
     pub fn sweep(&self) {
-        let wanted =
-            |ticket: &Ticket| self.tracker.wanted(&ticket.destination, ticket.transaction).as_ref() == Some(ticket);
         let mut state = self.state();
-        state.counters.retain(|ticket, _| wanted(ticket));
+        state.counters.retain(|ticket, _| self.tracker.wanted(ticket));
         state.refusals.retain(|(parcel, name), _| self.tracker.undecided_parcel(*parcel, name).is_some());
     }
 }

@@ -83,7 +83,7 @@ impl Renewal {
             let attempt = {
                 let mut tried = lock(tried);
                 let attempt = rows.iter().filter_map(|row| tried.attempts.get(&row.id)).max().copied().unwrap_or(0);
-                tried.attempts.retain(|id, _| self.tracker.payload_tag(*id).is_some());
+                tried.attempts.retain(|id, _| self.tracker.parcel_of(*id).is_some());
                 tried.attempts.extend(rows.iter().map(|row| (row.id, attempt + 1)));
                 attempt
             };

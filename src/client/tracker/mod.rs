@@ -214,8 +214,8 @@ impl Tracker {
     }
 
     /// The payload tag that receipts must name it by; `None` for tickets of other processes.
-    pub fn payload_tag(&self, transaction: TransactionId) -> Option<PayloadTag> {
-        self.state().transactions.get(&transaction).map(|tracked| tracked.row.payload_tag)
+    pub fn payload_tag(&self, ticket: &Ticket) -> Option<PayloadTag> {
+        self.state().tracked(ticket).map(|tracked| tracked.row.payload_tag)
     }
 
     /// The parcel that a transaction travels in, or did; `None` for tickets of other processes.

@@ -48,6 +48,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// What is tracked under exactly this ticket.
+    pub(super) fn tracked(&self, ticket: &Ticket) -> Option<&Tracked> {
+        self.transactions.get(&ticket.transaction).filter(|tracked| tracked.row.deadline == ticket.deadline)
+    }
+
     pub(super) fn undecided_at(&self, parcel: ParcelId, destinations: &[DestinationName]) -> Vec<DestinationName> {
         let Some(parcel) = self.parcels.get(&parcel) else { return Vec::new() };
         let undecided = |destination: &&DestinationName| {

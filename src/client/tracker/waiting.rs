@@ -73,10 +73,11 @@ impl Tracker {
         Some(Ok(Known { tag: tracked.row.payload_tag, bytes: tracked.row.payload_bytes, handles }))
     }
 
-    /// A handle for a ticket that this outbox knows.
+    /// A handle for a ticket that this outbox knows. One of the same id with another deadline is another ticket: the id was
+    /// submitted again.
     pub fn attach(&self, ticket: &Ticket) -> Option<Handle> {
         let state = self.state();
-        let tracked = state.transactions.get(&ticket.transaction)?;
+        let tracked = state.tracked(ticket)?;
         let way = tracked.ways.get(&ticket.destination)?;
         Some(self.handle_of(&tracked.row, &ticket.destination, way.subscribe()))
     }
@@ -105,17 +106,14 @@ impl Tracker {
         (Handle { ticket, submitted, payload_bytes: None, progress: listener, clock }, new)
     }
 
-    /// The ticket as it is known here, if receipts about this transaction at this destination still matter.
-    pub fn wanted(&self, destination: &DestinationName, transaction: TransactionId) -> Option<Ticket> {
+    /// Whether receipts about this ticket still matter: it is in the outbox, or somebody attached to it.
+    pub fn wanted(&self, ticket: &Ticket) -> bool {
         let state = self.state();
-        if let Some(tracked) = state.transactions.get(&transaction) {
-            let at = tracked.row.outcomes.iter().find(|at| at.destination == *destination)?;
-            return (!at.outcome.done()).then(|| tracked.row.ticket(destination));
-        }
-        let least = Ticket { destination: destination.clone(), transaction, deadline: Time(0) };
-        let (ticket, way) = state.others.range(least..).next()?;
-        let same = ticket.destination == *destination && ticket.transaction == transaction;
-        (same && !way.borrow().outcome.done()).then(|| ticket.clone())
+        let kept = state.tracked(ticket).and_then(|tracked| {
+            tracked.row.outcomes.iter().find(|at| at.destination == ticket.destination).map(|at| at.outcome)
+        });
+        let attached = state.others.get(ticket).map(|way| way.borrow().outcome);
+        [kept, attached].into_iter().flatten().any(|outcome| !outcome.done())
     }
 
     /// Tickets of which more is to be said: those without a fate, and those that are committed and not complete while

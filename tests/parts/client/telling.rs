@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::poll;
 use sealcast::client::{Client, ClientError, Options, Stage, Transaction, WaitError, Waited};
-use sealcast::core::id::TransactionId;
+use sealcast::core::id::{Time, TransactionId};
 use sealcast::core::receipt::Verdict;
 use sealcast::seams::{Clock, ManualClock, SystemClock};
-use sealcast::store::outbox::{Outbox, OutboxError};
+use sealcast::store::outbox::{Outbox, OutboxError, Outcome};
 
 use crate::client::disk::HeldDisk;
 use crate::client::world::{NODES, World, destination};
@@ -77,6 +77,41 @@ async fn r06_an_id_that_is_submitted_again_is_the_same_transaction() {
 }
 
 #[tokio::test]
+async fn r13_a_ticket_keeps_its_own_fate_though_its_id_was_submitted_again() {
+    let world = World::new(3).await;
+    let client = start(&world, world.options()).await;
+    let one = id(1);
+    let submit = |hours: u64| {
+        let again = Transaction::new("x").id(one).deadline(Duration::from_secs(3600 * hours));
+        client.submit("orders", again)
+    };
+    let first = submit(1).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let expired = world.statement(&opened[0], 0, |_| Verdict::Expired { group_time: Time(u64::MAX) });
+    for node in ["alfa", "bravo"] {
+        world.say(node, "orders", std::slice::from_ref(&expired)).await;
+    }
+    assert!(matches!(first.committed().await, Err(WaitError::Expired)));
+    // Under the same id, and another ticket: what became of the first is not what becomes of the second.
+    let second = submit(2).await.unwrap();
+    assert_ne!(second.ticket(), first.ticket());
+    let asked = client.attach(first.ticket()).await.unwrap();
+    assert_eq!(asked.ticket(), first.ticket());
+    assert_eq!(asked.wait(Stage::Committed, LONG).await.unwrap(), Waited::Expired, "found in what nodes said");
+    let opened = world.opened("orders", 2).await;
+    let again = opened.iter().find(|parcel| Some(parcel.parcel) == second.parcel()).unwrap();
+    let committed = world.statement(again, 0, Verdict::Committed);
+    for node in ["charlie", "bravo"] {
+        world.say(node, "orders", std::slice::from_ref(&committed)).await;
+    }
+    second.committed().await.unwrap();
+    assert_eq!(asked.outcome(), Outcome::Expired);
+    let same = client.attach(second.ticket()).await.unwrap();
+    assert_eq!(same.payload_bytes(), Some(1), "that of the outbox");
+    client.close().await;
+}
+
+#[tokio::test]
 async fn a_wait_for_complete_ends_unknown_and_leaves_nothing_behind() {
     let world = World::new(3).await;
     let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
@@ -124,7 +159,7 @@ async fn a_closed_client_ends_the_waits_of_its_other_clones() {
 async fn a_parcel_that_finds_no_room_fails_alone_and_says_why() {
     let (world, disk) = (World::new(3).await, HeldDisk::default());
     let mut options = world.options();
-    options.seams.disk = Arc::new(disk.clone());
+    options.seams.disk = disk.disk();
     let client = start(&world, options).await;
     // While this one is made durable, the others gather into one round.
     disk.hold();
