@@ -31,6 +31,10 @@ const IDLE_TICK: Duration = Duration::from_millis(250);
 /// After this long without any answer the transport has forgotten the record.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
+/// The queues are tidied when the stripes that were forgotten since, each so many times, are more than what waits: they
+/// stay within a few times of what is wanted, and a forgotten stripe costs a few looks.
+const FORGOTTEN_WEIGH: usize = 8;
+
 /// A stripe that was asked for and did not come is asked for again after this long: its parcel may have been unfinished.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -141,6 +145,7 @@ impl Publisher {
             withheld: None,
             standings: BTreeMap::new(),
             asked: Duration::ZERO,
+            forgotten: 0,
         };
         tokio::spawn(lane.run(orders));
         (Self { commands, credit: Arc::new(Semaphore::new(most)), most }, said)
@@ -263,6 +268,8 @@ struct Lane<T> {
     standings: BTreeMap<Arc<str>, Standing>,
     /// When it was last looked whether stripes that were asked for have come.
     asked: Duration,
+    /// Stripes that were forgotten since the queues were tidied.
+    forgotten: usize,
 }
 
 impl<T: Transport> Lane<T> {
@@ -323,7 +330,22 @@ impl<T: Transport> Lane<T> {
         let last = StripeId { parcel, index: u32::MAX };
         let ids: Vec<StripeId> = self.stripes.range(first..=last).map(|(id, _)| *id).collect();
         ids.iter().for_each(|id| drop(self.stripes.remove(id)));
-        self.queues.values_mut().for_each(|queue| queue.retain(|(stripe, _)| stripe.parcel != parcel));
+        self.forgotten += ids.len();
+        self.tidy();
+    }
+
+    /// Takes out of the queues what nobody waits for any more, now and then: looking at all that waits for a slow broker
+    /// whenever a parcel got its fate would slow everything down.
+    fn tidy(&mut self) {
+        let waiting: usize = self.queues.values().map(VecDeque::len).sum();
+        if self.forgotten.saturating_mul(FORGOTTEN_WEIGH) <= waiting {
+            return;
+        }
+        self.forgotten = 0;
+        let stripes = &self.stripes;
+        let waits =
+            |(id, place): &(StripeId, Place)| stripes.get(id).is_some_and(|stripe| stripe.queued.contains(place));
+        self.queues.values_mut().for_each(|queue| queue.retain(waits));
     }
 
     fn update_domains(&mut self) {

@@ -1,14 +1,18 @@
 //! Gets parcels to the brokers, and gets them there again until there is a fate: fresh stripes at once while there is credit,
 //! everything else (what credit did not allow, restarts, top-ups, *missing* notices, silence) from the outbox, stripe by
-//! stripe in turn, so that no parcel holds up another. Must not seal or count receipts.
+//! stripe in turn (`jobs`), so that no parcel holds up another. Must not seal or count receipts.
 
-use std::collections::{BTreeMap, VecDeque};
+mod jobs;
+
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
+
+use jobs::{Job, Jobs, Source, Why};
 
 use super::handle::Withheld;
 use super::tracker::{Finished, Tracker};
@@ -36,37 +40,6 @@ const CREDIT_PATIENCE: Duration = Duration::from_secs(1);
 pub type StartPublisher =
     Box<dyn Fn(&DestinationName) -> (Publisher, mpsc::UnboundedReceiver<PublisherEvent>) + Send + Sync>;
 
-/// Why stripes are read from the outbox and sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// Not sent yet: there was no credit.
-    Behind,
-    /// A former run of the client left it undecided.
-    Restart,
-    /// Nodes signed that they miss it.
-    Missing,
-    /// Nobody has said anything about it for long.
-    Silence,
-    /// A domain that held shards of it is gone, or others are back.
-    TopUp,
-}
-
-impl Why {
-    /// Whether stripes are sent whole, though they were sent before.
-    fn again(self) -> bool {
-        matches!(self, Self::Restart | Self::Missing | Self::Silence)
-    }
-
-    fn reason(self) -> Option<&'static str> {
-        match self {
-            Self::Behind | Self::TopUp => None,
-            Self::Restart => Some("restart"),
-            Self::Missing => Some("missing-notice"),
-            Self::Silence => Some("silence"),
-        }
-    }
-}
-
 /// A parcel whose sealing goes on: what is durable so far, and whether that is all.
 #[derive(Debug, Clone)]
 pub struct SoFar {
@@ -74,27 +47,6 @@ pub struct SoFar {
     pub row: ParcelRow,
     /// Whether its sealing has ended, well or not.
     pub ended: bool,
-}
-
-enum Source {
-    Whole(ParcelRow),
-    Growing(watch::Receiver<SoFar>),
-}
-
-struct Job {
-    source: Source,
-    next: u32,
-    end: u32,
-    why: Why,
-}
-
-impl Job {
-    fn parcel(&self) -> ParcelId {
-        match &self.source {
-            Source::Whole(row) => row.parcel,
-            Source::Growing(so_far) => so_far.borrow().row.parcel,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +58,7 @@ struct Pace {
 
 struct Lane {
     publisher: Publisher,
-    jobs: Mutex<VecDeque<Job>>,
+    jobs: Mutex<Jobs>,
     wake: Notify,
 }
 
@@ -262,15 +214,7 @@ impl Publishing {
 
     fn push_job(&self, destination: &DestinationName, job: Job) {
         let lane = self.lane(destination);
-        let mut jobs = lock(&lane.jobs);
-        let covered = |other: &Job| {
-            let same = other.parcel() == job.parcel() && other.why.again() && job.why.again();
-            same && other.next <= job.next && other.end >= job.end
-        };
-        if !jobs.iter().any(covered) {
-            jobs.push_back(job);
-        }
-        drop(jobs);
+        lock(&lane.jobs).add(job);
         lane.wake.notify_one();
     }
 
@@ -303,7 +247,7 @@ impl Publishing {
             let lane = lock(&self.shared.lanes).get(destination).cloned();
             if let Some(lane) = lane {
                 lane.publisher.forget(*parcel);
-                lock(&lane.jobs).retain(|job| job.parcel() != *parcel);
+                lock(&lane.jobs).forget(parcel);
             }
         }
     }
@@ -369,7 +313,7 @@ impl Publishing {
         let meter = self.shared.meter.destination(&destination);
         let mut idle = 0;
         loop {
-            let job = lock(&lane.jobs).pop_front();
+            let job = lock(&lane.jobs).take();
             let Some(mut job) = job else {
                 idle = 0;
                 tokio::select! {
@@ -391,7 +335,7 @@ impl Publishing {
                 // Nothing durable to send yet: the others first, and a wait when all are in this state.
                 let all = {
                     let mut jobs = lock(&lane.jobs);
-                    jobs.push_back(job);
+                    jobs.add(job);
                     jobs.len()
                 };
                 idle += 1;
@@ -431,7 +375,7 @@ impl Publishing {
                         continue;
                     }
                     job.next += 1;
-                    lock(&lane.jobs).push_back(job);
+                    lock(&lane.jobs).add(job);
                 }
                 Ok(Ok(None)) => {
                     // It got its fate in the meantime; else its bytes are gone, and brokers may have them all the same.
