@@ -16,6 +16,9 @@ const PARCEL_BYTES: usize = 512;
 const SLOT_BYTES: usize = 512;
 /// What a run of addresses, or a stripe of which not all shards came, costs in bytes.
 const RUN_BYTES: usize = 32;
+/// So many further copies of each shard wait, taken over all of them.
+const COPIES: u64 = 2;
+
 /// What a held segment costs beside its record, in bytes: its header is kept parsed.
 const SEGMENT_BYTES: usize = 512;
 
@@ -104,7 +107,7 @@ pub(super) enum Place {
     New { contradicts: Option<Digest> },
     /// Nothing needs it; its address waits for the parcel's end.
     Surplus,
-    /// The same shard came before, and its address waits: nothing depends on this one.
+    /// The same shard came before, and its address waits.
     Repeated,
     /// Its header contradicts those that are followed.
     Rival,
@@ -123,6 +126,9 @@ pub(super) struct Parcel {
     pub addresses: Addresses,
     /// Wait for the parcel's end; durably noted, so cursors passed them.
     pub noted: Addresses,
+    /// How many shards came, and how many further copies of them were made to wait.
+    shards: u64,
+    copies: u64,
     /// Why the chain that ends with the tip is refused.
     pub refused: Option<RefusalReason>,
     /// When its first segment came; `None` when something of it had come before and was put off.
@@ -149,6 +155,8 @@ impl Parcel {
             seen_from: 0,
             addresses: Addresses::default(),
             noted: Addresses::default(),
+            shards: 0,
+            copies: 0,
             refused: None,
             since,
             touched: now,
@@ -234,8 +242,23 @@ impl Parcel {
         self.addresses.contains(at) || self.noted.contains(at)
     }
 
+    /// Makes a further copy of a shard wait too, if it lies in another partition than the first, as far as that is known: the
+    /// domain of the first may be lost before the parcel's end, with the sender, and the copy is there for that (R14). Of
+    /// copies that somebody replays, only so many wait as senders make when brokers are late or away. Whether it waits.
+    pub fn waits_too(&mut self, segment: &VerifiedSegment, at: Address) -> bool {
+        let slot = self.slots.get(&(segment.header().stripe, segment.digest()));
+        let first = slot.and_then(|slot| slot.held.get(&segment.index())).and_then(|held| held.at);
+        if first.is_some_and(|first| first.partition == at.partition) || self.copies >= COPIES * self.shards {
+            return false;
+        }
+        self.copies += 1;
+        self.addresses.insert(at);
+        true
+    }
+
     /// This segment's address waits now.
     pub fn see(&mut self, segment: &VerifiedSegment) {
+        self.shards += 1;
         let (stripe, index) = (segment.header().stripe, segment.index());
         if let Some(slot) = self.slots.get_mut(&(stripe, segment.digest())) {
             slot.see(index);

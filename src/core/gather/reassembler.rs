@@ -110,10 +110,13 @@ impl Reassembler {
             },
         };
         let place = known.map_or(Place::New { contradicts: None }, |parcel| parcel.place(&segment));
-        // The copy that came first waits, or is noted: this one may go, however often it is replayed.
+        // The copy that came first waits, or is noted: others may go, so that nobody gains by replaying them.
         if place == Place::Repeated {
-            if known.is_some_and(|parcel| !parcel.waits(at)) {
-                actions.push(Action::Pass(at.into()));
+            let parcel = self.parcels.get_mut(&key).filter(|parcel| !parcel.waits(at));
+            match parcel.map(|parcel| parcel.waits_too(&segment, at)) {
+                Some(true) => self.settle(&key),
+                Some(false) => actions.push(Action::Pass(at.into())),
+                None => {}
             }
             return actions;
         }
