@@ -6,12 +6,14 @@
 mod clock;
 mod disk;
 pub mod hardening;
+mod hooked;
 mod net;
 mod random;
 mod work;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, DiskFile, RealDisk};
+pub use hooked::{DiskHook, DiskStep, HookedDisk};
 pub use net::{BoxFuture, Connection, Listener, Network, RealNetwork};
 pub use random::{OsRandomness, Randomness, RandomnessError, SeededRandomness};
 pub use work::{InlineWork, PoolWork, Work, WorkLost};

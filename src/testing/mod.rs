@@ -4,11 +4,14 @@
 //!
 //! Owns an environment that lasts as long as a test. Must not make a fate, nor change what nodes and clients do.
 
-mod disk;
+mod error;
 mod network;
 mod rejecting;
 
+pub use error::TestingError;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,21 +19,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::client::reader::{self, Committed, Event, ReadError, Reader};
-use crate::client::{Client, ClientError, Options};
-use crate::config::environment::{self, EnvironmentError, FIRST_PORT, Plan, VALID_FOR, Written};
-use crate::config::{ClientConfig, ConfigError, NodeConfig, Sources, TransportSettings};
+use crate::client::reader::{self, Committed, Event, Reader};
+use crate::client::{Client, Options};
+use crate::config::environment::{self, FIRST_PORT, Plan, VALID_FOR, Written};
+use crate::config::{ClientConfig, NodeConfig, Sources, TransportSettings};
 use crate::core::id::{
     DestinationName, EnvironmentName, IdError, NodeName, Position, ReaderName, Rejection, SenderName, Suite,
 };
-use crate::local::{LocalError, Nodes, make_topics};
+use crate::local::{Nodes, make_topics};
 use crate::node::NodeOptions;
-use crate::seams::Seams;
+use crate::seams::{DiskHook, HookedDisk, Seams};
 use crate::store::outbox::OutboxOptions;
 use crate::transport::admin::EMBEDDED_PARTITIONS;
 use crate::transport::adversary::{AdversaryOptions, Mood};
-use crate::transport::{AnyTransport, Domain, TransportError, TransportOptions};
-use disk::UnsyncedDisk;
+use crate::transport::{AnyTransport, Domain, TransportOptions};
 use network::MemoryNetwork;
 use rejecting::Rejecting;
 
@@ -38,103 +40,6 @@ use rejecting::Rejecting;
 const PAYLOAD_BYTES: usize = 256 << 20;
 /// How long [`Environment::committed`] waits for what is committed already.
 const READ_WITHIN: Duration = Duration::from_secs(20);
-
-/// Why a test's environment did not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TestingError {
-    /// The temporary folder.
-    #[error("the temporary folder: {0}")]
-    Folder(Arc<std::io::Error>),
-    /// A name that is none.
-    #[error(transparent)]
-    Name(#[from] IdError),
-    /// The environment cannot be made.
-    #[error(transparent)]
-    Environment(Arc<EnvironmentError>),
-    /// Its configuration cannot be read.
-    #[error(transparent)]
-    Config(Arc<ConfigError>),
-    /// The transport.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// A node.
-    #[error(transparent)]
-    Node(#[from] LocalError),
-    /// A client.
-    #[error(transparent)]
-    Client(#[from] Arc<ClientError>),
-    /// A reader.
-    #[error(transparent)]
-    Read(Arc<ReadError>),
-    /// The environment has none of this name, or number.
-    #[error("the environment has no {what} {name}")]
-    Absent {
-        /// A sender, reader, destination or broker.
-        what: &'static str,
-        /// What was asked for.
-        name: String,
-    },
-    /// A client refuses such a transaction itself and submits nothing: have the call fail instead, with a transaction that
-    /// is not permitted, or whose deadline is too far.
-    #[error("rejected({}) cannot be called for: a client refuses such a transaction before it is submitted", reason.word())]
-    NotSubmitted {
-        /// The reason that was asked for.
-        reason: Rejection,
-    },
-    /// What the next transaction is to be rejected for could not be submitted before: is the environment stalled, or without
-    /// a majority of its nodes?
-    #[error("rejected({}) could not be prepared in time: is the environment stalled?", reason.word())]
-    NotPrepared {
-        /// The reason that was asked for.
-        reason: Rejection,
-    },
-    /// The nodes did not give in time what they have committed.
-    #[error("what is committed was not read in time: is a majority of the nodes running?")]
-    NotRead,
-    /// The environment has ended.
-    #[error("the environment has ended")]
-    Ended,
-}
-
-impl TestingError {
-    /// Whether the same call can succeed later by itself.
-    pub fn retryable(&self) -> bool {
-        match self {
-            Self::Environment(error) => error.retryable(),
-            Self::Config(error) => error.retryable(),
-            Self::Transport(error) => error.retryable(),
-            Self::Node(error) => error.retryable(),
-            Self::Client(error) => error.retryable(),
-            Self::Read(error) => error.retryable(),
-            Self::NotPrepared { .. } | Self::NotRead => true,
-            Self::Folder(_) | Self::Name(_) | Self::Absent { .. } | Self::NotSubmitted { .. } | Self::Ended => false,
-        }
-    }
-}
-
-impl From<EnvironmentError> for TestingError {
-    fn from(error: EnvironmentError) -> Self {
-        Self::Environment(Arc::new(error))
-    }
-}
-
-impl From<ConfigError> for TestingError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(Arc::new(error))
-    }
-}
-
-impl From<ClientError> for TestingError {
-    fn from(error: ClientError) -> Self {
-        Self::Client(Arc::new(error))
-    }
-}
-
-impl From<ReadError> for TestingError {
-    fn from(error: ReadError) -> Self {
-        Self::Read(Arc::new(error))
-    }
-}
 
 /// Who is in an environment. The default: nodes `a`, `b`, `c`, destination `orders`, sender `web`, reader `app`.
 ///
@@ -230,6 +135,16 @@ fn all<N: std::str::FromStr<Err = IdError> + Ord>(names: &[String]) -> Result<BT
     Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
 }
 
+/// Leaves out what makes things durable: files of a test need not outlive the machine's power.
+#[derive(Debug, Clone, Copy)]
+struct Unsynced;
+
+impl DiskHook for Unsynced {
+    fn sync(&self, _: &Path, _: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Environment {
     /// Starts the default [`Setup`]: when this returns, transactions can be committed. Needs a tokio runtime, of any
     /// flavour. Errors: [`TestingError`].
@@ -240,7 +155,7 @@ impl Environment {
     /// The same with these members. Errors: [`TestingError`].
     pub async fn with(setup: Setup) -> Result<Self, TestingError> {
         let seams = Seams {
-            disk: Arc::new(UnsyncedDisk::default()),
+            disk: Arc::new(HookedDisk::real(Unsynced)),
             network: Arc::new(MemoryNetwork::default()),
             ..Seams::real()
         };

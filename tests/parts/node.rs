@@ -2,8 +2,6 @@
 //! signed for by all, and read back equal from each of them.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +16,7 @@ use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::node::{NodeOptions, acknowledge};
 use sealcast::rpc::proto::{self, read_response::Part};
-use sealcast::seams::{Clock, Disk, DiskFile, RealDisk, Seams, SystemClock};
+use sealcast::seams::{Clock, DiskHook, HookedDisk, Seams, SystemClock};
 use sealcast::transport::adversary::{AdversaryOptions, Mood};
 use sealcast::transport::{AnyTransport, Domain, Record, Topic, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -403,50 +401,24 @@ async fn an_alarm_stands_until_its_reason_ends_or_somebody_looked_and_its_gauge_
     shop.shut().await;
 }
 
-/// The machine's disk, with so many bytes free as it is told.
-struct Filled(AtomicU64);
+/// Says that so many bytes are free.
+#[derive(Clone)]
+struct Filled(Arc<AtomicU64>);
 
-impl Disk for Filled {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.create_new(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.open(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn make_folder(&self, path: &Path) -> io::Result<bool> {
-        RealDisk.make_folder(path)
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_folder(path)
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(folder)
-    }
-
-    fn free(&self, _: &Path) -> io::Result<u64> {
-        Ok(self.0.load(Ordering::SeqCst))
+impl DiskHook for Filled {
+    fn free(&self, _: u64) -> u64 {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r19_a_node_whose_disk_was_full_goes_on_by_itself_once_it_has_room() {
     let mut shop = Shop::open().await;
-    let disk = Arc::new(Filled(AtomicU64::new(u64::MAX)));
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let disk = Arc::new(HookedDisk::real(Filled(free.clone())));
     shop.start("a").await;
     shop.start("b").await;
-    shop.start_on("c", shop.transport.clone(), Seams { disk: disk.clone(), ..shop.seams.clone() }).await;
+    shop.start_on("c", shop.transport.clone(), Seams { disk, ..shop.seams.clone() }).await;
     shop.ready().await;
     let alarmed = async |shop: &Shop, wanted: bool| {
         let waiting = async {
@@ -460,12 +432,12 @@ async fn r19_a_node_whose_disk_was_full_goes_on_by_itself_once_it_has_room() {
         };
         tokio::time::timeout(LIMIT, waiting).await.expect("the alarm follows the disk");
     };
-    disk.0.store(1000, Ordering::SeqCst);
+    free.store(1000, Ordering::SeqCst);
     let header = shop.header(b"no room for it on c");
     shop.send(&header, b"no room for it on c").await;
     committed(&shop.receipts(&header, 2).await);
     alarmed(&shop, true).await;
-    disk.0.store(u64::MAX, Ordering::SeqCst);
+    free.store(u64::MAX, Ordering::SeqCst);
     alarmed(&shop, false).await;
     committed(&shop.receipts(&header, 3).await);
     shop.agree().await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::*;
 use crate::core::id::Time;
-use crate::seams::{Disk, ManualClock, RealDisk};
+use crate::seams::{DiskHook, HookedDisk, ManualClock};
 
 const TOPIC: &str = "topic";
 
@@ -125,70 +125,27 @@ fn many_files_read_as_one_log_and_retention_takes_the_oldest() {
     assert_eq!(append(&log, 1, b"goes on"), Ok(1));
 }
 
-/// A disk whose files refuse to write (1) or to sync (2).
-struct FaultyDisk(Arc<AtomicU8>);
+/// Lets files refuse to write (1) or to sync (2).
+#[derive(Clone)]
+struct Faulty(Arc<AtomicU8>);
 
-#[derive(Debug)]
-struct FaultyFile(Box<dyn DiskFile>, Arc<AtomicU8>);
-
-impl FaultyFile {
+impl Faulty {
     fn fails(&self, when: u8) -> io::Result<()> {
-        if self.1.load(Ordering::SeqCst) == when { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if self.0.load(Ordering::SeqCst) == when { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 
-impl DiskFile for FaultyFile {
-    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if let Err(full) = self.fails(1) {
-            self.0.write_at(&bytes[..bytes.len() / 2], at)?;
-            return Err(full);
+impl DiskHook for Faulty {
+    fn write(&self, _: &Path, bytes: &[u8], write: &dyn Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        match self.fails(1) {
+            Ok(()) => write(bytes),
+            Err(full) => write(&bytes[..bytes.len() / 2]).and(Err(full)),
         }
-        self.0.write_at(bytes, at)
     }
-    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
-        self.0.read_at(into, at)
-    }
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_length(length)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.0.try_lock()
-    }
-    fn unlock(&self) -> io::Result<()> {
-        self.0.unlock()
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.fails(2).and_then(|()| self.0.sync())
-    }
-}
 
-impl Disk for FaultyDisk {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FaultyFile(RealDisk.create_new(path)?, self.0.clone())))
-    }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FaultyFile(RealDisk.open(path)?, self.0.clone())))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn make_folder(&self, path: &Path) -> io::Result<bool> {
-        RealDisk.make_folder(path)
-    }
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_folder(path)
-    }
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(folder)
-    }
-    fn free(&self, folder: &Path) -> io::Result<u64> {
-        RealDisk.free(folder)
+    fn sync(&self, path: &Path, sync: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
+        // Folders sync whatever the files do.
+        if path.is_dir() { sync() } else { self.fails(2).and_then(|()| sync()) }
     }
 }
 
@@ -196,7 +153,7 @@ impl Disk for FaultyDisk {
 fn a_full_disk_passes_and_a_failed_sync_does_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let fault = Arc::new(AtomicU8::new(0));
-    let seams = Seams { disk: Arc::new(FaultyDisk(fault.clone())), ..Seams::real() };
+    let seams = Seams { disk: Arc::new(HookedDisk::real(Faulty(fault.clone()))), ..Seams::real() };
     let log = RecordLog::open(folder.path(), &seams, Options::default()).expect("it opens");
     create(&log, 1);
     append(&log, 0, b"one").expect("appended");

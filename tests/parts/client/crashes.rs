@@ -15,7 +15,7 @@ use sealcast::client::{Client, Handle, Stage, Transaction, Waited};
 use sealcast::core::id::{Digest, Epoch, ParcelId, TransactionId};
 use sealcast::core::receipt::{Verdict, is_query};
 use sealcast::core::split::segment::Segment;
-use sealcast::seams::{Disk, DiskFile, Seams};
+use sealcast::seams::{DiskHook, DiskStep, HookedDisk, Seams};
 use sealcast::transport::embedded::Embedded;
 use sealcast::transport::{
     Ack, AppendError, Batch, Full, Offset, Partition, PartitionId, Pending, ReadError, Record, Topic, Transport,
@@ -81,107 +81,28 @@ impl Machine {
     }
 }
 
-struct MortalDisk(Arc<Machine>);
+#[derive(Clone)]
+struct Mortal(Arc<Machine>);
 
-impl MortalDisk {
-    fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(MortalFile { machine: self.0.clone(), file })
+impl DiskHook for Mortal {
+    fn before(&self, step: DiskStep, _: &Path) -> io::Result<()> {
+        match step {
+            DiskStep::Lock | DiskStep::Length => Ok(()),
+            _ => self.0.check(),
+        }
     }
 
-    fn synced(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        synced(&self.0, sync)
-    }
-}
-
-fn synced(machine: &Machine, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    machine.step();
-    machine.check()?;
-    sync()?;
-    machine.step();
-    machine.check()
-}
-
-impl Disk for MortalDisk {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn write(&self, _: &Path, bytes: &[u8], write: &dyn Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
         self.0.check()?;
-        Ok(self.file(self.0.disk.create_new(path)?))
+        write(bytes)
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn sync(&self, _: &Path, sync: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
+        self.0.step();
         self.0.check()?;
-        Ok(self.file(self.0.disk.open(path)?))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.check()?;
-        self.0.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.check()?;
-        self.0.disk.remove(path)
-    }
-
-    fn make_folder(&self, path: &Path) -> io::Result<bool> {
-        self.0.check()?;
-        self.0.disk.make_folder(path)
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.synced(|| self.0.disk.sync_folder(path))
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<std::path::PathBuf>> {
-        self.0.check()?;
-        self.0.disk.list(folder)
-    }
-
-    fn free(&self, folder: &Path) -> io::Result<u64> {
-        self.0.disk.free(folder)
-    }
-}
-
-struct MortalFile {
-    machine: Arc<Machine>,
-    file: Box<dyn DiskFile>,
-}
-
-impl std::fmt::Debug for MortalFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.file.fmt(f)
-    }
-}
-
-impl DiskFile for MortalFile {
-    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.machine.check()?;
-        self.file.write_at(bytes, at)
-    }
-
-    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
-        self.machine.check()?;
-        self.file.read_at(into, at)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.machine.check()?;
-        self.file.set_length(length)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        synced(&self.machine, || self.file.sync())
-    }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        self.file.unlock()
+        sync()?;
+        self.0.step();
+        self.0.check()
     }
 }
 
@@ -249,7 +170,7 @@ impl Sea {
     async fn start(&self, machine: &Arc<Machine>) -> Option<Client> {
         let mut options = self.world.options();
         options.outbox.folder = Some("/outbox".into());
-        options.seams.disk = Arc::new(MortalDisk(machine.clone()));
+        options.seams.disk = Arc::new(HookedDisk::new(Mortal(machine.clone()), machine.disk.clone()));
         let brokers = Arc::new(Reached { machine: machine.clone(), brokers: self.world.transport.clone() });
         match Client::start(brokers, options).await {
             Ok(client) => Some(client),

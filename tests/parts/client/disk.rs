@@ -2,11 +2,11 @@
 //! parcels can find no room.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use sealcast::seams::{Disk, DiskFile, RealDisk};
+use sealcast::seams::{Disk, DiskHook, DiskStep, HookedDisk};
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Hand {
@@ -16,13 +16,18 @@ struct Hand {
     no_room: bool,
 }
 
-/// The disk. Clones are the same disk.
+/// The hand. Clones are the same hand.
 #[derive(Debug, Clone, Default)]
 pub struct HeldDisk {
     hand: Arc<(Mutex<Hand>, Condvar)>,
 }
 
 impl HeldDisk {
+    /// The disk on which it has its hand.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(HookedDisk::real(self.clone()))
+    }
+
     fn set(&self, change: impl FnOnce(&mut Hand)) {
         change(&mut self.hand.0.lock().unwrap());
         self.hand.1.notify_all();
@@ -56,87 +61,21 @@ impl HeldDisk {
     }
 }
 
-impl Disk for HeldDisk {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+impl DiskHook for HeldDisk {
+    fn before(&self, step: DiskStep, path: &Path) -> io::Result<()> {
         let in_parcels = path.parent().is_some_and(|folder| folder.ends_with("parcels"));
-        if in_parcels && self.hand.0.lock().unwrap().no_room {
+        if step == DiskStep::Create && in_parcels && self.hand.0.lock().unwrap().no_room {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        Ok(self.file(path, RealDisk.create_new(path)?))
+        Ok(())
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.file(path, RealDisk.open(path)?))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn make_folder(&self, path: &Path) -> io::Result<bool> {
-        RealDisk.make_folder(path)
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_folder(path)
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(folder)
-    }
-
-    fn free(&self, folder: &Path) -> io::Result<u64> {
-        RealDisk.free(folder)
-    }
-}
-
-impl HeldDisk {
-    fn file(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+    fn sync(&self, path: &Path, sync: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
         // A database has another name while it is made.
-        match path.extension().is_some_and(|extension| extension == "redb" || extension == "making") {
-            true => Box::new(HeldFile { file, disk: self.clone() }),
-            false => file,
+        if path.extension().is_none_or(|extension| extension != "redb" && extension != "making") {
+            return sync();
         }
-    }
-}
-
-#[derive(Debug)]
-struct HeldFile {
-    file: Box<dyn DiskFile>,
-    disk: HeldDisk,
-}
-
-impl DiskFile for HeldFile {
-    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_at(bytes, at)
-    }
-
-    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
-        self.file.read_at(into, at)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.file.set_length(length)
-    }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        self.file.unlock()
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let (hand, changed) = &*self.disk.hand;
+        let (hand, changed) = &*self.hand;
         let mut now = hand.lock().unwrap();
         now.waiting += 1;
         while now.held {
@@ -147,6 +86,6 @@ impl DiskFile for HeldFile {
             return Err(io::Error::other("the disk is broken"));
         }
         drop(now);
-        self.file.sync()
+        sync()
     }
 }

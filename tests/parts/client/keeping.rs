@@ -1,6 +1,5 @@
 //! What is submitted and what is not: no parcel is half the outbox's, whatever the caller or the disk does meanwhile.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sealcast::client::{Client, ClientError, Options, Transaction, WaitError};
@@ -18,7 +17,7 @@ const LARGE: usize = 3_000_000;
 
 fn on(disk: &HeldDisk, world: &World) -> Options {
     let mut options = world.options();
-    options.seams.disk = Arc::new(disk.clone());
+    options.seams.disk = disk.disk();
     options
 }
 
