@@ -213,12 +213,14 @@ impl ReaderService {
         let transaction = convert::transaction(&request.transaction, "GetRequest.transaction")?;
         let sender = request.sender.as_deref().map(|name| convert::sender(name, "GetRequest.sender")).transpose()?;
         let mut rows: Vec<(Arc<Served>, Row)> = Vec::new();
-        let mut unfresh = None;
+        let (mut unfresh, mut replayed) = (None, true);
         for served in all {
             if let Err(status) = fresh.wait(served).await {
                 unfresh = Some(status);
                 continue;
             }
+            // Asked before anything is looked up: what is replayed meanwhile was not looked at.
+            replayed &= *served.replayed.borrow();
             let snapshot = served.context.store.snapshot().map_err(unavailable)?;
             let found = snapshot.rows_of(&transaction).map_err(unavailable)?.into_iter();
             let found = found.filter(|row| sender.as_ref().is_none_or(|sender| row.sender == *sender));
@@ -240,7 +242,7 @@ impl ReaderService {
         let Some((served, row)) = rows.pop() else {
             return match (unfresh, all.first()) {
                 (Some(status), _) => miss(give, Answer::Unavailable, status.message(), None, None).await,
-                (None, Some(first)) if all.iter().all(|served| *served.replayed.borrow()) => {
+                (None, Some(first)) if replayed => {
                     let asked = Asked::Beginning(transaction.to_bytes().to_vec(), 32);
                     let mut known = Vec::new();
                     for served in all {
@@ -296,6 +298,8 @@ impl ReaderService {
         if let Err(status) = fresh.wait(served).await {
             return miss(give, Answer::Unavailable, status.message(), None, None).await;
         }
+        // Asked before anything is looked up: what is replayed meanwhile was not looked at.
+        let replayed = *served.replayed.borrow();
         let tag: KeyTag = key_tag(served.context.ring.index_secret(), &request.key);
         let wanted = Wanted { metadata_only: request.metadata_only, ..Wanted::default() };
         let held = lookup::held(served).0;
@@ -324,7 +328,7 @@ impl ReaderService {
         if given || request.after.is_some() {
             return Ok(());
         }
-        let (answer, text) = match *served.replayed.borrow() {
+        let (answer, text) = match replayed {
             true => (Answer::NotFound, "nothing is committed under this key"),
             false => (Answer::Unavailable, "the log is not replayed yet"),
         };
