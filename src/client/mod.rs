@@ -75,6 +75,14 @@
 //! **Many small ones** share parcels by themselves when they come within a short time; [`Client::submit_all`] takes a stream
 //! of them, in order.
 //!
+//! **In cargo's dev profile** sealing is slow unless what a program depends on is optimised: Sealcast's own profiles do not
+//! reach its dependants. In the program's Cargo.toml:
+//!
+//! ```toml
+//! [profile.dev.package."*"]
+//! opt-level = 2
+//! ```
+//!
 //! **Reading** is another role, with a key of its own: [`reader::Reader`].
 //!
 //! # How it works
