@@ -398,6 +398,14 @@ async fn r23_reads_never_pass_the_held_prefix_nor_say_more_than_a_node_knows() {
     };
     let known = dialed.status(status(&third)).await.unwrap().into_inner();
     assert_eq!(Position::from(known.at["orders"]), at_first, "it says how far it looked");
+    // A cursor into another group's log says nothing about this one's.
+    let astray = proto::SubscribeRequest {
+        destination: "orders".to_owned(),
+        group: Some(Bytes::from_static(&[7; 16])),
+        ..Default::default()
+    };
+    let refused = dialed.subscribe(astray).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
     // Read your writes, and the present: neither can be had here, and that is what it says.
     for fresh in [Freshness::at_least(at_third), Freshness::linearizable()] {
         let fresh = fresh.within(Duration::from_millis(200));
@@ -462,9 +470,21 @@ async fn r26_what_lies_before_the_horizon_is_forgotten_and_never_expired() {
     (forgotten.deadline, expired.deadline) = (before(retention + LIMIT), before(retention - LIMIT));
     let tag = shop.directory.destinations[&orders()].tag;
     let asked = [&forgotten, &expired].map(|header| (header.id, header.deadline, None)).to_vec();
-    let query = Query { epoch: Epoch([1; 8]), time: now, asked }.sign(&shop.sender, tag);
     let to = shop.transport.partitions(&Topic::segments(&name("test"), &orders()))[0].id.clone();
-    shop.transport.append(to, Record { key: Bytes::new(), value: query.into() }).unwrap().await.unwrap();
+    // A node that knows no group time yet says nothing: they are asked until all have answered, as a client does.
+    let answered = async {
+        for later in 0.. {
+            let time = Time(now.0 + later);
+            let query = Query { epoch: Epoch([1; 8]), time, asked: asked.clone() }.sign(&shop.sender, tag);
+            let record = Record { key: Bytes::new(), value: query.into() };
+            shop.transport.append(to.clone(), record).unwrap().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if shop.said(&expired).await.len() == 3 && shop.said(&forgotten).await.len() == 3 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, answered).await.expect("they answer");
     let verdict = shop.receipts(&expired, 3).await;
     assert!(matches!(verdict, Verdict::Expired { .. }), "{verdict:?}");
     let verdict = shop.receipts(&forgotten, 3).await;

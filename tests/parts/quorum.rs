@@ -387,11 +387,46 @@ async fn r11_a_member_that_lacks_a_body_votes_serves_what_it_holds_and_fetches()
     let mut given = reader.get(request).await.unwrap().into_inner();
     let start = given.message().await.unwrap().unwrap().part.unwrap();
     assert!(matches!(start, proto::read_response::Part::Start(_)), "{start:?}");
+    // And what is asked to be the present does not end before what is missing.
+    let freshness = proto::Freshness {
+        consistency: proto::Consistency::Linearizable.into(),
+        timeout_ms: 1000,
+        ..Default::default()
+    };
+    let present =
+        proto::SubscribeRequest { destination: "orders".to_owned(), freshness: Some(freshness), ..Default::default() };
+    let refused = reader.subscribe(present).await.unwrap_err();
+    assert!(refused.message().contains("held prefix ends"), "{refused:?}");
     town.machines[&lacking].disk.refuse_bodies(None);
     assert_eq!(town.shop.get(&lacking, &missing).await.unwrap().1, large);
     town.start(&dying, disk).await;
     let position = committed(&town.shop.receipts(&missing, 3).await);
     town.settled(position, &missing, 3).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_bytes_that_are_damaged_at_one_member_are_fetched_from_another() {
+    let mut town = Town::new().await;
+    let leader = town.leader().await;
+    let [lacking, _] = town.others(&leader);
+    // It has it from nobody but the others, and cannot keep it yet.
+    town.sees(&lacking, false);
+    town.machines[&lacking].disk.refuse_bodies(Some(ErrorKind::PermissionDenied));
+    let large: Vec<u8> = (0..300_000u32).map(|at| (at % 239) as u8).collect();
+    let header = town.shop.header(&large);
+    town.shop.send(&header, &large).await;
+    committed(&town.shop.receipts(&header, 2).await);
+    until("it to be missed", || (town.counts(&lacking).missing == 1).then_some(())).await;
+    // Whom it asks first has other bytes than the log names.
+    let disk = &town.machines[&leader].disk;
+    let bodies: Vec<_> = disk.files().into_iter().filter(|path| path.parent().unwrap().ends_with("bodies")).collect();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    disk.flip(&bodies[0], 200_000);
+    town.machines[&lacking].disk.refuse_bodies(None);
+    assert_eq!(town.shop.get(&lacking, &header).await.unwrap().1, large);
+    town.sees(&lacking, true);
+    town.settled(committed(&town.shop.receipts(&header, 3).await), &header, 1).await;
     town.end().await;
 }
 

@@ -314,6 +314,12 @@ async fn r12_nobody_founds_alone_and_nobody_speaks_for_another() {
     let call = |payload: Vec<u8>| wire.call(&a.name, GROUP, MessageKind::Vote, payload.into(), Duration::from_secs(1));
     let error = call(payload.clone()).await.unwrap_err();
     assert!(error.to_string().contains("speaks for member 2"), "{error}");
+    // c in its own name, with a vote in b's.
+    let mut in_bs_name = payload.clone();
+    in_bs_name[1..9].copy_from_slice(&3u64.to_be_bytes());
+    in_bs_name[9..25].copy_from_slice(&c.group.store().incarnation().0);
+    let error = call(in_bs_name).await.unwrap_err();
+    assert!(error.to_string().contains("speaks for member"), "{error}");
     payload[25..41].fill(0);
     let error = call(payload.clone()).await.unwrap_err();
     assert!(error.to_string().contains("admitted anew"), "{error}");

@@ -7,8 +7,8 @@ use crate::deciding::*;
 use crate::segments::{directory, draft, secret, sign};
 use proptest::prelude::*;
 use sealcast::core::decide::{
-    Applied, ApplyError, Changes, Decision, DirectoryOp, Entry, EntryError, ManifestItem, Op, Predecessor, Standing,
-    apply, horizon, op_number, standing,
+    Applied, ApplyError, Changes, Commit, Decision, DirectoryOp, Entry, EntryError, ManifestItem, Op, Predecessor,
+    Standing, apply, horizon, op_number, standing,
 };
 use sealcast::core::id::{
     First, IdempotencyTag, KeyTag, OnPredecessor, PayloadTag, Position, Rejection, Release, Time, TransactionId,
@@ -77,6 +77,77 @@ fn r06_an_idempotency_key_is_claimed_for_the_window_and_a_duplicate_names_the_fi
     });
     let second = First { transaction: late(4, 0).transaction, position: at(5, 0) };
     assert_eq!(decisions(&over), [Decision::Committed, Decision::Duplicate(second)]);
+}
+
+#[test]
+fn r06_an_id_and_an_idempotency_key_are_their_senders_own() {
+    let mut model = Model::founded();
+    let one = ManifestItem { idempotency_tag: Some(IdempotencyTag([7; 16])), ..item(1) };
+    let theirs = ManifestItem { payload_tag: PayloadTag([0xee; 32]), ..one.clone() };
+    let of = |sender: &str, item: ManifestItem| Commit {
+        sender: sender.parse().unwrap(),
+        ..commit(&manifest(sender.len() as u32, vec![item]))
+    };
+    let decided =
+        |model: &mut Model, commit| decisions(&model.run(&Entry { time: START, ops: vec![Op::Commit(commit)] }));
+    assert_eq!(decided(&mut model, of("web", one)), [Decision::Committed]);
+    assert_eq!(decided(&mut model, of("shop", theirs)), [Decision::Committed], "nobody takes another's id or key");
+    assert_eq!(model.rows.len(), 2);
+}
+
+#[test]
+fn r06_what_is_not_committed_claims_no_idempotency_key() {
+    let mut model = Model::founded();
+    let with_key = |number| ManifestItem { idempotency_tag: Some(IdempotencyTag([7; 16])), ..item(number) };
+    let loser = ManifestItem { key_tag: Some(KeyTag([1; 16])), expected_version: Some(at(9, 9)), ..with_key(1) };
+    assert_eq!(decisions(&model.run(&entry(1, vec![vec![loser]]))), [Decision::Rejected(Rejection::Conflict)]);
+    assert_eq!(decisions(&model.run(&entry(2, vec![vec![with_key(2)]]))), [Decision::Committed]);
+}
+
+/// For each check of the documented order, one that fails it and all that come after it is refused by it.
+#[test]
+fn r04_of_several_reasons_the_first_in_the_order_of_checks_is_the_one() {
+    let life = directory().destinations[&Model::empty().destination].max_life;
+    let mut narrower = draft();
+    narrower.version = 2;
+    narrower.senders.get_mut(&web()).unwrap().destinations.clear();
+    let (barred, listed) = (Op::Directory(directory_op(&sign(&narrower))), Vec::new());
+    let refused = ManifestItem { expected_version: Some(at(9, 9)), key_tag: Some(KeyTag([1; 16])), ..item(1) };
+    let claimant = ManifestItem { idempotency_tag: Some(IdempotencyTag([7; 16])), ..item(2) };
+    // Everything is wrong with it; then less and less.
+    let worst = ManifestItem {
+        deadline: START.after(life + Duration::from_millis(1)),
+        idempotency_tag: claimant.idempotency_tag,
+        key_tag: refused.key_tag,
+        expected_version: refused.expected_version,
+        ..after(item(3), &refused)
+    };
+    let nearer = ManifestItem { deadline: item(3).deadline, ..worst.clone() };
+    let early = after(nearer.clone(), &item(99));
+    let alone = ManifestItem { predecessor: None, ..nearer.clone() };
+    let first = First { transaction: claimant.transaction, position: at(3, 1) };
+    let unclaimed = ManifestItem { idempotency_tag: None, ..alone.clone() };
+    let decision_of = |ops: Vec<Op>, item: &ManifestItem| {
+        let mut model = Model::founded();
+        model.run(&entry(1, vec![vec![refused.clone(), claimant.clone()]]));
+        model.run(&Entry { time: START, ops });
+        let changes = model.run(&entry(2, vec![vec![item.clone()]]));
+        (results(&changes), decisions(&changes))
+    };
+    let rejected = |reason| (vec![Applied::Decided], vec![Decision::Rejected(reason)]);
+    assert_eq!(decision_of(vec![barred.clone()], &worst), rejected(Rejection::NotPermitted));
+    assert_eq!(decision_of(vec![barred], &early), rejected(Rejection::NotPermitted), "though it comes too early");
+    assert_eq!(decision_of(listed.clone(), &worst), rejected(Rejection::DeadlineTooFar));
+    assert_eq!(decision_of(listed.clone(), &early), (vec![Applied::TooEarly], vec![]));
+    assert_eq!(decision_of(listed.clone(), &nearer), rejected(Rejection::Predecessor));
+    assert_eq!(decision_of(listed.clone(), &alone), (vec![Applied::Decided], vec![Decision::Duplicate(first)]));
+    assert_eq!(decision_of(listed, &unclaimed), rejected(Rejection::Conflict));
+    // What has its fate keeps it, whatever is wrong with what brings it again, group time among it.
+    let mut model = Model::founded();
+    let short = ManifestItem { deadline: START.after(seconds(5)), ..item(4) };
+    model.run(&entry(1, vec![vec![short.clone()]]));
+    let again = [short.clone(), ManifestItem { payload_tag: PayloadTag([0xee; 32]), ..short }].to_vec();
+    assert_eq!(results(&model.run(&entry(9, vec![again]))), [Applied::Repeat, Applied::IdReuse]);
 }
 
 #[test]

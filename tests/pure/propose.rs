@@ -128,6 +128,13 @@ fn r10_a_new_life_of_a_store_takes_back_what_the_old_one_reported() {
     tally.report(Report { incarnation: Incarnation([0xff; 16]), ..report("a", 1, 1, NOTHING, &[]) });
     tally.report(report("b", 1, 1, NOTHING, std::slice::from_ref(&parcel)));
     assert!(drain(&mut tally, &mut model, 0).iter().all(|entry| entry.ops.is_empty()));
+    // Whatever it is that it says first: a part of a report, too.
+    let mut other = Tally::new();
+    other.report(report("a", 1, 1, NOTHING, std::slice::from_ref(&parcel)));
+    let reborn = Report { incarnation: Incarnation([0xff; 16]), last: false, ..report("a", 1, 1, NOTHING, &[]) };
+    other.report(reborn);
+    other.report(report("b", 1, 1, NOTHING, std::slice::from_ref(&parcel)));
+    assert!(drain(&mut other, &mut model.clone(), 0).iter().all(|entry| entry.ops.is_empty()));
     // So does a whole report that no longer lists it; a part of one only adds.
     tally.report(Report { last: false, ..report("c", 1, 1, NOTHING, std::slice::from_ref(&parcel)) });
     tally.report(report("b", 2, 1, NOTHING, &[]));
@@ -202,6 +209,20 @@ fn r07_time_passes_every_second_while_anything_is_undecided_else_every_ten() {
     };
     assert_eq!(times(&[]), [0, 10, 20]);
     assert_eq!(times(&[manifest(1, vec![after(item(2), &item(1))])]), (0..25).collect::<Vec<_>>());
+}
+
+#[test]
+fn r07_the_clocks_of_those_that_do_not_vote_move_no_time() {
+    let (mut tally, mut model) = (Tally::new(), Model::founded());
+    for name in ["a", "b"] {
+        tally.report(report(name, 1, 0, NOTHING, &[]));
+    }
+    for name in ["x", "y", "z"] {
+        tally.report(report(name, 1, 1000, NOTHING, &[]));
+    }
+    assert_eq!(drain(&mut tally, &mut model, 0), [], "no majority of the voters' clocks is past group time");
+    tally.report(report("b", 2, 1000, NOTHING, &[]));
+    assert_eq!(drain(&mut tally, &mut model, 1), [], "one of three voters is none either");
 }
 
 #[test]

@@ -249,6 +249,40 @@ fn r13_what_is_about_something_else_is_never_counted() {
 }
 
 #[test]
+fn r13_signers_that_differ_in_anything_do_not_agree() {
+    let first = |number| First { transaction: transaction(99), position: Position { index: 3, number } };
+    let of_another = |number| First { transaction: transaction(number), ..first(4) };
+    let rejected = |reason| Verdict::Rejected(decided(7), reason);
+    let tagged = |tag| Verdict::Committed(Decided { payload_tag: PayloadTag([tag; 32]), ..decided(7) });
+    let number = |number| Verdict::Committed(Decided { position: Position { index: 7, number }, ..decided(7) });
+    let differing = [
+        (rejected(Rejection::Conflict), rejected(Rejection::Predecessor)),
+        (rejected(Rejection::NotPermitted), Verdict::Duplicate(decided(7), first(4))),
+        (Verdict::Duplicate(decided(7), first(4)), Verdict::Duplicate(decided(7), first(5))),
+        (Verdict::Duplicate(decided(7), of_another(98)), Verdict::Duplicate(decided(7), of_another(99))),
+        (committed(7), committed(8)),
+        (number(2), number(3)),
+        (tagged(5), tagged(6)),
+        (committed(7), Verdict::Expired { group_time: Time(DEADLINE.0 + 1) }),
+        (
+            Verdict::Expired { group_time: Time(DEADLINE.0 + 1) },
+            Verdict::Forgotten { group_time: Time(DEADLINE.0 + 1) },
+        ),
+    ];
+    for (one, other) in differing {
+        // Who knows no payload tag takes any, if the signers agree on it.
+        let ticket = Ticket { destination: "orders".parse().unwrap(), transaction: transaction(1), deadline: DEADLINE };
+        let mut counter = Counter::new(ticket, orders(), "web".parse().unwrap(), None);
+        assert_eq!(counter.add(&said("a", statement(1, one))), Added::Counted);
+        assert_eq!(counter.add(&said("b", statement(1, other))), Added::Counted);
+        assert_eq!(counter.agreed(&directories()), None, "{one:?} and {other:?}");
+        counter.add(&said("c", statement(1, one)));
+        let agreed = counter.agreed(&directories()).unwrap();
+        assert_eq!((agreed.verdict, agreed.lacking), (one, vec![node("b")]));
+    }
+}
+
+#[test]
 fn r13_signers_of_two_directory_versions_are_not_mixed() {
     let under = |version, verdict| Statement { directory: version, ..statement(1, verdict) };
     let expired = |more| Verdict::Expired { group_time: Time(DEADLINE.0 + more) };
@@ -339,6 +373,23 @@ fn r22_a_majority_of_refusals_lets_the_sender_seal_anew() {
     refusals.add(&refused("c", refusal()));
     let found = refusals.refused(&directories()).unwrap();
     assert_eq!(found, ["a", "c"].map(|name| (node(name), RefusalReason::Miscoded)).into());
+}
+
+#[test]
+fn r22_refusals_under_two_directory_versions_are_not_mixed_and_only_voters_count() {
+    let refused =
+        |name: &str, version| match Notice::decode(&refusal().sign(&key(name), &node(name), orders(), version).value) {
+            Ok(Notice::Refusal(signed)) => signed.verify(&directories()),
+            other => panic!("{other:?}"),
+        };
+    let mut refusals = Refusals::new(orders(), refusal().digest);
+    refusals.add(&refused("c", 1).unwrap());
+    refusals.add(&refused("a", 2).unwrap());
+    assert_eq!(refusals.refused(&directories()), None, "one of each");
+    let no_voter = NoticeError::UnknownNode { node: node("c"), destination: orders(), version: 2 };
+    assert_eq!(refused("c", 2), Err(no_voter), "c votes no more in version 2");
+    refusals.add(&refused("b", 2).unwrap());
+    assert_eq!(refusals.refused(&directories()).unwrap().len(), 2);
 }
 
 fn refusal() -> Refusal {

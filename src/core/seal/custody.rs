@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_for_one_requester_and_one_transaction() {
+    fn r11_a_grant_is_for_one_requester_and_one_transaction() {
         let scope = GrantScope {
             environment: EnvironmentId([1; 16]),
             destination: DestinationTag([2; 16]),

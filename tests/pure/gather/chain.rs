@@ -111,13 +111,13 @@ fn not_joined(stripes: &[Stripe], wrong: &[Bytes]) {
 }
 
 #[test]
-fn n23_a_stripe_of_another_core_is_not_joined() {
+fn r01_n23_a_stripe_of_another_core_is_not_joined() {
     let (_, _, stripes) = parcel(1, 100);
     not_joined(&stripes, &resigned(&stripes[1], |header| header.core.destinations[0].sequence = 99));
 }
 
 #[test]
-fn n24_a_stripe_of_another_chain_or_in_anothers_place_is_not_joined() {
+fn r01_n24_a_stripe_of_another_chain_or_in_anothers_place_is_not_joined() {
     let (_, _, stripes) = parcel(1, 100);
     not_joined(&stripes, &resigned(&stripes[1], |header| header.previous.0[0] ^= 1));
     let reordered = resigned(&stripes[2], |header| {

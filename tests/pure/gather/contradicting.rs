@@ -101,6 +101,24 @@ fn r01_another_d_after_the_end_is_told_of_once() {
 }
 
 #[test]
+fn r01_what_is_not_gathered_for_contradicting_others_is_told_of_all_the_same() {
+    // Another header of a stripe that was handed out; and a third one beside the two that are gathered.
+    let mut node = Node::new(Caps::default());
+    let (core, _, stripes) = parcel(1, 100);
+    let others = [2, 3].map(|seed| split(core.clone(), &web(), &sealed(100, seed)));
+    node.send_stripe(&stripes[0]);
+    node.send(&others[0][0].segments[0].record);
+    let told = |stripe, first, second| Equivocation { parcel: key_of(&core), stripe, first, second };
+    assert_eq!(node.equivocations, [told(0, stripes[0].digest, others[0][0].digest)]);
+    let mut node = Node::new(Caps::default());
+    for stripes in [&stripes, &others[0], &others[1]] {
+        node.send(&stripes[1].segments[0].record);
+    }
+    let third = others[1][1].digest;
+    assert!(node.equivocations.iter().any(|told| told.second == third), "{:?}", node.equivocations);
+}
+
+#[test]
 fn a_contradicting_expiry_ends_nothing_and_leaves_nothing_behind() {
     let mut node = Node::new(Caps::default());
     let (core, _, stripes) = parcel(1, 48 * 2);

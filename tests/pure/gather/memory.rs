@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sealcast::core::gather::{Caps, DeferReason};
+use sealcast::core::gather::{Caps, DeferReason, STALLED_AFTER};
 
 use crate::gathering::*;
 use crate::segments::*;
@@ -73,6 +73,23 @@ fn r16_deferred_addresses_are_bounded_and_the_newest_go() {
     assert!(node.reassembler.overflowed() > 0);
     assert_eq!(node.reassembler.overflowed() as usize, node.passed.len());
     assert_eq!(node.notes.len(), 5);
+}
+
+#[test]
+fn r16_all_who_are_not_known_share_one_bound_whatever_names_they_claim() {
+    let mut node = Node::new(Caps { deferred: 5, ..Caps::default() });
+    for number in 100..130 {
+        let stranger = secret(number);
+        let stripes = split(core(&stranger, number, tiny()), &stranger, &sealed(48, number));
+        node.send(&stripes[0].segments[0].record);
+    }
+    assert_eq!(node.reassembler.deferred_by_reason(), [(DeferReason::UnknownSender, 5)].into());
+    // Who is known keeps a bound of its own beside them.
+    let (_, _, stripes) = parcel(1, 48);
+    node.send(&stripes[0].segments[0].record);
+    node.wait(STALLED_AFTER);
+    assert_eq!(node.reassembler.deferred_of(&bytes_of(&web())), 1);
+    assert_eq!(node.reassembler.deferred(), 6);
 }
 
 #[test]
