@@ -3,14 +3,16 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeekExt, BufReader, SeekFrom};
-use tokio::time::Instant;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeekExt, BufReader, ReadBuf, SeekFrom};
+use tokio::time::{Instant, Sleep};
 
 use super::super::{CliError, Context, Exit, Output, progress};
 use super::Send;
@@ -23,6 +25,13 @@ const WHOLE_BYTES: u64 = 512 * 1024;
 
 /// How often it is looked whether lines still find room.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// What is said when the outbox takes nothing more for now.
+const NEARLY_FULL: &str = "the outbox is nearly full; it lets go of what is complete";
+
+fn waiting(full: &impl std::fmt::Display, limit: Duration) -> String {
+    format!("{full}: waiting for that, at most {} at a time", Span(limit))
+}
 
 /// When a submission last went on: what is waited for from then on has an end.
 pub(super) struct Patience {
@@ -66,7 +75,7 @@ impl Patience {
     /// Says once what is waited for.
     fn tell(&self, full: &impl std::fmt::Display) {
         if !self.said.replace(true) {
-            self.output.note(&format!("{full}: waiting for that, at most {} at a time", Span(self.limit)));
+            self.output.note(&waiting(full, self.limit));
         }
     }
 
@@ -239,7 +248,8 @@ impl Send {
             return self.submit_whole(client, head.into(), source, patience).await;
         }
         let bar = progress::bytes(source, None);
-        let mut payload = bar.wrap_async_read(std::io::Cursor::new(head).chain(payload));
+        let all = std::io::Cursor::new(head).chain(payload);
+        let mut payload = bar.wrap_async_read(Paced::new(all, client.clone(), patience));
         let handles = loop {
             patience.room(client, client.ready(0)).await?;
             let transaction = self.transaction(Bytes::new());
@@ -275,7 +285,7 @@ impl Send {
             let mut line = Vec::new();
             // What is on its way needs room too, and lines keep their order: the next one is taken when there is enough.
             while filling(client.outbox_bytes()) && !client.kept().is_empty() {
-                patience.tell(&"the outbox is nearly full; it lets go of what is complete");
+                patience.tell(&NEARLY_FULL);
                 tokio::time::sleep(LOOK).await;
             }
             reading.set(true);
@@ -310,6 +320,52 @@ impl Send {
             patience.room(client, pass(give, from(&source, handles?))).await?;
         }
         unreadable.take().map_or(Ok(()), |error| Err(failed(error)))
+    }
+}
+
+/// A payload that can be read once: while the outbox is nearly full nothing more of it is taken, because what was taken and
+/// found no room would be lost. Where no room comes in time it goes on, and what does not fit then is told by name.
+struct Paced<R> {
+    payload: R,
+    client: Client,
+    limit: Duration,
+    output: Output,
+    /// Since when it waits for room, and until it looks again.
+    waits: Option<(Instant, Pin<Box<Sleep>>)>,
+    said: bool,
+}
+
+impl<R> Paced<R> {
+    fn new(payload: R, client: Client, patience: &Patience) -> Self {
+        let Patience { limit, output, .. } = *patience;
+        Self { payload, client, limit, output, waits: None, said: false }
+    }
+
+    fn has_room(&self, waits: Duration) -> bool {
+        waits >= self.limit || !filling(self.client.outbox_bytes()) || self.client.kept().is_empty()
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Paced<R> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while !this.has_room(this.waits.as_ref().map_or(Duration::ZERO, |(since, _)| since.elapsed())) {
+            if !std::mem::replace(&mut this.said, true) {
+                this.output.note(&waiting(&NEARLY_FULL, this.limit));
+            }
+            let (_, nap) = this.waits.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(LOOK))));
+            ready!(nap.as_mut().poll(context));
+            nap.as_mut().reset(Instant::now() + LOOK);
+        }
+        // Once it went on for want of room, it goes on.
+        if this.waits.as_ref().is_some_and(|(since, _)| since.elapsed() < this.limit) {
+            this.waits = None;
+        }
+        Pin::new(&mut this.payload).poll_read(context, into)
     }
 }
 
