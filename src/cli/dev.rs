@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::init::{addresses, node};
 use super::quote::quoted;
-use super::session::runtime;
+use super::session::{runtime, set_up_logs};
 use super::signals::Signals;
 use super::watch::Shown;
 use super::{CliError, Context, Exit, Output};
@@ -28,7 +28,7 @@ use crate::local::{self, LocalError, Nodes};
 use crate::node::{NodeError, NodeOptions};
 use crate::seams::{Seams, hardening};
 use crate::store::records::RecordsError;
-use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
+use crate::telemetry::logs::LogFormat;
 use crate::transport::embedded::socket_path;
 use crate::transport::{AnyTransport, TransportError, TransportOptions};
 
@@ -111,9 +111,7 @@ struct Told {
 
 impl Dev {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-        logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or(QUIET)))
-            .map_err(|error| CliError::new(Exit::Usage, error))?;
+        set_up_logs(context, LogFormat::default(), None, Some(QUIET))?;
         // Each warns by itself, and what is missing is no reason not to run.
         let _ = hardening::core_dumps_off();
         let _ = hardening::open_files_most();

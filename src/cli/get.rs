@@ -45,9 +45,8 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let seams = context.seams.clone();
         block_on(async {
-            let reader = self.asked.reader(&seams)?;
+            let reader = self.asked.reader(context)?;
             let feed = self.feed(&reader).await?;
             match &self.output {
                 Some(path) => to_file(feed, path).await?,

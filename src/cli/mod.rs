@@ -41,6 +41,9 @@ use clap::Parser;
 
 use crate::seams::Seams;
 
+/// Says which format is meant where no flag does.
+const FORMAT_VARIABLE: &str = "SEALCAST_FORMAT";
+
 /// Moves transactions through a Kafka that nobody needs to trust: sealed, split, committed by a majority of nodes.
 #[derive(Debug, Parser)]
 #[command(
@@ -59,8 +62,8 @@ Examples:
   sealcast init shop --kafka localhost:9092 --nodes a,b,c --destination orders --sender web"
 )]
 struct Cli {
-    /// How data and errors are printed: a table for people, or one JSON object a line
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table, env = "SEALCAST_FORMAT")]
+    /// How data, errors and log lines are printed: for people, data as a table; or one JSON object a line
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table, env = FORMAT_VARIABLE)]
     format: Format,
 
     #[command(subcommand)]
@@ -136,7 +139,9 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let asked = |pair: &[OsString]| {
         pair.first().is_some_and(|arg| arg == "--format") && pair.last().is_some_and(|arg| arg == "json")
     };
-    let json = args.iter().any(|arg| arg == "--format=json") || args.windows(2).any(asked);
+    let json = args.iter().any(|arg| arg == "--format=json")
+        || args.windows(2).any(asked)
+        || std::env::var_os(FORMAT_VARIABLE).is_some_and(|format| format == "json");
     if error.use_stderr() && json {
         let text = error.to_string();
         let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());

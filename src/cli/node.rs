@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Either, load};
-use super::session::{Asked, block_on};
+use super::session::{Asked, block_on, set_up_logs};
 use super::{CliError, Context, Exit, Row};
 use crate::client::reader::{ReadError, Reader};
 use crate::config::NodeConfig;
@@ -17,7 +17,6 @@ use crate::core::id::{DestinationName, NodeName, Position, Time};
 use crate::node::{Node, NodeError, NodeOptions, acknowledge};
 use crate::rpc::proto;
 use crate::seams::{Seams, hardening};
-use crate::telemetry::logs;
 use crate::transport::AnyTransport;
 
 /// A node that has not drained after this ends all the same; draining takes well under a second when nothing is stuck.
@@ -87,11 +86,11 @@ impl NodeCommand {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let seams = context.seams.clone();
         match self.action {
-            Action::Run { config } => run(&config, seams),
+            Action::Run { config } => run(&config, context),
             Action::Acknowledge { alarm, destination, config } => {
                 acknowledged(&config, &seams, &alarm, destination.as_ref(), context)
             }
-            Action::Status { asked } => block_on(async { status(&asked.reader(&seams)?, &asked, context).await }),
+            Action::Status { asked } => block_on(async { status(&asked.reader(context)?, &asked, context).await }),
         }
     }
 }
@@ -128,10 +127,10 @@ fn acknowledged(
     Ok(Exit::Done)
 }
 
-fn run(config: &std::path::Path, seams: Seams) -> Result<Exit, CliError> {
+fn run(config: &std::path::Path, context: &Context) -> Result<Exit, CliError> {
     let config = node_config(config)?;
-    let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
-    logs::install(config.log.format, filter.as_deref()).map_err(|error| CliError::new(Exit::Usage, error))?;
+    set_up_logs(context, config.log.format, config.log.filter.as_deref(), None)?;
+    let seams = context.seams.clone();
     // It warns by itself; a node without this protection is still of use.
     let _ = hardening::core_dumps_off();
     // Likewise.

@@ -10,18 +10,30 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::config::{Either, load};
-use super::{CliError, Exit};
+use super::{CliError, Context, Exit};
 use crate::client::reader::{Freshness, ReadError, Reader};
 use crate::client::{ClientError, SubmitError};
 use crate::config::ClientConfig;
 use crate::core::directory::{Directory, Span};
 use crate::core::id::{DestinationName, NodeName, Position, Ticket, TransactionId};
 use crate::rpc::client::NOBODY_LISTENS;
-use crate::seams::Seams;
-use crate::telemetry::logs;
+use crate::telemetry::logs::{self, LogFormat};
 
 /// What a one-shot command logs when nobody asks for more: warnings of its own and errors.
 const QUIET: &str = "error,sealcast=warn";
+
+/// Sets up a command's logs: lines as the configuration says, and JSON whenever JSON was asked for. The environment's
+/// filter counts before the configuration's, that before `otherwise`.
+pub(super) fn set_up_logs(
+    context: &Context,
+    configured: LogFormat,
+    filter: Option<&str>,
+    otherwise: Option<&str>,
+) -> Result<(), CliError> {
+    let format = if context.output.is_json() { LogFormat::Json } else { configured };
+    let asked = std::env::var(logs::FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
+    logs::install(format, asked.as_deref().or(filter).or(otherwise)).map_err(|error| CliError::new(Exit::Usage, error))
+}
 
 /// Which configuration a command uses.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,13 +45,13 @@ pub(super) struct Configured {
 
 impl Configured {
     /// Reads it, the environment's overrides on top, and sets up the logs.
-    pub fn load(&self) -> Result<ClientConfig, CliError> {
-        load_client(&self.config)
+    pub fn load(&self, context: &Context) -> Result<ClientConfig, CliError> {
+        load_client(&self.config, context)
     }
 }
 
 /// Reads a client.toml, the environment's overrides on top, and sets up the logs.
-pub(super) fn load_client(path: &Path) -> Result<ClientConfig, CliError> {
+pub(super) fn load_client(path: &Path, context: &Context) -> Result<ClientConfig, CliError> {
     let config = match load(path.to_path_buf())? {
         Either::Client(config) => *config,
         Either::Node(_) => {
@@ -47,9 +59,7 @@ pub(super) fn load_client(path: &Path) -> Result<ClientConfig, CliError> {
             return Err(CliError::usage(format!("{shown}: this is a node's configuration: name a client.toml")));
         }
     };
-    let filter = std::env::var(logs::FILTER_VARIABLE).ok().or_else(|| config.log.filter.clone());
-    logs::install(config.log.format, Some(filter.as_deref().unwrap_or(QUIET)))
-        .map_err(|error| CliError::new(Exit::Usage, error))?;
+    set_up_logs(context, config.log.format, config.log.filter.as_deref(), Some(QUIET))?;
     Ok(config)
 }
 
@@ -71,9 +81,9 @@ impl Asked {
     }
 
     /// The reader that the configuration names.
-    pub fn reader(&self, seams: &Seams) -> Result<Reader, CliError> {
-        let config = self.configured.load()?;
-        let reader = Reader::from_config(&config, seams).map_err(|error| match error {
+    pub fn reader(&self, context: &Context) -> Result<Reader, CliError> {
+        let config = self.configured.load(context)?;
+        let reader = Reader::from_config(&config, &context.seams).map_err(|error| match error {
             ReadError::NoReader => CliError::usage(format!(
                 "{}: it names no reader: use a reader's client.toml, for example readers/NAME/client.toml",
                 config.path().display()

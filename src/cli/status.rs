@@ -73,9 +73,8 @@ impl Row for Shown {
 
 impl Status {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let seams = context.seams.clone();
         block_on(async {
-            let reader = self.asked.reader(&seams)?;
+            let reader = self.asked.reader(context)?;
             let answer = self.ask(&reader).await?;
             let several = several(&answer, &self.what.text());
             let mut rows = Vec::new();

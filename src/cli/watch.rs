@@ -136,7 +136,7 @@ impl Watch {
             Start::Ago(ago) => From::Since(before(&*seams.clock, ago)),
         };
         block_on(async {
-            let reader = self.asked.reader(&seams)?;
+            let reader = self.asked.reader(context)?;
             check_destination(&reader.directory(), &self.destination)?;
             let mut feed = reader.subscribe(&self.destination, self.subscription(from)).await?;
             let mut left = self.count.unwrap_or(u64::MAX);

@@ -29,7 +29,7 @@ use crate::config::ClientConfig;
 use crate::core::directory::Span;
 use crate::core::id::DestinationName;
 use crate::seams::Seams;
-use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
+use crate::telemetry::logs::LogFormat;
 use drive::Load;
 use own::Own;
 use place::Outboxes;
@@ -141,12 +141,10 @@ impl Bench {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let schedule = self.schedule()?;
         let config = match (&self.config, &self.destination) {
-            (Some(path), _) => Some(session::load_client(path)?),
-            (None, Some(_)) => Some(session::load_client(Path::new("client.toml"))?),
+            (Some(path), _) => Some(session::load_client(path, context)?),
+            (None, Some(_)) => Some(session::load_client(Path::new("client.toml"), context)?),
             (None, None) => {
-                let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-                let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or("warn,openraft=off")));
-                logs.map_err(|error| CliError::new(Exit::Usage, error))?;
+                session::set_up_logs(context, LogFormat::default(), None, Some("warn,openraft=off"))?;
                 None
             }
         };

@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::init::property;
 use super::quote::quoted;
 use super::say::Say;
-use super::session::runtime;
+use super::session::{runtime, set_up_logs};
 use super::signals::Signals;
 use super::size::Size;
 use super::{CliError, Context, Exit};
@@ -28,7 +28,7 @@ use crate::config::environment::{Plan, VALID_FOR};
 use crate::core::id::{EnvironmentName, NodeName, Suite};
 use crate::local;
 use crate::seams::{Seams, hardening};
-use crate::telemetry::logs::{self, FILTER_VARIABLE, LogFormat};
+use crate::telemetry::logs::LogFormat;
 use crate::transport::Topic;
 use report::Report;
 
@@ -127,9 +127,7 @@ impl Folder {
 
 impl Demo {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-        let logs = logs::install(LogFormat::default(), Some(filter.as_deref().unwrap_or(QUIET)));
-        logs.map_err(|error| CliError::new(Exit::Usage, error))?;
+        set_up_logs(context, LogFormat::default(), None, Some(QUIET))?;
         // A failure is logged, and the demo's secrets guard nothing.
         let _ = hardening::core_dumps_off();
         let runtime = runtime()?;

@@ -66,7 +66,7 @@ impl Status {
         let wanted = self.file.as_deref().map(read_either).transpose()?;
         let seams = context.seams.clone();
         block_on(async {
-            let reader = self.asked.reader(&seams)?;
+            let reader = self.asked.reader(context)?;
             let began = seams.clock.monotonic();
             let patience = self.wait.map_or(Duration::ZERO, |wait| wait.0);
             loop {

@@ -184,7 +184,7 @@ async fn close(client: Client) {
 
 impl Send {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let config = self.configured.load()?;
+        let config = self.configured.load(context)?;
         if config.sender.is_none() {
             let shown = config.path().display();
             return Err(CliError::usage(format!(
