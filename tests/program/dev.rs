@@ -209,6 +209,7 @@ fn other_terminals_use_it_and_it_goes_on_after_its_end() {
     let output = run(folder, &["node", "status", "--config", "trial/readers/audit/client.toml"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(5), "{said}");
+    assert_eq!(said.matches("the directory in force there does not list it").count(), 3, "{said}");
     std::fs::copy(folder.join("trial/operator/directory"), folder.join("trial/nodes/a/directory")).expect("copied");
     dev.signal(Signal::HUP);
     done(folder, &["directory", "status", "trial/operator/directory", "--wait", "30s", "--config", READER], b"");
