@@ -392,6 +392,8 @@ impl Opening {
         let digest = delivery.digest;
         let (mut items, mut new_bodies) = (Vec::new(), Vec::new());
         for (item, key, body) in bodies.whole {
+            let (node, destination, transaction) = (&context.node, &context.destination, item.transaction);
+            tracing::debug!(%node, %destination, %transaction, "opened: whole and genuine");
             let mut nonce = [0; NONCE_BYTES];
             context.seams.randomness.fill(&mut nonce).map_err(|error| local(error.to_string()))?;
             let wrapped = storage.wrap(&context.node, &digest, &item.transaction, &key, &nonce);

@@ -41,6 +41,32 @@ pub fn shared() -> String {
 pub struct Cluster {
     folder: PathBuf,
     brokers: Vec<Broker>,
+    machine: Machine,
+}
+
+/// What the brokers' Java machines are told.
+#[derive(Clone, Copy)]
+enum Machine {
+    /// To start soon and take little: for tests.
+    Quick,
+    /// To be fast when they have run for a while, as Kafka's own scripts tell them: for measurements.
+    Fast,
+}
+
+impl Machine {
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Quick => &["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
+            Self::Fast => &[
+                "-Xmx1g",
+                "-Xms512m",
+                "-server",
+                "-XX:+UseG1GC",
+                "-XX:MaxGCPauseMillis=20",
+                "-XX:InitiatingHeapOccupancyPercent=35",
+            ],
+        }
+    }
 }
 
 struct Broker {
@@ -78,14 +104,29 @@ impl Cluster {
 
     /// The same behind a proxy for each broker, in their order: clients and brokers see the proxies alone.
     pub fn start_behind_proxies() -> (Self, Vec<Proxy>) {
+        Self::behind_proxies(Machine::Quick)
+    }
+
+    /// The same with brokers that are to be measured: they take more memory and start later.
+    pub fn start_fast_behind_proxies() -> (Self, Vec<Proxy>) {
+        Self::behind_proxies(Machine::Fast)
+    }
+
+    fn behind_proxies(machine: Machine) -> (Self, Vec<Proxy>) {
         let proxies = std::cell::RefCell::new(Vec::new());
-        let cluster = Self::start_with(|place| {
+        let further = |place: &Place<'_>| {
             let proxy = Proxy::start(place.further_ports[0], place.port);
             let line = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}\n", proxy.port());
             proxies.borrow_mut().push(proxy);
             line
-        });
+        };
+        let cluster = Self::start_on(machine, further, &[]);
         (cluster, proxies.into_inner())
+    }
+
+    /// Without proxies, with brokers that are to be measured.
+    pub fn start_fast() -> Self {
+        Self::start_on(Machine::Fast, |_| String::new(), &[])
     }
 
     /// The same with lines that `further` adds to each broker's properties; one that is there already is replaced. The
@@ -96,6 +137,10 @@ impl Cluster {
 
     /// The same, with options of `kafka-storage format`: users that a cluster has from its first moment.
     pub fn start_formatted(further: impl Fn(&Place<'_>) -> String, options: &[String]) -> Self {
+        Self::start_on(Machine::Quick, further, options)
+    }
+
+    fn start_on(machine: Machine, further: impl Fn(&Place<'_>) -> String, options: &[String]) -> Self {
         let jars = jars();
         let folder = folder();
         let ports = ports::free(12);
@@ -119,7 +164,7 @@ impl Cluster {
             // Of two lines of one name the later counts.
             let text = properties(&place, &voters.join(",")) + &further(&place);
             fs::write(folder.join(format!("{number}.properties")), text).expect("a broker's configuration is written");
-            let mut format = java(&jars, &folder);
+            let mut format = java(Machine::Quick, &jars, &folder);
             format.args(["kafka.tools.StorageTool", "format", "-t", &id, "-c"]).arg(format!("{number}.properties"));
             format.args(options);
             let log = fs::File::create(folder.join(format!("format-{number}.log"))).expect("a log");
@@ -133,7 +178,7 @@ impl Cluster {
         }
         let brokers =
             (1..).zip(own).map(|(number, port)| Broker { number, port: *port, running: None }).collect::<Vec<_>>();
-        let mut cluster = Self { folder, brokers };
+        let mut cluster = Self { folder, brokers, machine };
         for number in 1..=3 {
             cluster.run(number);
         }
@@ -159,6 +204,30 @@ impl Cluster {
         }
     }
 
+    /// Ends a broker in order (SIGTERM), as an operator does who restarts it, and waits until it is gone; after `patience` it is
+    /// killed.
+    pub fn end(&mut self, number: u32, patience: Duration) {
+        self.signal(number, Signal::TERM);
+        let end = Instant::now() + patience;
+        let running = self.broker(number).running.take().expect("the broker runs");
+        // Its shell waits for the leash, so what has ended is still there as a zombie.
+        let stat = format!("/proc/{}/stat", running.pid.as_raw_nonzero());
+        let gone = || {
+            fs::read_to_string(&stat)
+                .map_or(true, |text| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+        };
+        while !gone() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running.end();
+    }
+
+    /// The process of each broker that runs.
+    pub fn processes(&self) -> Vec<u32> {
+        let pid = |broker: &Broker| Some(broker.running.as_ref()?.pid.as_raw_nonzero().get().unsigned_abs());
+        self.brokers.iter().filter_map(pid).collect()
+    }
+
     /// Stops a broker in its tracks (SIGSTOP): its connections stand, nothing answers.
     pub fn pause(&mut self, number: u32) {
         self.signal(number, Signal::STOP);
@@ -178,7 +247,7 @@ impl Cluster {
 
     /// Runs one of Kafka's own tools in the cluster's folder: its class and its words. Gives what it printed.
     pub fn tool(&self, class: &str, words: &[&str]) -> String {
-        let output = java(&jars(), &self.folder).arg(class).args(words).output().expect("java runs");
+        let output = java(Machine::Quick, &jars(), &self.folder).arg(class).args(words).output().expect("java runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{class} {}:\n{text}", words.join(" "));
         text
@@ -204,7 +273,7 @@ impl Cluster {
     }
 
     fn run(&mut self, number: u32) {
-        let mut java = java(&jars(), &self.folder);
+        let mut java = java(self.machine, &jars(), &self.folder);
         java.args(["kafka.Kafka", &format!("{number}.properties")]);
         let words: Vec<_> = std::iter::once(java.get_program()).chain(java.get_args()).map(ToOwned::to_owned).collect();
         // The shell's own child stays a zombie until the shell waits for it, so its pid is never another process's.
@@ -271,9 +340,10 @@ impl Drop for Cluster {
     }
 }
 
-fn java(jars: &Path, folder: &Path) -> Command {
+fn java(machine: Machine, jars: &Path, folder: &Path) -> Command {
     let mut java = Command::new("java");
-    java.args(["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+    java.args(machine.words())
+        .arg("-cp")
         .arg(format!("{}/*", jars.display()))
         .arg(format!("-Dlog4j2.configurationFile={}", folder.join("log4j2.properties").display()))
         .current_dir(folder)

@@ -1,6 +1,7 @@
 //! The pure cores: bytes and times in, bytes and actions out. No disk, no socket, no clock, no process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod compare;
 mod decide;
 #[path = "../common/deciding.rs"]
 mod deciding;

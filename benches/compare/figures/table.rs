@@ -1,0 +1,118 @@
+//! Rows as tables of Markdown, which people read in a terminal too.
+
+use std::collections::BTreeMap;
+
+use super::rows::Row;
+
+/// A number with three digits that mean something.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        middle if middle >= 0.1 => format!("{value:.2}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{value:.4}"),
+    }
+}
+
+/// A table; columns as wide as their widest cell.
+fn table(heads: &[&str], lines: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count());
+        cells.chain([heads.get(column).map_or(3, |head| head.chars().count())]).max().unwrap_or(3)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let line = |cells: Vec<String>| {
+        let cells = cells.iter().zip(&widths).map(|(cell, width)| format!(" {cell:width$} |"));
+        format!("|{}\n", cells.collect::<String>())
+    };
+    let rule: String = widths.iter().map(|width| format!("{}|", "-".repeat(width + 2))).collect();
+    let body: String = lines.iter().map(|cells| line(cells.clone())).collect();
+    format!("{}|{rule}\n{body}", line(heads.iter().map(|head| (*head).to_owned()).collect()))
+}
+
+const STEPS: [&str; 3] = ["delivered", "accepted", "committed"];
+
+/// Whether it is one of the quantiles that the tables of latency show.
+fn is_latency(row: &Row) -> bool {
+    let beside_itself = row.baseline.as_deref().is_some_and(|baseline| baseline.starts_with("itself"));
+    row.unit == "ms" && !beside_itself && STEPS.iter().any(|step| row.name.starts_with(&format!("{step} ")))
+}
+
+/// The figures of one condition and size.
+#[derive(Default)]
+struct Group<'a> {
+    of: String,
+    /// In the order in which they came.
+    order: Vec<&'a str>,
+    arms: BTreeMap<&'a str, BTreeMap<&'a str, f64>>,
+}
+
+/// Latency: a table for each condition and size; a line for each arm.
+pub fn latency(rows: &[Row]) -> String {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for row in rows.iter().filter(|row| is_latency(row)) {
+        let of = row.of();
+        if !groups.iter().any(|group| group.of == of) {
+            groups.push(Group { of: of.clone(), ..Group::default() });
+        }
+        if let Some(group) = groups.iter_mut().find(|group| group.of == of) {
+            if !group.order.contains(&row.arm.as_str()) {
+                group.order.push(&row.arm);
+            }
+            group.arms.entry(&row.arm).or_default().insert(&row.name, row.value);
+        }
+    }
+    let heads = ["arm", "delivered p50/p90/p99/max, ms", "accepted", "committed"];
+    let mut text = String::new();
+    for Group { of, order, arms } in groups {
+        let line = |arm: &&str| {
+            let values = arms.get(*arm);
+            let cell = |step: &str| {
+                let value = |q: &str| values?.get(format!("{step} {q}").as_str()).copied();
+                let all: Option<Vec<String>> =
+                    ["p50", "p90", "p99", "max"].into_iter().map(|q| value(q).map(number)).collect();
+                all.map_or("-".to_owned(), |all| all.join(" / "))
+            };
+            std::iter::once((*arm).to_owned()).chain(STEPS.map(cell)).collect::<Vec<_>>()
+        };
+        let lines: Vec<_> = order.iter().map(line).collect();
+        text.push_str(&format!("\n**{of}**\n\n{}", table(&heads, &lines)));
+    }
+    text
+}
+
+/// What the cells of a row say.
+fn cells(row: &Row) -> Vec<String> {
+    let met = match row.met {
+        Some(true) => "met",
+        Some(false) => "MISSED",
+        None => "",
+    };
+    vec![
+        row.name.clone(),
+        row.of(),
+        row.arm.clone(),
+        format!("{} {}", number(row.value), row.unit),
+        format!("{} to {}", number(row.least), number(row.most)),
+        row.baseline.clone().unwrap_or_default(),
+        row.ratio.map(number).unwrap_or_default(),
+        row.target.clone().unwrap_or_default(),
+        met.to_owned(),
+    ]
+}
+
+const HEADS: [&str; 9] = ["what", "of", "arm", "value", "spread", "against", "ratio", "target", ""];
+
+/// All rows that have a target.
+pub fn targets(rows: &[Row]) -> String {
+    let lines: Vec<_> = rows.iter().filter(|row| row.target.is_some()).map(cells).collect();
+    table(&HEADS, &lines)
+}
+
+/// All rows that are in no table of latency and have no target.
+pub fn others(rows: &[Row]) -> String {
+    let rest = |row: &&Row| !is_latency(row) && row.target.is_none();
+    let lines: Vec<_> = rows.iter().filter(rest).map(cells).collect();
+    table(&HEADS, &lines)
+}

@@ -1,0 +1,302 @@
+//! Sealcast beside what people use today, on three real brokers, in one run: latency under trouble, throughput, and what both cost
+//! the brokers. `scripts/compare` runs it; docs/performance.md says how it measures.
+//!
+//! ```text
+//! options --> latency, throughput --> ground --> records   (plain Kafka and the hand-made pipeline)
+//!                    |                    '----> sealcast  (nodes and clients of this crate)
+//!                    v                              |
+//!                 flights <--- hear <---------------'
+//!                    |
+//!                 figures (pure): rows, tables, page
+//! ```
+//!
+//! Under `cargo test` it is a smoke test of itself: everything runs, every row is printed, nothing is judged by time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod figures;
+mod flights;
+mod ground;
+mod growth;
+mod hear;
+mod latency;
+mod options;
+mod records;
+mod sealcast;
+mod sealed;
+mod throughput;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+
+use common::kafka::Cluster;
+use figures::page;
+use figures::results::{Outcome, Results};
+use figures::rows::Row;
+use figures::words::{Arm, Condition, size};
+use flights::Flights;
+use ground::Ground;
+use latency::Load;
+use options::{Amount, Options, Plan};
+
+/// What goes wrong here is told and ends the run.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What happens now, for people who wait.
+pub fn progress(what: &str) {
+    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let seconds = BEGAN.get_or_init(Instant::now).elapsed().as_secs();
+    eprintln!("[{seconds:4} s] {what}");
+}
+
+fn main() -> ExitCode {
+    if let Some(step) = growth::step() {
+        return ended(step);
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let options = if arguments.iter().any(|argument| argument == "--bench") {
+        Options::parse()
+    } else {
+        // Under `cargo test`, whose words are those of a test program.
+        let chosen = arguments.iter().skip(1).filter(|argument| !argument.starts_with('-'));
+        if arguments.iter().any(|argument| argument == "--list")
+            || chosen.into_iter().any(|name| !"compare".contains(name.as_str()))
+        {
+            return ExitCode::SUCCESS;
+        }
+        Options::parse_from(["compare", "--smoke"])
+    };
+    ended(run(&options))
+}
+
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let plan = options.plan();
+    if options.growth {
+        let facts = [
+            facts(&plan).swap_remove(0),
+            "Sealcast alone: nodes, clients and the embedded transport in one process, a new one for each step. An exponent of 0 is flat, \
+             1 in proportion."
+                .to_owned(),
+        ];
+        return publish(options, &facts, &figures::growth::rows(&growth::points(plan.largest_step)?));
+    }
+    let flights = Arc::new(Flights::default());
+    hear::listen(flights.clone())?;
+    let mut results = Results::default();
+    let mut rows = Vec::new();
+    let largest = plan.amounts.iter().map(|amount| amount.bytes).max().unwrap_or(0);
+
+    progress("starting three brokers, three nodes, all clients and consumers");
+    let (cluster, proxies) = match plan.two_clusters {
+        true => (Cluster::start_fast(), Vec::new()),
+        false => Cluster::start_behind_proxies(),
+    };
+    let mut ground = Ground::start(cluster, proxies, &flights, largest)?;
+    warm_up(&mut ground, &plan)?;
+    quiet(&mut ground, Condition::AllWell, &plan, &mut results, |amount| amount.rounds)?;
+    rows.extend(throughput::rows(&ground, &plan)?);
+    if !plan.two_clusters {
+        proxied(&mut ground, &plan, &mut results)?;
+    }
+    for condition in [Condition::Paused, Condition::Killed, Condition::Rolled] {
+        for amount in plan.amounts.iter().filter(|amount| amount.in_trouble) {
+            let outcomes = measure(&mut ground, condition, amount, 1, 0, &plan)?;
+            results.add(condition, amount.bytes, &outcomes);
+        }
+    }
+    ground.end()?;
+    if plan.two_clusters {
+        progress("starting three brokers behind proxies, and all others anew");
+        let (cluster, proxies) = Cluster::start_fast_behind_proxies();
+        let mut ground = Ground::start(cluster, proxies, &flights, largest)?;
+        warm_up(&mut ground, &plan)?;
+        proxied(&mut ground, &plan, &mut results)?;
+        ground.end()?;
+    }
+    let mut all = results.rows();
+    all.append(&mut rows);
+    if let Some(path) = &options.parts {
+        for line in std::fs::read_to_string(path)?.lines() {
+            let part = Row::of_part(&serde_json::from_str(line)?);
+            all.push(part.ok_or_else(|| format!("{}: {line}: no row", path.display()))?);
+        }
+    }
+    if options.smoke {
+        whole(&plan, &all)?;
+        // Nothing is judged by a few messages.
+        all.iter_mut().for_each(|row| row.met = None);
+    }
+    publish(options, &facts(&plan), &all)
+}
+
+/// Whether every row is there that a run must print, and everything came that nothing could hold up.
+fn whole(plan: &Plan, rows: &[Row]) -> Result<(), Failure> {
+    let mut wanted = Vec::new();
+    for amount in &plan.amounts {
+        let quiet = amount.proxied > 0;
+        let conditions = [
+            (Condition::AllWell, true),
+            (Condition::AllWellProxied, quiet),
+            (Condition::Slow, quiet),
+            (Condition::Paused, amount.in_trouble),
+            (Condition::Killed, amount.in_trouble),
+            (Condition::Rolled, amount.in_trouble),
+        ];
+        for (condition, _) in conditions.into_iter().filter(|(_, runs)| *runs) {
+            for arm in Arm::ALL {
+                wanted.push((condition, amount.bytes, arm, "delivered p50"));
+                wanted.push((condition, amount.bytes, arm, "accepted p99"));
+                if arm.commits() {
+                    wanted.push((condition, amount.bytes, arm, "committed max"));
+                }
+            }
+        }
+    }
+    for name in ["throughput", "disk on brokers", "brokers' CPU"] {
+        wanted.extend([64 << 10, 256 << 10, 1 << 20].map(|bytes| (Condition::AllWell, bytes, Arm::Memory, name)));
+    }
+    wanted.push((Condition::AllWell, 256, Arm::Memory, "applied on all three"));
+    for (condition, bytes, arm, name) in wanted {
+        let is_it = |row: &Row| {
+            row.name == name && row.arm == arm.word() && row.condition == condition.word() && row.payload == bytes
+        };
+        if !rows.iter().any(is_it) {
+            return Err(format!("no row: {name} of {}, {}, {}", arm.word(), size(bytes), condition.word()).into());
+        }
+    }
+    let undisturbed = [Condition::AllWell.word(), Condition::AllWellProxied.word()];
+    let lost = rows.iter().find(|row| row.unit == "%" && undisturbed.contains(&row.condition.as_str()));
+    lost.map_or(Ok(()), |row| Err(format!("{}: {} {} % of {}", row.arm, row.value, row.name, row.of()).into()))
+}
+
+fn proxied(ground: &mut Ground, plan: &Plan, results: &mut Results) -> Result<(), Failure> {
+    quiet(ground, Condition::AllWellProxied, plan, results, |amount| amount.proxied)?;
+    quiet(ground, Condition::Slow, plan, results, |amount| amount.proxied)
+}
+
+fn warm_up(ground: &mut Ground, plan: &Plan) -> Result<(), Failure> {
+    progress("warming up");
+    let amount = plan.amounts.iter().find(|amount| amount.in_trouble).ok_or("nothing to warm up with")?;
+    measure(ground, Condition::AllWell, amount, plan.warm_up, 0, plan).map(drop)
+}
+
+/// All sizes in turn, block after block, so that what drifts meets all of them.
+fn quiet(
+    ground: &mut Ground,
+    condition: Condition,
+    plan: &Plan,
+    results: &mut Results,
+    rounds: impl Fn(&Amount) -> usize,
+) -> Result<(), Failure> {
+    for block in 0..plan.blocks {
+        for amount in plan.amounts.iter().filter(|amount| rounds(amount) > 0) {
+            let outcomes = measure(ground, condition, amount, rounds(amount), block, plan)?;
+            results.add(condition, amount.bytes, &outcomes);
+        }
+    }
+    Ok(())
+}
+
+fn measure(
+    ground: &mut Ground,
+    condition: Condition,
+    amount: &Amount,
+    rounds: usize,
+    block: usize,
+    plan: &Plan,
+) -> Result<Vec<Outcome>, Failure> {
+    let of = size(amount.bytes);
+    progress(&format!("{}, {of}, block {} of {}", condition.word(), block + 1, plan.blocks));
+    let load = Load { bytes: amount.bytes, rounds, gap: amount.gap, block };
+    let outcomes = latency::run(ground, condition, load, &plan.trouble)?;
+    for arm in Arm::ALL {
+        let of_arm = || outcomes.iter().filter(move |outcome| outcome.arm == arm);
+        let missing = of_arm().filter(|outcome| outcome.delivered.iter().any(Option::is_none)).count();
+        let accepted = of_arm().filter(|outcome| outcome.accepted.is_some()).count();
+        if missing > 0 {
+            let all = of_arm().count();
+            progress(&format!("{}: {missing} of {all} not opened by all readers, {accepted} accepted", arm.word()));
+        }
+    }
+    for failure in ground.failures().iter().take(3) {
+        progress(&format!("not sent: {failure}"));
+    }
+    Ok(outcomes)
+}
+
+/// What a reader must know of the run.
+fn facts(plan: &Plan) -> Vec<String> {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib =
+        memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let memory = kib.map_or(String::new(), |kib| format!(", {:.0} GiB of memory", kib as f64 / f64::from(1 << 20)));
+    let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = model
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map(|(_, name)| name.to_owned());
+    let profile = if cfg!(debug_assertions) { "not optimised" } else { "release" };
+    let mut facts = vec![
+        format!(
+            "A {} run, build {profile}, on {cores} cores ({}){memory}, {}: brokers, nodes, clients and consumers share them.",
+            plan.name,
+            model.unwrap_or_else(|| "unknown".to_owned()),
+            std::env::consts::OS,
+        ),
+        "Apache Kafka 4.3.0, three brokers that are also controllers, JDK defaults but for the heap and Kafka's own collector \
+         settings, on this machine's disk, loopback network."
+            .to_owned(),
+        format!("{}.", records::TUNING),
+        "Times are milliseconds from the moment at which a message was due. Delivered: opened and found genuine, each of three \
+         readers counted (nodes, or consumers), so what any one reader sees and not the fastest of three. Accepted: the brokers \
+         acknowledged all of it (Sealcast: any one broker may be lost). Committed: a majority of receipts verified at the client; \
+         for the pipeline two answers. What never came counts as the time that it was waited for."
+            .to_owned(),
+        "Spread: lowest and highest of the blocks (latency) or runs (throughput, cost) of which the value is the whole, or the \
+         median."
+            .to_owned(),
+    ];
+    facts.extend(Arm::ALL.map(|arm| format!("**{}**: {}", arm.word(), arm.gives())));
+    facts
+}
+
+fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Failure> {
+    let report = page::report(facts, rows);
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(report.as_bytes())?;
+    if let Some(path) = &options.json {
+        let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
+        std::fs::write(path, lines?.join("\n") + "\n")?;
+    }
+    if let Some(path) = &options.html {
+        std::fs::write(path, page::html(facts, rows))?;
+    }
+    if options.write {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+        let document = std::fs::read_to_string(path)?;
+        let written =
+            page::replace(&document, &report).ok_or("docs/performance.md has no markers of scripts/compare")?;
+        std::fs::write(path, written)?;
+        progress("docs/performance.md is written");
+    }
+    let judged = rows.iter().filter(|row| row.met.is_some()).count();
+    let met = rows.iter().filter(|row| row.met == Some(true)).count();
+    progress(&format!("{} rows; {met} of {judged} targets met", rows.len()));
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! What is asked for, and how much of everything that means.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::latency::Trouble;
+
+/// Compares Sealcast with what people use today, on three real brokers that it starts: `scripts/compare`.
+#[derive(Debug, Parser)]
+#[command(name = "compare", version, about)]
+pub struct Options {
+    /// Fewer messages: under five minutes on two cores.
+    #[arg(long, conflicts_with = "smoke")]
+    pub quick: bool,
+    /// A few messages of everything, to see that all rows are printed: their figures mean nothing.
+    #[arg(long)]
+    pub smoke: bool,
+    /// Writes one JSON object for each row into this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes a page for browsers into this file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Writes the tables into docs/performance.md, between its markers.
+    #[arg(long, conflicts_with = "smoke")]
+    pub write: bool,
+    /// Measures how Sealcast's own time and memory grow, instead of comparing.
+    #[arg(long, conflicts_with_all = ["write", "parts"])]
+    pub growth: bool,
+    /// Adds the rows of `cargo bench --bench parts -- --json FILE`.
+    #[arg(long, value_name = "FILE")]
+    pub parts: Option<PathBuf>,
+    /// What `cargo bench` says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How many messages of which size.
+#[derive(Debug, Clone, Copy)]
+pub struct Amount {
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Rounds of each block, all well.
+    pub rounds: usize,
+    /// Rounds of each block with proxies, all well and slow; none for 0.
+    pub proxied: usize,
+    /// Whether pauses, deaths and rolls are measured with it.
+    pub in_trouble: bool,
+    /// From one message to the next.
+    pub gap: Duration,
+}
+
+/// How much of everything.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it is, for people.
+    pub name: &'static str,
+    /// Parts of the latency runs that are apart in time.
+    pub blocks: usize,
+    /// Sizes.
+    pub amounts: Vec<Amount>,
+    /// Rounds before anything counts.
+    pub warm_up: usize,
+    /// How trouble goes.
+    pub trouble: Trouble,
+    /// Throughput: runs of each way, and how long each sends.
+    pub runs: usize,
+    /// See `runs`.
+    pub each: Duration,
+    /// Messages under way at once, at most.
+    pub under_way: usize,
+    /// Whether there is a cluster for measurements without proxies and one with; a smoke run has one for both.
+    pub two_clusters: bool,
+    /// Growth: steps that are larger are left out; payloads may be 1,024 times as large.
+    pub largest_step: u64,
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+impl Options {
+    /// The amounts that the options mean.
+    pub fn plan(&self) -> Plan {
+        let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
+        let amount = |bytes, gap, [rounds, proxied]: [usize; 2], in_trouble| Amount {
+            bytes,
+            rounds,
+            proxied,
+            in_trouble,
+            gap: millis(gap),
+        };
+        let trouble = Trouble {
+            calm: seconds(3),
+            pause: seconds(5),
+            away: seconds(20),
+            returns: false,
+            rolled: 3,
+            between: seconds(2),
+            patience: seconds(60),
+        };
+        let full = Plan {
+            name: "full",
+            blocks: 3,
+            amounts: vec![
+                amount(KIB, 15, [200, 150], true),
+                amount(64 * KIB, 15, [200, 150], true),
+                amount(MIB, 60, [60, 40], true),
+                amount(16 * MIB, 900, [8, 0], false),
+            ],
+            warm_up: 100,
+            trouble,
+            runs: 3,
+            each: seconds(8),
+            under_way: usize::MAX,
+            two_clusters: true,
+            largest_step: 1 << 20,
+        };
+        if self.smoke {
+            return Plan {
+                name: "smoke (its figures mean nothing)",
+                blocks: 1,
+                amounts: vec![
+                    // Few enough for a machine that does much else: brokers may take long to come back.
+                    amount(KIB, 40, [1, 1], true),
+                    amount(64 * KIB, 5, [1, 0], false),
+                    amount(MIB, 20, [1, 0], false),
+                ],
+                warm_up: 1,
+                trouble: Trouble {
+                    calm: millis(50),
+                    pause: millis(500),
+                    away: millis(300),
+                    returns: true,
+                    rolled: 1,
+                    between: millis(100),
+                    patience: seconds(60),
+                },
+                runs: 1,
+                each: millis(5),
+                under_way: 2,
+                two_clusters: false,
+                largest_step: 4,
+            };
+        }
+        if self.quick {
+            return Plan {
+                name: "quick",
+                blocks: 2,
+                amounts: vec![
+                    amount(KIB, 15, [50, 30], false),
+                    amount(64 * KIB, 15, [50, 30], true),
+                    amount(MIB, 60, [15, 8], false),
+                    amount(16 * MIB, 900, [2, 0], false),
+                ],
+                warm_up: 20,
+                trouble: Trouble { calm: seconds(2), away: seconds(12), patience: seconds(20), ..trouble },
+                runs: 2,
+                each: millis(1000),
+                largest_step: 1 << 14,
+                ..full
+            };
+        }
+        full
+    }
+}

@@ -1,0 +1,205 @@
+//! Throughput, and what it costs: a closed loop with so many messages under way at once, one way after the other; meanwhile the
+//! brokers' processor time and the growth of their logs.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::Failure;
+use crate::figures::rows::{Row, Target};
+use crate::figures::stats::{Spread, median_of_runs};
+use crate::figures::words::{Arm, Condition};
+use crate::flights::Until;
+use crate::ground::{Ground, Way};
+use crate::options::Plan;
+use crate::progress;
+
+/// One series of runs.
+#[derive(Debug, Clone, Copy)]
+struct Series {
+    bytes: u64,
+    under_way: usize,
+    until: Until,
+    against: Way,
+    ways: &'static [Way],
+}
+
+const LARGE: &[Way] = &[
+    Way::Of(Arm::SealedOne),
+    Way::Of(Arm::SealedThree),
+    Way::Of(Arm::Memory),
+    Way::Of(Arm::Disk),
+    Way::Of(Arm::Replicated),
+];
+const SMALL: &[Way] = &[Way::SmallRecords, Way::Of(Arm::Memory), Way::Of(Arm::Disk)];
+const KIB: u64 = 1 << 10;
+
+const SERIES: [Series; 4] = [
+    Series { bytes: 256, under_way: 4096, until: Until::Stored, against: Way::SmallRecords, ways: SMALL },
+    large(64 * KIB),
+    large(256 * KIB),
+    large(1024 * KIB),
+];
+
+const fn large(bytes: u64) -> Series {
+    Series { bytes, under_way: 32, until: Until::Delivered, against: Way::Of(Arm::SealedThree), ways: LARGE }
+}
+
+/// How long what is under way may take to end.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What one run came to.
+struct Ran {
+    per_second: f64,
+    disk_per_byte: f64,
+    cpu_ms_per_mib: f64,
+}
+
+/// Runs all series as planned, and gives their rows.
+pub fn rows(ground: &Ground, Plan { runs, each, under_way, .. }: &Plan) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for series in SERIES {
+        let series = Series { under_way: series.under_way.min(*under_way), ..series };
+        progress(&format!("throughput at {}", crate::figures::words::size(series.bytes)));
+        let mut all: Vec<Vec<Ran>> = series.ways.iter().map(|_| Vec::new()).collect();
+        for run in 0..*runs {
+            for place in 0..series.ways.len() {
+                let at = (place + run) % series.ways.len();
+                if let (Some(way), Some(ran)) = (series.ways.get(at), all.get_mut(at)) {
+                    ran.push(one(ground, series, *way, *each)?);
+                }
+            }
+        }
+        rows.extend(compared(series, &all));
+    }
+    Ok(rows)
+}
+
+fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran, Failure> {
+    let sender = ground.sender();
+    let places = Arc::new(Semaphore::new(series.under_way));
+    let (topics, processes) = (ground.topics(way), ground.cluster.processes());
+    let disk = logs(&ground.cluster.data_folders(), &topics)?;
+    let cpu = processor_time(&processes)?;
+    let began = Instant::now();
+    let mut sent = 0_u64;
+    while began.elapsed() < each {
+        // What is lost for good would stop the run, and is told.
+        let place = sender.place(&places, PATIENCE).ok_or("nothing is delivered any more")?;
+        sender.send(way, 0, series.bytes, Instant::now(), series.until, Some(place));
+        sent += 1;
+    }
+    if !ground.flights.wait(PATIENCE, |_| true) {
+        let waiting = ground.flights.waiting(|_| true);
+        let said = ground.failures().into_iter().next().unwrap_or_default();
+        return Err(format!("{waiting} of {sent} messages did not arrive: {said}").into());
+    }
+    let took = began.elapsed().as_secs_f64();
+    // What nodes still do with it belongs to what it costs, and must not slow the next run down.
+    ground.flights.settle(PATIENCE);
+    let cpu = processor_time(&processes)? - cpu;
+    let disk = logs(&ground.cluster.data_folders(), &topics)? - disk;
+    ground.flights.take();
+    let bytes = (sent * series.bytes) as f64;
+    Ok(Ran {
+        per_second: bytes / took,
+        disk_per_byte: disk as f64 / bytes,
+        cpu_ms_per_mib: 1e3 * cpu / (bytes / f64::from(1 << 20)),
+    })
+}
+
+fn compared(series: Series, all: &[Vec<Ran>]) -> Vec<Row> {
+    let figure = |way: Way, of: fn(&Ran) -> f64| -> Option<Spread> {
+        let at = series.ways.iter().position(|other| *other == way)?;
+        median_of_runs(&all.get(at)?.iter().map(of).collect::<Vec<_>>())
+    };
+    let small = series.until == Until::Stored;
+    let baseline = if small { "big record RF3, three stores" } else { series.against.arm().word() };
+    let mut rows = Vec::new();
+    for way in series.ways {
+        let row = |name: &str, unit, of| {
+            let row = Row::new(name, way.arm(), Condition::AllWell, series.bytes, figure(*way, of)?).unit(unit);
+            let other = figure(series.against, of).filter(|_| *way != series.against);
+            Some(match other {
+                Some(other) => row.against(baseline, other.value),
+                None => Row { arm: baseline.to_owned(), ..row },
+            })
+        };
+        let judged = |row: Row, target: Option<Target>| match target {
+            Some(target) if *way == Way::Of(Arm::Memory) => row.must(target),
+            _ => row,
+        };
+        if small {
+            let row = row("applied on all three", "transactions/s", |ran| ran.per_second / 256.0);
+            rows.extend(row.map(|row| judged(row, Some(Target::AtLeast(0.6)))));
+        } else {
+            let least = match series.bytes / KIB {
+                64 => Some(Target::AtLeast(1.5)),
+                1024 => Some(Target::AtLeast(1.2)),
+                _ => None,
+            };
+            let row = row("throughput", "MB/s", |ran| ran.per_second / 1e6);
+            rows.extend(row.map(|row| judged(row, least)));
+        }
+        if !small {
+            let most = if series.bytes / KIB == 64 { 1.65 } else { 1.55 };
+            let disk = figure(*way, |ran| ran.disk_per_byte);
+            let disk =
+                disk.map(|figure| Row::new("disk on brokers", way.arm(), Condition::AllWell, series.bytes, figure));
+            rows.extend(disk.map(|row| judged(row.unit("bytes/payload byte"), Some(Target::AtMost(most)))));
+        }
+        let cpu = row("brokers' CPU", "ms/MiB", |ran| ran.cpu_ms_per_mib);
+        let most = (series.bytes == 1 << 20).then_some(Target::AtMost(0.5));
+        rows.extend(cpu.map(|row| judged(row, most)));
+    }
+    rows
+}
+
+/// Bytes of the logs of topics whose names begin so.
+fn logs(folders: &[std::path::PathBuf], topics: &str) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    for folder in folders {
+        for partition in std::fs::read_dir(folder)? {
+            let partition = partition?;
+            // `topic-0`, and not `topic.answers-0` of another arm: a number follows, or it is a family of topics.
+            let name = partition.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix(topics);
+            if rest.is_some_and(|rest| topics.ends_with('.') || rest.starts_with('-') || rest.starts_with(".answers-"))
+            {
+                bytes += log_bytes(&partition.path())?;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+fn log_bytes(folder: &Path) -> Result<u64, Failure> {
+    let mut bytes = 0;
+    for file in std::fs::read_dir(folder)? {
+        let file = file?;
+        if file.path().extension().is_some_and(|extension| extension == "log") {
+            bytes += file.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+/// Processor seconds of these processes so far, from Linux's /proc.
+fn processor_time(processes: &[u32]) -> Result<f64, Failure> {
+    let ticks = Command::new("getconf").arg("CLK_TCK").output()?.stdout;
+    let ticks: f64 = String::from_utf8_lossy(&ticks).trim().parse()?;
+    let mut sum = 0.0;
+    for process in processes {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name, in parentheses, may have blanks; user and system time are the 12th and 13th field behind it.
+        let (_, rest) = stat.rsplit_once(") ").ok_or("/proc/PID/stat is not as expected")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        for field in fields.get(11..13).ok_or("/proc/PID/stat is too short")? {
+            sum += field.parse::<f64>()? / ticks;
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,164 @@
+//! What scripts/compare computes from its measurements: the order of the arms, quantiles, exponents, ratios and verdicts, and
+//! that its tables have every row.
+
+#[path = "../../benches/compare/figures/mod.rs"]
+#[allow(dead_code)] // the bench uses the rest
+mod figures;
+
+use std::collections::BTreeMap;
+
+use figures::order::order;
+use figures::page;
+use figures::results::{Outcome, Results};
+use figures::rows::{Row, Target};
+use figures::stats::{Spread, exponent, median, quantile, quantile_of_blocks};
+use figures::table;
+use figures::words::{Arm, Condition, size};
+
+#[test]
+fn every_arm_stands_in_every_place_and_follows_every_other_one_equally_often() {
+    for arms in 2..=11 {
+        let rounds = if arms % 2 == 0 { arms } else { 2 * arms };
+        let (mut places, mut pairs) = (BTreeMap::new(), BTreeMap::new());
+        for round in 0..rounds {
+            let order = order(arms, round);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..arms).collect::<Vec<_>>(), "each once");
+            order.iter().enumerate().for_each(|at| *places.entry((at.0, *at.1)).or_insert(0) += 1);
+            order.windows(2).for_each(|pair| *pairs.entry((pair[0], pair[1])).or_insert(0) += 1);
+        }
+        assert_eq!(places.len(), arms * arms);
+        assert!(places.values().all(|count| *count == rounds / arms), "{arms}: {places:?}");
+        assert_eq!(pairs.len(), arms * (arms - 1));
+        assert!(pairs.values().all(|count| *count == rounds / arms), "{arms}: {pairs:?}");
+    }
+    assert!(order(0, 3).is_empty());
+}
+
+#[test]
+fn quantiles_are_values_that_were_measured() {
+    let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+    let found: Vec<_> = [0.0, 0.5, 0.9, 0.99, 1.0].iter().map(|q| quantile(&values, *q).unwrap()).collect();
+    assert_eq!(found, [1.0, 50.0, 90.0, 99.0, 100.0]);
+    assert_eq!(
+        (quantile(&[], 0.5), median(&[]), median(&[3.0, 1.0]), median(&[9.0])),
+        (None, None, Some(2.0), Some(9.0))
+    );
+    let blocks = [vec![1.0, 2.0, 3.0], vec![10.0, 20.0, 30.0]];
+    assert_eq!(quantile_of_blocks(&blocks, 0.5), Some(Spread { value: 3.0, least: 2.0, most: 20.0 }));
+}
+
+#[test]
+fn an_exponent_says_how_a_cost_grows() {
+    let grown = |of: fn(f64) -> f64| exponent(&[1.0, 10.0, 100.0, 1000.0].map(|x| (x, of(x)))).unwrap();
+    assert!(grown(|_| 7.0).abs() < 1e-9);
+    assert!((grown(|x| 3.0 * x) - 1.0).abs() < 1e-9);
+    assert!((grown(|x| x * x) - 2.0).abs() < 1e-9);
+    assert_eq!(exponent(&[(5.0, 1.0), (5.0, 2.0)]), None, "one size tells nothing");
+}
+
+fn outcome(arm: Arm, time: f64) -> Outcome {
+    let committed = arm.commits().then_some(time * 2.0);
+    Outcome { arm, block: 0, delivered: [Some(time); 3], accepted: Some(time), committed, waited: 1000.0 }
+}
+
+fn find<'a>(rows: &'a [Row], name: &str, arm: Arm, against: &str) -> &'a Row {
+    let fits = |row: &&Row| row.name == name && row.arm == arm.word() && row.baseline.as_deref() == Some(against);
+    rows.iter().find(fits).unwrap_or_else(|| panic!("no row {name} of {} against {against}", arm.word()))
+}
+
+#[test]
+fn rows_compare_with_the_right_arm_and_judge_by_the_right_target() {
+    let mut results = Results::default();
+    let well = [outcome(Arm::SealedThree, 10.0), outcome(Arm::Memory, 9.0), outcome(Arm::Pipeline, 10.0)];
+    for condition in [Condition::AllWell, Condition::AllWellProxied] {
+        results.add(condition, 64 << 10, &well);
+    }
+    let slow = [
+        outcome(Arm::SealedThree, 400.0),
+        outcome(Arm::ChunksThree, 600.0),
+        outcome(Arm::Memory, 13.0),
+        outcome(Arm::Pipeline, 500.0),
+    ];
+    results.add(Condition::Slow, 64 << 10, &slow);
+    let all = results.rows();
+    let of =
+        |condition: Condition| all.iter().filter(|row| row.condition == condition.word()).cloned().collect::<Vec<_>>();
+    let (well, slow) = (of(Condition::AllWell), of(Condition::Slow));
+    let verdict = |row: &Row| (row.ratio, row.target.clone(), row.met);
+    let row = find(&well, "delivered p50", Arm::Memory, "big sealed RF3");
+    assert_eq!(verdict(row), (Some(0.9), Some("<= 1".to_owned()), Some(true)));
+    let row = find(&well, "delivered p99", Arm::Memory, "big sealed RF3");
+    assert_eq!(verdict(row), (Some(0.9), Some("<= 0.6".to_owned()), Some(false)));
+    let row = find(&well, "committed p50", Arm::Memory, "hand-made pipeline");
+    assert_eq!(verdict(row), (Some(0.9), Some("<= 1.25".to_owned()), Some(true)));
+    let row = find(&slow, "delivered p99", Arm::Memory, "big sealed RF3");
+    assert_eq!(verdict(row), (Some(13.0 / 400.0), Some("<= 0.04".to_owned()), Some(true)));
+    let row = find(&slow, "delivered p99", Arm::Memory, "chunks RF3");
+    assert_eq!(verdict(row), (Some(13.0 / 600.0), Some("<= 0.02".to_owned()), Some(false)));
+    let row = find(&slow, "delivered p99", Arm::Memory, "itself, all well, proxies");
+    assert_eq!(verdict(row), (Some(13.0 / 9.0), Some("<= 1.25".to_owned()), Some(false)));
+    let row = find(&slow, "accepted p99", Arm::Memory, "itself, all well, proxies");
+    assert_eq!(verdict(row), (Some(13.0 / 9.0), Some("<= 1.5".to_owned()), Some(true)));
+    assert!(all.iter().all(|row| row.arm != Arm::SealedThree.word() || !row.name.starts_with("committed")));
+}
+
+#[test]
+fn what_never_came_is_no_delivery_and_makes_the_tail_longer() {
+    let mut results = Results::default();
+    let lost = Outcome { delivered: [Some(1.0), Some(1.0), None], ..outcome(Arm::Memory, 1.0) };
+    results.add(Condition::Killed, 1 << 10, &[outcome(Arm::Memory, 1.0), lost]);
+    let rows = results.rows();
+    let whole = rows.iter().find(|row| row.name == "delivered in the end").unwrap();
+    assert_eq!((whole.value, whole.met), (50.0, Some(false)));
+    let longest = rows.iter().find(|row| row.name == "delivered max").unwrap();
+    assert_eq!(longest.value, 1000.0);
+}
+
+#[test]
+fn every_row_is_in_a_table_and_in_the_page() {
+    let mut results = Results::default();
+    results.add(Condition::Paused, 1 << 20, &Arm::ALL.map(|arm| outcome(arm, 5.0)));
+    let mut rows = results.rows();
+    let figure = Spread { value: 1.5, least: 1.4, most: 1.6 };
+    rows.push(
+        Row::new("disk on brokers", Arm::Memory, Condition::AllWell, 64 << 10, figure)
+            .unit("bytes")
+            .must(Target::AtMost(1.65)),
+    );
+    let facts = ["two <cores>".to_owned()];
+    let report = page::report(&facts, &rows);
+    for arm in Arm::ALL {
+        assert!(report.contains(&format!("| {} ", arm.word())), "{report}");
+    }
+    assert!(report.contains("**1 MiB, one broker paused 5 s**"));
+    assert!(report.contains("5.00 / 5.00 / 5.00 / 5.00"));
+    let judged = report.lines().find(|line| line.contains("disk on brokers")).unwrap();
+    assert!(judged.contains("1.40 to 1.60") && judged.contains("<= 1.65") && judged.contains("met"), "{judged}");
+    let page = page::html(&facts, &rows);
+    assert_eq!(page.matches("<tr>").count(), 2 + rows.len() + 1, "all rows, the judged ones once more, two heads");
+    assert!(
+        page.contains("two &lt;cores&gt;") && page.contains("<svg") && !page.contains("http"),
+        "nothing from elsewhere"
+    );
+    let object = serde_json::to_value(rows.last().unwrap()).unwrap();
+    let fields = ["name", "arm", "baseline", "condition", "payload", "value", "unit", "ratio", "target", "met"];
+    assert!(fields.iter().all(|field| object.get(field).is_some()), "{object}");
+}
+
+#[test]
+fn only_what_stands_between_the_markers_is_replaced() {
+    let document = format!("before\n{}\nold\n{}\nafter\n", page::BEGIN, page::END);
+    let replaced = page::replace(&document, "new\n").unwrap();
+    assert_eq!(replaced, format!("before\n{}\n\nnew\n\n{}\nafter\n", page::BEGIN, page::END));
+    assert_eq!(page::replace(&replaced, "new\n"), Some(replaced.clone()), "twice is once");
+    assert_eq!(page::replace("no markers", "new"), None);
+}
+
+#[test]
+fn numbers_and_sizes_are_short() {
+    let numbers = [1234.5, 12.345, 1.2345, 0.12345, 0.012345, 0.0].map(table::number);
+    assert_eq!(numbers, ["1234", "12.3", "1.23", "0.12", "0.0123", "0"]);
+    assert_eq!([256, 1 << 10, 3 << 19, 16 << 20, 1 << 30].map(size), ["256 B", "1 KiB", "1536 KiB", "16 MiB", "1 GiB"]);
+}
