@@ -15,7 +15,14 @@ use std::time::{Duration, Instant};
 
 use common::kafka::shared;
 use common::world::{World, lines};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use sealcast::client::{Client, Stage, Transaction, Waited};
+use sealcast::config::{ClientConfig, Sources};
+use sealcast::core::id::{Epoch, ParcelId, Suite};
+use sealcast::core::sign::SecretKey;
+use sealcast::core::split::header::{Core, CoreDestination, Profile};
+use sealcast::core::split::stripe::Splitter;
+use sealcast::seams::Seams;
 
 /// The bound: 256 MiB of resident memory, in KiB as the kernel counts.
 const MOST_KIB: u64 = 256 * 1024;
@@ -149,13 +156,75 @@ fn a_gibibyte_passes_in_a_quarter_of_one() {
     hold("one transaction of 1 GiB", &peaks);
 }
 
-#[test]
-fn thousands_in_flight_do_not_pile_up() {
-    const MANY: u32 = 4096;
-    let _turn = turn();
-    let mut world = World::new(&shared());
-    world.start_all();
+/// A sender of the directory gone wrong, and a stranger: half of each of 64 stripes of so many parcels, and the beginning of so many
+/// more, put on the topic as fast as the brokers take them. Gives how many records that are.
+fn flood(brokers: &str, topic: &str, config: &Path, parcels: u32, begun: u32) -> usize {
+    let config = ClientConfig::load(&Sources::file(config)).unwrap();
+    let directory = config.environment.load_directory().unwrap();
+    let (_, known) = config.sender(&directory).unwrap().unwrap();
+    let orders = directory.destinations.values().next().unwrap();
+    let now = Seams::real().clock.now();
+    let core = |key: &SecretKey, number: u32, profile| Core {
+        suite: Suite::XWing,
+        profile,
+        environment: directory.environment,
+        sender: key.public().bytes(),
+        epoch: Epoch([9; 8]),
+        parcel: ParcelId::from_parts(now, [number.to_be_bytes().as_slice(), &[0; 6]].concat().try_into().unwrap()),
+        expiry: now.after(Duration::from_secs(3600)),
+        destinations: vec![CoreDestination {
+            tag: orders.tag,
+            key: orders.current_key(Suite::XWing).unwrap().id,
+            sequence: number.into(),
+        }],
+    };
+    let mut producer = rdkafka::ClientConfig::new();
+    producer.set("bootstrap.servers", brokers).set("linger.ms", "20").set("queue.buffering.max.kbytes", "16384");
+    let producer: ThreadedProducer<DefaultProducerContext> = producer.create().unwrap();
+    let mut count = 0;
+    let mut put = |record: &[u8]| {
+        let number = i32::try_from(count % 3).unwrap();
+        let mut next = BaseRecord::<[u8], [u8]>::to(topic).partition(number).payload(record);
+        while let Err((_, back)) = producer.send(next) {
+            std::thread::sleep(Duration::from_millis(2));
+            next = back;
+        }
+        count += 1;
+    };
+    let bytes = vec![7; 8 * 4096];
+    let wide = Profile::new(8, 4, 4096).unwrap();
+    let mut halves: Vec<_> = (0..parcels)
+        .map(|number| Splitter::new(core(known.signing(), number, wide), known.signing().clone()).unwrap())
+        .collect();
+    for _ in 0..64 {
+        for parcel in &mut halves {
+            for stripe in parcel.push(&bytes).unwrap() {
+                stripe.segments[..4].iter().for_each(|segment| put(&segment.record));
+            }
+        }
+    }
+    let stranger = SecretKey::from_seed(&[77; 32]);
+    for number in parcels..parcels + begun {
+        let key = if number % 2 == 0 { known.signing() } else { &stranger };
+        let mut parcel = Splitter::new(core(key, number, Profile::new(3, 2, 64).unwrap()), key.clone()).unwrap();
+        parcel.push(&[8; 100]).unwrap();
+        put(&parcel.finish().unwrap().segments[0].record);
+    }
+    producer.flush(Duration::from_secs(120)).unwrap();
+    count
+}
+
+/// Submits so many transactions of 16 KiB at once, behind a flood of half parcels of the same sender, and holds all peaks.
+fn in_flight_behind_a_flood(many: u32, parcels: u32, begun: u32) {
+    let brokers = shared();
+    let mut world = World::new(&brokers);
     let config = world.path().join("env/senders/web/client.toml");
+    let topic = format!("sealcast.{}.orders.segments", world.environment());
+    // All of it is there, before anything else, when the nodes start.
+    let flooded = flood(&brokers, &topic, &config, parcels, begun);
+    // A splitter keeps its last stripe until it knows what follows.
+    assert_eq!(flooded, (parcels * 63 * 4 + begun) as usize);
+    world.start_all();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let began = Instant::now();
     runtime.block_on(async {
@@ -169,16 +238,35 @@ fn thousands_in_flight_do_not_pile_up() {
                 handle.wait(Stage::Committed, Duration::from_secs(300)).await.unwrap()
             }
         };
-        for outcome in futures_util::future::join_all((0..MANY).map(send)).await {
+        for outcome in futures_util::future::join_all((0..many).map(send)).await {
             assert!(matches!(outcome, Waited::Reached), "{outcome:?}\n{}", world.logs());
         }
         client.close().await;
     });
     println!("committed after {:.1} s", began.elapsed().as_secs_f64());
-    world.settle(u64::from(MANY));
+    world.settle(u64::from(many));
     // The client is this process, with the payloads that it submits.
     let own = peak(std::process::id()).expect("this process runs");
     let mut peaks = BTreeMap::from([("client".to_owned(), own)]);
     peaks_of_nodes(&world, &mut peaks);
-    hold("4,096 transactions of 16 KiB in flight", &peaks);
+    hold(&format!("{many} transactions of 16 KiB in flight behind {flooded} records of half parcels"), &peaks);
+}
+
+#[test]
+fn thousands_in_flight_do_not_pile_up() {
+    let _turn = turn();
+    in_flight_behind_a_flood(4096, 0, 0);
+}
+
+#[test]
+fn r16_half_parcels_of_a_sender_and_strangers_cost_a_node_no_more_memory_than_the_bound() {
+    let _turn = turn();
+    in_flight_behind_a_flood(256, 40, 2_000);
+}
+
+#[test]
+#[ignore = "the same at its real size, a minute or two: cargo test --test memory -- --ignored --nocapture"]
+fn r16_sixty_four_by_sixty_four_half_stripes_and_ten_thousand_half_parcels_stay_within_the_bound() {
+    let _turn = turn();
+    in_flight_behind_a_flood(4096, 64, 10_000);
 }

@@ -1,7 +1,8 @@
 //! Verifies what nodes say and counts it: receipts against the directories that this client has verified, until a majority of
 //! one version's voters agrees (R13). Must not read topics or keep rows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use super::handle::Receipt;
 use super::publishing::Publishing;
 use super::tracker::Tracker;
 use crate::core::directory::Directory;
-use crate::core::id::{DestinationName, DestinationTag, Fate, ParcelId, SenderName, Ticket, closed_list};
+use crate::core::id::{DestinationName, DestinationTag, Fate, NodeName, ParcelId, SenderName, Ticket, closed_list};
 use crate::core::receipt::{
     self, Added, Agreed, Counter, Missing, Notice, NoticeError, Refusal, Refusals, Statement, Verdict, Verified,
 };
@@ -19,8 +20,13 @@ use crate::core::sign::PublicKey;
 use crate::telemetry::logs::transaction_span;
 use crate::telemetry::{Meter, names};
 
-/// Notices that were signed under a directory not known yet are kept up to this many bytes; the newest go first.
-const LATER_BYTES: usize = 8 * 1024 * 1024;
+/// Notices that were signed under a directory not known yet, by the key that the newest known one lists for their node, are
+/// kept up to this many bytes for each node; the newest go first.
+const LATER_BYTES: usize = 2 * 1024 * 1024;
+
+/// Others may be of nodes, or with keys, that the directory to come lists; or of whoever may write to the topic: so many bytes
+/// of them are kept, all together.
+const LATER_BYTES_OF_STRANGERS: usize = 1024 * 1024;
 
 closed_list! {
     /// Why something that a node is said to have said is not believed, or not counted.
@@ -39,6 +45,8 @@ closed_list! {
         Path = 6 "path",
         /// 7: the node has said something else about the same transaction.
         Contradiction = 7 "contradiction",
+        /// 8: a directory that the operator did not sign, of another environment, or older than the oldest that counts.
+        Directory = 8 "directory",
     }
 }
 
@@ -90,38 +98,37 @@ impl Directories {
         known.values().rev().find_map(|directory| directory.destination_by_tag(tag)).map(|entry| entry.name.clone())
     }
 
-    /// Takes a signed directory: true when its version was not known. One that does not verify, or is of another
-    /// environment, is not taken.
-    pub fn adopt(&self, bytes: &[u8]) -> bool {
-        let directory = match Directory::verify(bytes, &self.operator, self.minimum) {
-            Ok(directory) if directory.environment == self.first.environment => Arc::new(directory),
-            Ok(directory) => {
-                tracing::warn!(environment = %directory.environment, "a directory of another environment is not taken");
-                return false;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a directory is not taken");
-                return false;
-            }
-        };
+    /// Takes a signed directory: true when its version was not known. Errors: why one is not taken that does not verify, or is
+    /// of another environment.
+    pub fn adopt(&self, bytes: &[u8]) -> Result<bool, String> {
+        let directory = Directory::verify(bytes, &self.operator, self.minimum).map_err(|error| error.to_string())?;
+        if directory.environment != self.first.environment {
+            return Err(format!("the directory is of another environment, {}", directory.environment));
+        }
         let mut known = self.known();
         let new = !known.contains_key(&directory.version);
-        Arc::make_mut(&mut known).entry(directory.version).or_insert(directory);
-        new
+        Arc::make_mut(&mut known).entry(directory.version).or_insert(Arc::new(directory));
+        Ok(new)
     }
 }
 
 /// A parcel that a majority refuses at a destination: its transactions can be sealed anew (R22).
 pub type Refused = (ParcelId, DestinationName);
 
+/// Notices that wait for their directory.
+#[derive(Default)]
+struct Later {
+    waiting: Vec<Bytes>,
+    bytes: usize,
+}
+
 #[derive(Default)]
 struct State {
     /// By ticket: an id that is submitted again once it has its fate is another ticket.
     counters: BTreeMap<Ticket, Counter>,
     refusals: BTreeMap<(ParcelId, DestinationName), Refusals>,
-    /// Signed under a directory that is not known yet.
-    later: VecDeque<Bytes>,
-    later_bytes: usize,
+    /// Signed under a directory that is not known yet: by node, and what no known node signed.
+    later: BTreeMap<Option<NodeName>, Later>,
     disbelieved: BTreeMap<Disbelief, u64>,
 }
 
@@ -175,7 +182,7 @@ impl Counting {
             }
             Ok(Notice::Directory(bytes)) => {
                 self.directory(&bytes);
-                Ok(())
+                return;
             }
             // Another sender whose hint is the same.
             Ok(_) => Ok(()),
@@ -184,11 +191,15 @@ impl Counting {
         match taken {
             Ok(()) => {}
             Err(NoticeError::UnknownDirectory { version }) => {
-                tracing::debug!(version, "a notice waits for its directory");
+                let node = self.would_be_of(value, version);
+                let most = if node.is_some() { LATER_BYTES } else { LATER_BYTES_OF_STRANGERS };
                 let mut state = self.state();
-                if state.later_bytes + value.len() <= LATER_BYTES {
-                    state.later_bytes += value.len();
-                    state.later.push_back(value.clone());
+                let later = state.later.entry(node).or_default();
+                if later.bytes + value.len() <= most {
+                    tracing::debug!(version, "a notice waits for its directory");
+                    later.bytes += value.len();
+                    // A copy, because the record may share its memory with others.
+                    later.waiting.push(Bytes::copy_from_slice(value));
                 } else {
                     drop(state);
                     self.disbelieve(Disbelief::UnknownDirectory, &NoticeError::UnknownDirectory { version });
@@ -198,9 +209,21 @@ impl Counting {
         }
     }
 
+    /// The node that signed it, if the directory that it names lists the same key for that node as the newest that is known: most
+    /// directories change other things.
+    fn would_be_of(&self, value: &Bytes, version: u64) -> Option<NodeName> {
+        let known = BTreeMap::from([(version, self.directories.current())]);
+        match Notice::decode(value).ok()? {
+            Notice::Receipts(receipts) => receipts.verify(&known).ok()?.first().map(|said| said.node().clone()),
+            Notice::Refusal(refusal) => refusal.verify(&known).ok().map(|said| said.node().clone()),
+            Notice::Missing(missing) => missing.verify(&known).ok().map(|said| said.node().clone()),
+            Notice::Directory(_) => None,
+        }
+    }
+
     /// Whoever may write to the topic can have made it, as often as he likes: the count tells how often, and of each reason the
     /// 1st, 2nd, 4th, 8th and so on are said aloud.
-    fn disbelieve(&self, reason: Disbelief, error: &NoticeError) {
+    fn disbelieve(&self, reason: Disbelief, error: &dyn Display) {
         self.meter.count_as(names::CLIENT_RECEIPTS_REFUSED, "reason", reason.word());
         let times = {
             let mut state = self.state();
@@ -216,8 +239,10 @@ impl Counting {
 
     fn directory(&self, bytes: &[u8]) {
         let before = self.directories.current().version;
-        if !self.directories.adopt(bytes) {
-            return;
+        match self.directories.adopt(bytes) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(why) => return self.disbelieve(Disbelief::Directory, &why),
         }
         let now = self.directories.current();
         self.meter.set(names::DIRECTORY_VERSION, now.version as f64);
@@ -225,12 +250,8 @@ impl Counting {
             tracing::info!(version = now.version, "a newer directory is in use");
             self.tracker.remember_directory(now.bytes().to_vec());
         }
-        let later = {
-            let mut state = self.state();
-            state.later_bytes = 0;
-            std::mem::take(&mut state.later)
-        };
-        later.iter().for_each(|value| self.take(value));
+        let later = std::mem::take(&mut self.state().later);
+        later.values().flat_map(|later| &later.waiting).for_each(|value| self.take(value));
     }
 
     fn statement(&self, statement: &Verified<Statement>) {

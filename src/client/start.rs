@@ -90,7 +90,10 @@ impl Client {
         let directories =
             Arc::new(Directories::new(options.operator.clone(), options.minimum_version, options.directory.clone()));
         if let Some(bytes) = kept {
-            directories.adopt(&bytes);
+            // It was verified when it was kept; the configuration may ask for a newer one, or for another operator's, since.
+            if let Err(why) = directories.adopt(&bytes) {
+                tracing::warn!(%why, "the directory that the outbox kept is not taken");
+            }
         }
         let directory = directories.current();
         let public = options.key.public().bytes();

@@ -82,6 +82,9 @@ pub struct LimitsSection {
     pub gather_bytes_per_sender: usize,
     /// Deferred addresses kept for a sender; 16 to [`limits::DEFERRED_PER_SENDER`].
     pub deferred_per_sender: usize,
+    /// Transactions of a sender that are staged for a destination while they have no fate; 16 to
+    /// [`limits::UNDECIDED_PER_SENDER`].
+    pub undecided_per_sender: usize,
 }
 
 impl Default for LimitsSection {
@@ -90,6 +93,7 @@ impl Default for LimitsSection {
             gather_bytes: limits::GATHER_BYTES,
             gather_bytes_per_sender: limits::GATHER_BYTES_PER_SENDER,
             deferred_per_sender: limits::DEFERRED_PER_SENDER,
+            undecided_per_sender: limits::UNDECIDED_PER_SENDER,
         }
     }
 }
@@ -127,6 +131,7 @@ impl NodeConfig {
                 limits::GATHER_BYTES_PER_SENDER,
             ),
             ("limits.deferred_per_sender", config.limits.deferred_per_sender, 16, limits::DEFERRED_PER_SENDER),
+            ("limits.undecided_per_sender", config.limits.undecided_per_sender, 16, limits::UNDECIDED_PER_SENDER),
         ];
         for (key, value, lowest, highest) in ranges {
             if !(lowest..=highest).contains(&value) {

@@ -74,14 +74,19 @@ pub const SMALL_BODY_BYTES: usize = 64 * 1024;
 pub const SMALL_BODIES_BYTES: usize = 24 * 1024 * 1024;
 
 /// Half-gathered bytes that one sender may hold in a node's memory (R16).
-pub const GATHER_BYTES_PER_SENDER: usize = 32 * 1024 * 1024;
+pub const GATHER_BYTES_PER_SENDER: usize = 24 * 1024 * 1024;
 
 /// Half-gathered bytes that a node holds in memory for all senders of all its destinations (R16).
-pub const GATHER_BYTES: usize = 64 * 1024 * 1024;
+pub const GATHER_BYTES: usize = 48 * 1024 * 1024;
 
 /// Deferred addresses kept for each sender of a node's destinations, and twice as many for all senders; beyond it the newest
 /// go first (R16). Each costs about half a kibibyte.
-pub const DEFERRED_PER_SENDER: usize = 65_536;
+pub const DEFERRED_PER_SENDER: usize = 32_768;
+
+/// Transactions of one sender that a node stages while they have no fate, for one destination, and as many again of parcels in
+/// which something can be decided at once; beyond it parcels wait outside memory. The leader's table holds about a kibibyte
+/// for each.
+pub const UNDECIDED_PER_SENDER: usize = 32_768;
 
 /// Most voters of a destination: a majority of 15 is 8 signatures for each receipt, and Raft gains nothing beyond it.
 pub const VOTERS: usize = 15;
@@ -112,6 +117,11 @@ pub const ENDED_PARCELS: usize = 65_536;
 /// How far a sender's clock may have gone back between submitting and sealing, in milliseconds: a parcel's expiry is at most
 /// its id's time, the destination's longest life and this.
 pub const EXPIRY_SLACK_MILLIS: u64 = 3600 * 1000;
+
+/// How far ahead of group time, and of the node's clock, a parcel's id may be, in milliseconds, before its records wait for one of
+/// them to come nearer: a deadline is counted from an id's time, and must be within reach. A week: it is for ids of years to
+/// come, not for clocks that differ.
+pub const AHEAD_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 
 /// Longest content type of a transaction, in bytes: media types of the registry are far shorter.
 pub const CONTENT_TYPE_BYTES: usize = 128;

@@ -60,6 +60,11 @@ impl Alarms {
         self.keep(Mutation::Raise { name: name.to_owned(), row });
     }
 
+    /// Whether an alarm stands, as far as this part of the node raised or acknowledged it.
+    pub fn stands(&self, name: &str) -> bool {
+        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
     /// Clears an alarm, if it stands.
     pub fn clear(&self, name: &str) {
         let mut standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);

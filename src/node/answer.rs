@@ -18,6 +18,8 @@ use crate::core::id::{PayloadTag, Rejection, SenderName, Time, TransactionId};
 use crate::core::receipt::{Answered, Decided, Query, StageTimes, Statement, Verdict, is_query};
 use crate::store::StoreError;
 use crate::store::group::Snapshot;
+use crate::telemetry::labels::QueryOutcome;
+use crate::telemetry::names;
 
 /// Queries of one partition that wait to be answered; beyond it they are passed over, and asked again.
 const WAITING: usize = 32;
@@ -34,19 +36,21 @@ struct Asked {
 }
 
 impl Questions {
-    /// Takes a record, if it can be a query and there is room for it.
-    pub fn ask(&self, partition: i32, record: &[u8]) {
+    /// Takes a record, if it can be a query; whether there was no room for it.
+    pub fn ask(&self, partition: i32, record: &[u8]) -> bool {
         if !is_query(record) {
-            return;
+            return false;
         }
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = waiting.entry(partition).or_default();
-        if queue.len() < WAITING {
+        let room = queue.len() < WAITING;
+        if room {
             // A copy, because the record shares its memory with all that was read with it.
             queue.push_back(Bytes::copy_from_slice(record));
             drop(waiting);
             self.0.come.notify_one();
         }
+        !room
     }
 
     /// The next one, of another partition than the last if there is one.
@@ -90,27 +94,28 @@ impl Answerer {
                 () = stop.cancelled() => return Ok(()),
                 query = questions.next(&mut last) => query,
             };
-            self.answer(&query)?;
+            let outcome = self.answer(&query)?;
+            self.context.meter.count_as(names::RECEIPT_QUERIES, "outcome", outcome.word());
         }
     }
 
-    fn answer(&mut self, record: &[u8]) -> Result<(), StoreError> {
+    fn answer(&mut self, record: &[u8]) -> Result<QueryOutcome, StoreError> {
         let directory = self.context.in_force.borrow().clone();
         let (sender, query) = match Query::verify(record, self.context.tag, &directory) {
             Ok(verified) => verified,
             Err(error) => {
                 tracing::debug!(%error, "a query is not answered");
-                return Ok(());
+                return Ok(QueryOutcome::NotBelieved);
             }
         };
         if !self.answered.is_due(&sender, &query, self.context.seams.clock.monotonic()) {
-            return Ok(());
+            return Ok(QueryOutcome::TooSoon);
         }
         let snapshot = self.context.store.snapshot()?;
         for (transaction, deadline, payload_tag) in &query.asked {
             self.say(&snapshot, &sender, *transaction, *deadline, payload_tag.as_ref())?;
         }
-        Ok(())
+        Ok(QueryOutcome::Answered)
     }
 
     fn say(
@@ -169,11 +174,10 @@ mod tests {
     async fn r13_partitions_take_turns_and_what_can_be_no_query_takes_no_room() {
         let questions = Questions::default();
         let junk = |number: u8| [b"SCQY".as_slice(), &[number]].concat();
-        for number in 0..200 {
-            questions.ask(0, &junk(number));
-        }
-        questions.ask(1, b"SCSG and the rest of a segment");
-        questions.ask(1, &[b"SCQY".as_slice(), &[0; limits::QUERY_BYTES]].concat());
+        let without_room = (0..200).filter(|number| questions.ask(0, &junk(*number))).count();
+        assert_eq!(without_room, 200 - WAITING);
+        assert!(!questions.ask(1, b"SCSG and the rest of a segment"));
+        assert!(!questions.ask(1, &[b"SCQY".as_slice(), &[0; limits::QUERY_BYTES]].concat()));
         questions.ask(2, &junk(201));
         questions.ask(2, &junk(202));
         let mut last = i32::MIN;

@@ -19,6 +19,7 @@ use crate::rpc::client::{Dialer, explain};
 use crate::rpc::{convert, proto};
 use crate::store::bodies::BodyWriter;
 use crate::store::group::NewBody;
+use crate::telemetry::labels::FetchOutcome;
 use crate::telemetry::names;
 
 /// Longest wait for the next message of a body.
@@ -64,15 +65,15 @@ impl FetchError {
         !matches!(self, Self::Own(_))
     }
 
-    fn word(&self) -> &'static str {
+    fn outcome(&self) -> FetchOutcome {
         match self {
-            Self::Call { .. } | Self::Own(_) => "unavailable",
-            Self::Damaged { .. } => "damaged",
+            Self::Call { .. } | Self::Own(_) => FetchOutcome::Unavailable,
+            Self::Damaged { .. } => FetchOutcome::Damaged,
             Self::Miss { answer, .. } => match answer {
-                proto::Answer::NotFound => "not-found",
-                proto::Answer::Purged => "purged",
-                proto::Answer::NotPermitted => "not-permitted",
-                _ => "unavailable",
+                proto::Answer::NotFound => FetchOutcome::NotFound,
+                proto::Answer::Purged => FetchOutcome::Purged,
+                proto::Answer::NotPermitted => FetchOutcome::NotPermitted,
+                _ => FetchOutcome::Unavailable,
             },
         }
     }
@@ -119,7 +120,7 @@ pub async fn fetch(
             // What another member began may be what is wrong with it: this one gets the chance to give all of it.
             outcome = from(context, dialer, row, begun, &node).await;
         }
-        let word = outcome.as_ref().map_or_else(FetchError::word, |()| "found");
+        let word = outcome.as_ref().map_or_else(FetchError::outcome, |()| FetchOutcome::Found).word();
         context.meter.count_as(names::HOLD_FETCHED, "outcome", word);
         match outcome {
             Ok(()) => return Ok(()),

@@ -64,6 +64,9 @@ pub struct GroupContext {
     pub queries: Questions,
     /// Bounds of gathering: this destination's share.
     pub caps: Caps,
+    /// Transactions of a sender that are staged while they have no fate, and as many again of parcels in which something can
+    /// be decided at once.
+    pub undecided_per_sender: usize,
     /// Lets few parcels at a time be opened, of all destinations of this node.
     pub openings: Arc<Semaphore>,
     /// Where collecting and staging tell of what was sent again though it has its fate: whoever sent it is told.

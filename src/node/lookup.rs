@@ -2,6 +2,7 @@
 //!
 //! Owns freshness and the states of transactions. Must not open what is sealed, nor decide who may read.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use crate::store::group::{Snapshot, StagedRow};
 /// How long a read waits when it does not say, and at most.
 const TIMEOUT: Duration = Duration::from_millis(5000);
 const TIMEOUT_MOST: Duration = Duration::from_millis(60_000);
+/// How soon a linearizable read asks for the leader's word again.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a read waits for, checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,9 +56,11 @@ impl Fresh {
     /// Waits until a destination is as fresh as asked for. Errors: UNAVAILABLE when that takes too long.
     pub async fn wait(&self, served: &Served) -> Result<(), Status> {
         let clock = &served.context.seams.clock;
+        // Why the leader's word is not there yet.
+        let unconfirmed = Mutex::new(None);
         let waiting = async {
             if self.linearizable {
-                let index = read_index(&served.context, &served.group, &served.dialer).await?;
+                let index = confirmed(served, &unconfirmed).await?;
                 let mut progress = served.context.store.progress();
                 let stopping = |_| Status::unavailable("this node is stopping");
                 progress.wait_for(|progress| progress.applied >= index).await.map_err(stopping)?;
@@ -70,12 +75,40 @@ impl Fresh {
         };
         tokio::select! {
             outcome = waiting => outcome,
-            () = clock.sleep(self.timeout) => Err(Status::unavailable(format!(
-                "{}: this node's held prefix ends at {} after {} ms; try again or ask another node",
-                served.context.destination,
-                served.context.store.progress().borrow().held,
-                self.timeout.as_millis()
-            ))),
+            () = clock.sleep(self.timeout) => {
+                let why = unconfirmed.into_inner().unwrap_or_else(PoisonError::into_inner);
+                Err(Status::unavailable(format!(
+                    "{}: {} after {} ms; try again or ask another node",
+                    served.context.destination,
+                    why.unwrap_or_else(|| {
+                        format!("this node's held prefix ends at {}", served.context.store.progress().borrow().held)
+                    }),
+                    self.timeout.as_millis()
+                )))
+            }
+        }
+    }
+}
+
+/// [`read_index`], asked for again while there is no leader, or the one that is known does not answer: elections take a moment.
+/// Errors: UNAVAILABLE when this node is stopping.
+async fn confirmed(served: &Served, unconfirmed: &Mutex<Option<String>>) -> Result<u64, Status> {
+    let context = &served.context;
+    let mut leadership = served.group.leadership();
+    loop {
+        leadership.mark_unchanged();
+        let status = match read_index(context, &served.group, &served.dialer).await {
+            Ok(index) => {
+                *unconfirmed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                return Ok(index);
+            }
+            Err(status) => status,
+        };
+        *unconfirmed.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.message().to_owned());
+        tokio::select! {
+            () = context.seams.clock.sleep(CONFIRM_AGAIN) => {}
+            Ok(()) = leadership.changed() => {}
+            () = context.stop.cancelled() => return Err(status),
         }
     }
 }

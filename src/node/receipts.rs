@@ -23,6 +23,7 @@ use crate::core::receipt::{Notice, NoticeRecord, Statement, sign_receipts};
 use crate::seams::Clock;
 use crate::store::StoreError;
 use crate::store::group::Mutation;
+use crate::telemetry::labels::AppendFailure;
 use crate::telemetry::{Meter, names};
 use crate::transport::publisher::known;
 use crate::transport::{AnyTransport, AppendError, Domain, Full, PartitionId, Record, Topic, Transport};
@@ -317,11 +318,11 @@ impl Outlet {
             }
             if let Some(error) = &refused {
                 let reason = match error {
-                    AppendError::Refused { .. } => "refused",
-                    AppendError::Closed => "closed",
-                    _ => "absent",
+                    AppendError::Refused { .. } => AppendFailure::Refused,
+                    AppendError::Closed => AppendFailure::Closed,
+                    _ => AppendFailure::Absent,
                 };
-                self.meter.count_as(names::TRANSPORT_FAILED_RECORDS, "reason", reason);
+                self.meter.count_as(names::TRANSPORT_FAILED_RECORDS, "reason", reason.word());
                 tracing::debug!(%error, "a notice was not acknowledged; trying again");
             }
             tokio::select! {

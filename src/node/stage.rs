@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::group::{GroupContext, Repeat, Staged};
-use crate::core::decide::{Manifest, ManifestItem};
+use crate::core::decide::{Manifest, ManifestItem, View, expired};
 use crate::core::gather::{DeferReason, Delivery, ParcelKey};
 use crate::core::id::{RefusalReason, Time};
 use crate::core::seal::custody::{NONCE_BYTES, StorageKey};
@@ -26,11 +26,16 @@ use crate::telemetry::{logs, names};
 /// mebibytes while it does.
 pub(super) const OPENING_AT_ONCE: usize = 4;
 
+/// What a transaction costs that is whole, in bytes, while its parcel is not: its item, its key, where its body is.
+const WHOLE_BYTES: usize = 1024;
+
 /// What the stage tells the collector.
 #[derive(Debug)]
 pub(super) enum StageEvent {
-    /// Some waiting bytes were opened.
+    /// Some waiting bytes were opened, or nothing is to be done.
     Progress,
+    /// Some of a parcel's bytes were opened: so much memory its opening may hold until more come, beside what every one does.
+    Opened { key: ParcelKey, bytes: usize },
     /// The parcel is durable here.
     Staged {
         key: ParcelKey,
@@ -204,9 +209,10 @@ impl Stage {
         };
         match step {
             Step::More(opening) => {
+                let bytes = opening.held_bytes();
                 lane.opening = Some(opening);
                 self.run(&key);
-                StageEvent::Progress
+                StageEvent::Opened { key, bytes }
             }
             Step::Whole(parcel) => {
                 let inline = parcel.bodies.iter().filter_map(|new| new.body.inline()).map(Bytes::len).sum::<usize>();
@@ -346,6 +352,13 @@ impl Opening {
         }
     }
 
+    /// What it may come to hold in memory between its steps, in bytes, beside buffers and an open file; small bodies have a
+    /// bound of their own.
+    fn held_bytes(&self) -> usize {
+        let expanding = self.opener.as_ref().map_or(0, ParcelOpener::expanding_bytes);
+        self.envelope.len() + self.bodies.whole.len() * WHOLE_BYTES + expanding
+    }
+
     /// Opens one stripe. Blocks.
     fn step(mut self: Box<Self>, delivery: &Delivery) -> Step {
         match self.open(delivery) {
@@ -384,6 +397,10 @@ impl Opening {
         let opener = opener.ok_or_else(|| local("the parcel was not opened".to_owned()))?;
         let finished = opener.finish(&mut |event| bodies.take(&context, event)).map_err(|error| fault_of(&error));
         Self::outcome(&mut bodies, finished)?;
+        // The expiry is what the directory in force bounds: a later deadline would let a transaction wait for ever (R7).
+        if bodies.whole.iter().any(|(item, ..)| item.deadline > core.expiry) {
+            return Err(Fault::Refused(RefusalReason::Malformed));
+        }
         let directory = context.in_force.borrow().clone();
         let Some(sender) = directory.sender_by_key(&core.sender) else {
             let cause = "the directory does not list the sender any more".to_owned();
@@ -408,9 +425,38 @@ impl Opening {
             expiry: core.expiry,
             items,
         };
+        if let Some(cause) = too_many(&context, &manifest)? {
+            return Err(Fault::Deferred(DeferReason::Undecided, cause));
+        }
         let staged = context.seams.clock.now();
         Ok(NewParcel { manifest, first, staged, envelope: Bytes::from(envelope), bodies: new_bodies })
     }
+}
+
+/// Why a parcel must wait until others of its sender have their fates; `None` when it may be staged. Half of the room is for
+/// parcels in which something can be decided at once: what they release makes room.
+fn too_many(context: &GroupContext, manifest: &Manifest) -> Result<Option<String>, StoreError> {
+    let (most, own) = (context.undecided_per_sender, manifest.items.len());
+    if context.store.progress().borrow().counts.undecided.saturating_add(own as u64) <= most as u64 {
+        return Ok(None);
+    }
+    let snapshot = context.store.snapshot()?;
+    let there = snapshot.undecided_of(&manifest.sender, 2 * most + 1)?;
+    if there + own <= most {
+        return Ok(None);
+    }
+    let cause = format!("{there} transactions of {} have no fate yet: more of them wait", manifest.sender);
+    if there + own > 2 * most {
+        return Ok(Some(cause));
+    }
+    for item in &manifest.items {
+        let Some(before) = &item.predecessor else { return Ok(None) };
+        let gone = expired(snapshot.group_time(), before.deadline);
+        if gone || snapshot.transaction(&manifest.sender, before.transaction)?.is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(cause))
 }
 
 fn fault_of(error: &OpenError) -> Fault {

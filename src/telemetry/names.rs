@@ -125,6 +125,8 @@ metrics! {
             "Stripes that needed parity to be recovered.";
         GATHER_ABANDONED = "sealcast_gather_abandoned_parcels_total", Count, ["node", "destination", "reason"],
             "Parcels whose gathering was given up; label reason: expired, or why they were put off.";
+        GATHER_EQUIVOCATIONS = "sealcast_gather_equivocations_total", Count, ["node", "destination"],
+            "Segments whose signed header contradicts another one of the same parcel (R1).";
         COLLECT_GAPS = "sealcast_collect_gaps_total", Count, ["node", "destination", "reason"],
             "Gaps found in collection offsets: each raises an alarm and a re-read (R17); label reason: what became of the partition.";
         // --- staging, log, holding
@@ -147,6 +149,8 @@ metrics! {
             "Statements that were signed.";
         RECEIPT_BATCHES = "sealcast_receipt_batches_total", Count, ["node", "destination"],
             "Signatures that covered them.";
+        RECEIPT_QUERIES = "sealcast_receipt_queries_total", Count, ["node", "destination", "outcome"],
+            "Queries of senders that came; label outcome: answered, too-soon, not-believed, no-room.";
         RAFT_ELECTIONS = "sealcast_raft_elections_total", Count, ["node", "destination"],
             "Times that this node became leader.";
         // --- store

@@ -236,6 +236,12 @@ async fn r23_a_read_is_as_fresh_as_it_asks_for_or_says_that_it_cannot_be() {
             assert!(matches!(error, ReadError::Unavailable { .. }) && error.retryable(), "{error}");
         }
     }
+    // With time enough it waits for a leader and a majority that confirm what is committed.
+    let confirmed = Freshness::linearizable().within(Duration::from_secs(50));
+    let waited = async { whole(reader.get(header.id, Some(&orders), confirmed).await).await };
+    let (got, ()) = tokio::join!(waited, shop.start("a"));
+    assert_eq!(got.unwrap(), b"mine");
+    shop.stop("a").await;
     // One node alone still gives what it holds.
     assert_eq!(whole(reader.get(header.id, None, Freshness::default()).await).await.unwrap(), b"mine");
     let (got, _) = to_the_end(&reader, Subscription::default()).await;

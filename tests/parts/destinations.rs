@@ -2,15 +2,18 @@
 //! other alone, unless it is the store's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::shop::{LIMIT, NODES, Shop, committed, name};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, LogId};
+use sealcast::client::{Client, Handle, Options, Stage, Transaction, WaitError, Waited};
+use sealcast::config::{ClientConfig, NodeConfig, Sources};
 use sealcast::core::decide::Entry;
-use sealcast::core::id::{Position, Suite, Time};
+use sealcast::core::id::{Position, Rejection, Suite, Time};
 use sealcast::core::receipt::Verdict;
-use sealcast::node::NodeError;
+use sealcast::node::{Node, NodeError, NodeOptions};
 use sealcast::raft::storage::LogStore;
 use sealcast::raft::{EntryBytes, LogEntry};
 use sealcast::rpc::proto;
@@ -71,6 +74,61 @@ async fn r20_an_outcome_is_each_destinations_own() {
     }
     shop.publish_to("billing", &stripes).await;
     committed(&shop.agreed("billing", &both, 3).await.verdict);
+    shop.shut().await;
+}
+
+/// Starts the nodes anew, serving these destinations alone.
+async fn serve(shop: &mut Shop, destinations: &[&str]) {
+    for node in NODES {
+        shop.stop(node).await;
+    }
+    for node in NODES {
+        let config = NodeConfig::load(&Sources::file(&shop.written.nodes[&name(node)])).unwrap();
+        let mut options = NodeOptions::from_config(&config).unwrap();
+        options.http = None;
+        options.rings.retain(|destination, _| destinations.contains(&destination.as_str()));
+        let started = Node::start(options, shop.seams.clone(), shop.transport.clone()).await.unwrap();
+        shop.nodes.insert(name(node), started);
+    }
+    shop.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r20_while_a_destinations_whole_group_is_down_the_other_commits_and_each_has_an_outcome_of_its_own() {
+    let mut shop = Shop::with_nodes_for(&BOTH).await;
+    let config = ClientConfig::load(&Sources::file(&shop.written.senders[&name("web")])).unwrap();
+    let mut options = Options::from_config(&config, shop.seams.clone()).unwrap();
+    options.outbox.folder = None;
+    let client = Client::start(shop.transport.clone(), options).await.unwrap();
+    let within = async |handle: &Handle| tokio::time::timeout(LIMIT, handle.committed()).await.expect("a fate");
+    let bill = client.submit("billing", Transaction::new("a bill").key("k")).await.unwrap();
+    within(&bill).await.unwrap();
+
+    // Nobody serves billing any more; orders goes on.
+    serve(&mut shop, &["orders"]).await;
+    let both = [name("billing"), name("orders")];
+    let new = Transaction::new("to both").key("k").expected_version(Position::default());
+    let handles = client.submit_to(&both, new).await.unwrap();
+    let [in_billing, in_orders] = handles.as_slice() else { panic!("one for each") };
+    let position = within(in_orders).await.unwrap().position;
+    assert!(position.is_some());
+    let waited = in_billing.wait(Stage::Committed, Duration::from_millis(200)).await.unwrap();
+    assert_eq!(waited, Waited::Unknown, "nothing that orders says is said of billing");
+    assert!(in_billing.receipt().is_none());
+
+    // Its group is back, and decides otherwise: the key is not new there.
+    serve(&mut shop, &BOTH).await;
+    let outcome = within(in_billing).await;
+    assert!(matches!(outcome, Err(WaitError::Rejected(Rejection::Conflict))), "{outcome:?}");
+    assert_eq!(within(in_orders).await.unwrap().position, position);
+    let settled = async {
+        while client.undecided().0 > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, settled).await.expect("nothing is left undecided");
+    client.close().await;
+    shop.agree().await;
     shop.shut().await;
 }
 

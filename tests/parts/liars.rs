@@ -10,7 +10,7 @@ use sealcast::client::{Client, Options, Transaction};
 use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::directory::{Directory, Draft, KeyState, SenderEntry};
 use sealcast::core::gather::DeferReason;
-use sealcast::core::id::{Digest, Epoch, RefusalReason, Rejection, Suite};
+use sealcast::core::id::{Digest, Epoch, RefusalReason, Rejection, Suite, Time};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::PrivateHeader;
 use sealcast::core::sign::SecretKey;
@@ -430,5 +430,26 @@ async fn r22_who_refuses_what_a_majority_staged_raises_an_alarm_and_fetches() {
         assert!(!alarms(&shop, node).contains(&"refused-but-committed".to_owned()));
     }
     shop.agree().await;
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r07_a_deadline_later_than_its_parcels_expiry_is_refused_by_all() {
+    let mut shop = Shop::with_nodes().await;
+    let (header, beside) = (shop.header(b"to wait for ever"), shop.header(b"beside it"));
+    let both = [(header.clone(), b"to wait for ever".as_slice()), (beside.clone(), b"beside it")];
+    // What the directory bounds is the parcel's expiry; a deadline behind it would be bounded by nothing.
+    let mut core = core_of(&shop.seal(&both, Suite::X25519));
+    core.expiry = Time(header.deadline.0 - 1);
+    let sealed = shop.sealed(&core, &both);
+    let stripes = shop.split(core, &sealed);
+    shop.publish(&stripes).await;
+    refused(&shop, &NODES, digest_of(&stripes), RefusalReason::Malformed).await;
+    // At its end it may be.
+    let mut core = core_of(&stripes);
+    (core.epoch, core.expiry) = (Epoch([2; 8]), header.deadline.max(beside.deadline));
+    let sealed = shop.sealed(&core, &both);
+    shop.publish(&shop.split(core, &sealed)).await;
+    committed(&shop.receipts(&header, 3).await);
     shop.shut().await;
 }

@@ -11,6 +11,7 @@ use sealcast::config::{ClientConfig, Sources};
 use sealcast::core::gather::{DeferReason, GapReason, SkipReason};
 use sealcast::core::id::{DestinationName, Position, RefusalReason, Rejection};
 use sealcast::rpc::access::Denial;
+use sealcast::telemetry::labels::{AppendFailure, FetchOutcome, QueryOutcome};
 use sealcast::telemetry::names::{ALL, Metric};
 use sealcast::telemetry::{alarms, recorder};
 use serde_json::Value;
@@ -251,6 +252,21 @@ fn every_reason_is_told_with_what_it_means_and_what_to_do() {
 }
 
 #[test]
+fn every_value_of_a_label_that_has_a_list_stands_with_its_metric() {
+    let lists = [
+        ("sealcast_transport_failed_records_total", "reason", words!(AppendFailure)),
+        ("sealcast_hold_fetched_bodies_total", "outcome", words!(FetchOutcome)),
+        ("sealcast_receipt_queries_total", "outcome", words!(QueryOutcome)),
+    ];
+    for (name, label, list) in lists {
+        let metric = metric(name).expect("it is counted");
+        assert!(metric.labels.contains(&label), "{name} has {label}");
+        let end = format!("label {label}: {}.", list.join(", "));
+        assert!(metric.text.ends_with(&end), "{name}: {} does not end with: {end}", metric.text);
+    }
+}
+
+#[test]
 fn every_alarm_is_told_and_how_it_ends() {
     let told: BTreeSet<String> = told(&read("docs/operations.md"), "\n## Alarms\n").into_iter().collect();
     let row = |alarm: &alarms::Alarm| {
@@ -343,7 +359,7 @@ fn has_its_labels(metric: &Metric, labels: &[(String, String)]) -> bool {
 }
 
 /// What happens only when something goes wrong is not there in a run in which all goes well.
-const SELDOM: [&str; 16] = [
+const SELDOM: [&str; 18] = [
     "sealcast_alarm",
     "sealcast_client_receipts_refused_total",
     "sealcast_client_segments_again_total",
@@ -352,11 +368,13 @@ const SELDOM: [&str; 16] = [
     "sealcast_decide_void_parcels_total",
     "sealcast_gather_abandoned_parcels_total",
     "sealcast_gather_deferred_records_total",
+    "sealcast_gather_equivocations_total",
     "sealcast_gather_refused_segments_total",
     "sealcast_gather_stripes_recovered_total",
     "sealcast_hold_fetched_bodies_total",
     "sealcast_hold_fetched_bytes_total",
     "sealcast_hold_seconds",
+    "sealcast_receipt_queries_total",
     "sealcast_rpc_denied_calls_total",
     "sealcast_stage_refusals_total",
     "sealcast_transport_failed_records_total",

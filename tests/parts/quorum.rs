@@ -550,3 +550,25 @@ async fn r13_a_forged_foreign_or_replayed_query_has_no_answer_and_an_honest_one_
     assert_eq!(shop.words(&asked).await, before, "nobody asked for it");
     shop.shut().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_more_bodies_than_are_kept_in_mind_are_missing_and_all_of_them_are_fetched() {
+    let mut town = Town::new().await;
+    town.sees("c", false);
+    let payloads: Vec<Vec<u8>> = (0..700u32).map(|number| number.to_be_bytes().to_vec()).collect();
+    let headers: Vec<_> = payloads.iter().map(|payload| town.shop.header(payload)).collect();
+    let all: Vec<(PrivateHeader, &[u8])> = headers.iter().cloned().zip(payloads.iter().map(Vec::as_slice)).collect();
+    let stripes = town.shop.seal(&all, Suite::X25519);
+    town.shop.publish(&stripes).await;
+    let last = headers.last().unwrap();
+    let position = committed(&town.shop.receipts(last, 2).await);
+    // It cannot say so, but it has all of them from the others.
+    town.shop.agree().await;
+    assert_eq!(town.counts("c").committed, 700);
+    town.sees("c", true);
+    town.settled(position, last, 700).await;
+    for number in [0, 350, 699] {
+        assert_eq!(town.shop.get("c", &headers[number]).await.unwrap().1, payloads[number]);
+    }
+    town.end().await;
+}

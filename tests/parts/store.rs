@@ -14,6 +14,10 @@ use sealcast::core::limits;
 use sealcast::store::StoreError;
 use sealcast::store::group::{Applied, ApplyEntry, DeferredRow, GroupStore, ItemStanding, Mutation, NewBody};
 
+fn undefer(at: Address) -> Mutation {
+    Mutation::Undefer { partition: at.partition, offsets: at.offset..=at.offset }
+}
+
 fn open(disk: &CrashDisk) -> GroupStore {
     GroupStore::open(&options(), &seams(disk.clone(), 1)).unwrap()
 }
@@ -328,7 +332,7 @@ async fn r16_no_offset_passes_a_note_that_a_full_disk_refused() {
     // What is done with meanwhile needs no note.
     disk.set_free(1000);
     full(store.write(vec![Mutation::Defer { at, row }]).await);
-    store.write(vec![Mutation::Undefer(at), Mutation::SetOffset { partition: 3, mark }]).await.unwrap();
+    store.write(vec![undefer(at), Mutation::SetOffset { partition: 3, mark }]).await.unwrap();
 }
 
 #[tokio::test]
@@ -411,7 +415,7 @@ async fn offsets_deferred_addresses_and_refusals_come_back() {
     let refuse = Mutation::Refuse { digest: Digest([8; 32]), notice: Bytes::from_static(b"signed") };
     let offset = Mutation::SetOffset { partition: 2, mark };
     store.write(vec![offset, defer(10), defer(9), defer(9), refuse]).await.unwrap();
-    store.write(vec![Mutation::Undefer(address(10))]).await.unwrap();
+    store.write(vec![undefer(address(10))]).await.unwrap();
     settle(&store).await;
 
     let store = open(&disk.crash());

@@ -8,13 +8,16 @@ use bytes::Bytes;
 use sealcast::client::{Client, Options, Transaction};
 use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::directory::Draft;
+use sealcast::core::gather::DeferReason;
 use sealcast::core::id::{Digest, Epoch, NodeName, ParcelId, RefusalReason, Suite};
 use sealcast::core::limits;
 use sealcast::core::receipt::{Notice, Query, Refusal, notice_key};
+use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::core::sign::SecretKey;
 use sealcast::core::split::header::{self, Profile, StripeHeader};
 use sealcast::core::split::segment::encode;
 use sealcast::keys::{OperatorKey, SecretFile};
+use sealcast::node::group::GroupContext;
 use sealcast::node::{Node, NodeOptions};
 use sealcast::telemetry::recorder;
 use sealcast::transport::{PartitionId, Record, Topic, Transport};
@@ -240,7 +243,7 @@ async fn a_client_among_strangers(shop: &Shop) {
         assert_eq!((receipt.directory_version, handle.parcel()), (1, parcel));
     };
     tokio::join!(flood(shop, &topic, flooding), submitted);
-    let expected = [("malformed", 2), ("unknown-version", 1), ("signature", 1), ("unknown-node", 1)];
+    let expected = [("malformed", 2), ("unknown-version", 1), ("signature", 1), ("unknown-node", 1), ("directory", 1)];
     let counts = || counted_by("sealcast_client_receipts_refused_total", "sender=\"web\"");
     for (reason, kinds) in expected {
         let least = (kinds * NOTICES / 8) as u64;
@@ -250,4 +253,50 @@ async fn a_client_among_strangers(shop: &Shop) {
     let after = client.submit(BESIEGED, Transaction::new("behind it")).await.unwrap();
     tokio::time::timeout(LIMIT, after.committed()).await.expect("it is committed").unwrap();
     client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r16_a_sender_whose_transactions_wait_for_one_that_does_not_come_fills_nobodys_table() {
+    const MOST: u64 = 16;
+    let mut shop = Shop::open().await;
+    for node in NODES {
+        let config = NodeConfig::load(&Sources::file(&shop.written.nodes[&name(node)])).unwrap();
+        let options = NodeOptions { undecided_per_sender: MOST as usize, ..NodeOptions::from_config(&config).unwrap() };
+        let started = Node::start(options, shop.seams.clone(), shop.transport.clone()).await.unwrap();
+        shop.nodes.insert(name(node), started);
+    }
+    shop.ready().await;
+    let root = shop.header(b"root");
+    let (mut waiting, mut records) = (Vec::new(), 0);
+    for _ in 0..3 * MOST {
+        let header = shop.keyed(b"waits", Some(&root), ExpectedVersion::Any);
+        let stripes = shop.seal(&[(header.clone(), b"waits".as_slice())], Suite::X25519);
+        shop.publish(&stripes).await;
+        records = stripes.iter().map(|stripe| stripe.segments.len() as u64).sum();
+        waiting.push(header);
+    }
+    let context = |node: &str| shop.nodes[&name(node)].served()[&name("orders")].context.clone();
+    let contexts: Vec<_> = NODES.into_iter().map(context).collect();
+    let put_off = |context: &GroupContext| {
+        let notes = context.store.snapshot().unwrap().deferred().unwrap();
+        let too_many = notes.iter().any(|(_, row)| row.reason == DeferReason::Undecided);
+        if too_many { notes.len() as u64 } else { 0 }
+    };
+    let undecided = |context: &GroupContext| context.store.progress().borrow().counts.undecided;
+    for context in &contexts {
+        let what = format!("the others are put off by {}", context.node);
+        until(&what, || put_off(context) == records * (3 * MOST - undecided(context))).await;
+        // Four parcels are opened at the same time.
+        assert!((MOST..MOST + 4).contains(&undecided(context)), "{}", undecided(context));
+    }
+    // What can be decided comes through all the same, and so does the one that they wait for.
+    let other = shop.header(b"other");
+    shop.send(&other, b"other").await;
+    committed(&shop.receipts(&other, 3).await);
+    shop.send(&root, b"root").await;
+    for header in &waiting {
+        committed(&shop.receipts(header, 3).await);
+    }
+    shop.agree().await;
+    shop.shut().await;
 }

@@ -9,6 +9,7 @@ use super::Address;
 pub struct Addresses {
     /// (partition, first offset) -> last offset. Runs neither touch nor overlap.
     last_by_start: BTreeMap<(i32, i64), i64>,
+    count: usize,
 }
 
 impl Addresses {
@@ -25,6 +26,7 @@ impl Addresses {
         };
         let after = offset.checked_add(1).and_then(|next| self.last_by_start.remove(&(partition, next)));
         self.last_by_start.insert((partition, start), after.unwrap_or(offset));
+        self.count += 1;
         true
     }
 
@@ -35,6 +37,7 @@ impl Addresses {
             return false;
         };
         self.last_by_start.remove(&(partition, start));
+        self.count -= 1;
         if start < offset {
             self.last_by_start.insert((partition, start), offset - 1);
         }
@@ -47,8 +50,11 @@ impl Addresses {
     /// Takes out all of a partition, and gives them.
     pub fn remove_partition(&mut self, partition: i32) -> Self {
         let of = |(number, _): &(i32, i64)| *number == partition;
-        let last_by_start = self.last_by_start.extract_if(.., |start, _| of(start)).collect();
-        Self { last_by_start }
+        let last_by_start: BTreeMap<_, _> = self.last_by_start.extract_if(.., |start, _| of(start)).collect();
+        let length = |((_, start), last): (&(i32, i64), &i64)| usize::try_from(last - start + 1).unwrap_or(usize::MAX);
+        let count = last_by_start.iter().map(length).sum();
+        self.count -= count;
+        Self { last_by_start, count }
     }
 
     fn run_at_or_before(&self, at: Address) -> Option<(i64, i64)> {
@@ -76,6 +82,11 @@ impl Addresses {
     /// How many runs there are: what it costs.
     pub fn run_count(&self) -> usize {
         self.last_by_start.len()
+    }
+
+    /// How many addresses there are.
+    pub fn len(&self) -> usize {
+        self.count
     }
 
     /// Whether there is none.
@@ -129,7 +140,11 @@ mod tests {
                 prop_assert!(set.contains(at) == add);
                 prop_assert!(set.iter().eq(model.iter().copied()));
                 prop_assert!(set.run_count() <= model.len());
+                prop_assert_eq!(set.len(), model.len());
             }
+            let gone = set.remove_partition(1);
+            prop_assert!(gone.iter().all(|at| at.partition == 1) && set.iter().all(|at| at.partition == 0));
+            prop_assert_eq!((gone.len() + set.len(), gone.len()), (model.len(), gone.iter().count()));
         }
     }
 

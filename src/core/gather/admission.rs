@@ -43,6 +43,8 @@ pub(super) struct Admission {
     caps: Caps,
     total: usize,
     held_by_sender: BTreeMap<VerifyingKeyBytes, usize>,
+    /// Addresses of each sender that are noted with parcels that are open, beside the book.
+    noted_by_sender: BTreeMap<VerifyingKeyBytes, usize>,
     /// When a sender's turn ended, as a count of turns. One that had none comes first. Grows with the directory's senders.
     ended_turns: BTreeMap<VerifyingKeyBytes, u64>,
     ended: u64,
@@ -53,7 +55,8 @@ pub(super) type Turn = (u64, VerifyingKeyBytes);
 
 impl Admission {
     pub fn new(caps: Caps) -> Self {
-        Self { caps, total: 0, held_by_sender: BTreeMap::new(), ended_turns: BTreeMap::new(), ended: 0 }
+        let (held_by_sender, noted_by_sender) = (BTreeMap::new(), BTreeMap::new());
+        Self { caps, total: 0, held_by_sender, noted_by_sender, ended_turns: BTreeMap::new(), ended: 0 }
     }
 
     pub fn caps(&self) -> Caps {
@@ -68,6 +71,21 @@ impl Admission {
     /// Bytes held by one sender.
     pub fn held(&self, sender: &VerifyingKeyBytes) -> usize {
         self.held_by_sender.get(sender).copied().unwrap_or(0)
+    }
+
+    /// Addresses of one sender that are noted with parcels that are open.
+    pub fn noted(&self, sender: &VerifyingKeyBytes) -> usize {
+        self.noted_by_sender.get(sender).copied().unwrap_or(0)
+    }
+
+    /// So many addresses of a sender were noted with an open parcel before, so many are now.
+    pub fn note(&mut self, sender: &VerifyingKeyBytes, before: usize, now: usize) {
+        let noted = (self.noted(sender) + now).saturating_sub(before);
+        if noted == 0 {
+            self.noted_by_sender.remove(sender);
+        } else if before != now {
+            self.noted_by_sender.insert(*sender, noted);
+        }
     }
 
     /// Which cap stands against `bytes` more of this sender.

@@ -92,27 +92,41 @@ impl Mark {
     }
 }
 
+/// So many records are remembered one by one; of more, up to [`RUN`] neighbours cost one entry together.
+const ONE_BY_ONE: usize = 4096;
+
+/// Longest run of offsets that one entry stands for while some of them wait.
+const RUN: i64 = 64;
+
+/// Neighbouring records that were seen. The last one's identity stands for all: where some of them wait, the mark stands before
+/// the first.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
+    first: i64,
+    /// Of the last.
     identity: Identity,
-    passed: bool,
+    /// Those that have not passed, by their distance from the first.
+    waiting: u64,
 }
 
 /// One partition's progress: records are seen in order and pass in any order; the mark stands at the first that has not.
-/// Costs one entry for each record that has not passed, and one for each run of those behind it that have.
+/// Costs one entry for each record that has not passed, and one for each run of those behind it that have; when thousands
+/// wait, one for up to 64 of them: the mark may then stand some records earlier than it could.
 #[derive(Debug, Clone)]
 pub struct Cursor {
     mark: Mark,
     next: i64,
-    /// Seen since the mark, by offset; the first has not passed. Of neighbours that have passed, the last stands for all:
-    /// only its identity can become the mark's.
+    /// Seen since the mark, by the run's last offset; something of the first has not passed. Of neighbouring runs that have
+    /// passed, one stands for all: only the last one's identity can become the mark's.
     window: BTreeMap<i64, Seen>,
+    /// Entries at which neighbours are put together.
+    most: usize,
 }
 
 impl Cursor {
     /// Goes on from a durable mark.
     pub fn new(mark: Mark) -> Self {
-        Self { mark, next: mark.offset, window: BTreeMap::new() }
+        Self { mark, next: mark.offset, window: BTreeMap::new(), most: ONE_BY_ONE }
     }
 
     /// The offset to read next.
@@ -123,8 +137,12 @@ impl Cursor {
     /// A record was read. It does not pass until [`Cursor::pass`] says so. One that was seen before is ignored.
     pub fn see(&mut self, offset: i64, identity: Identity) {
         if offset >= self.next {
-            self.window.insert(offset, Seen { identity, passed: false });
+            self.window.insert(offset, Seen { first: offset, identity, waiting: 1 });
             self.next = offset.saturating_add(1);
+            if self.window.len() >= self.most {
+                self.put_together();
+                self.most = ONE_BY_ONE.max(2 * self.window.len());
+            }
         }
     }
 
@@ -137,24 +155,59 @@ impl Cursor {
     /// A record is staged, decided, refused by its own bytes, or durably noted. Offsets before the mark are ignored, so a
     /// re-read record may pass again.
     pub fn pass(&mut self, offset: i64) {
-        let Some(seen) = self.window.get_mut(&offset) else { return };
-        seen.passed = true;
-        let passed = |neighbour: Option<(&i64, &Seen)>| neighbour.filter(|(_, seen)| seen.passed).map(|(at, _)| *at);
-        if let Some(before) = passed(self.window.range(..offset).next_back()) {
+        let Some((&last, seen)) = self.window.range_mut(offset..).next() else { return };
+        let bit = u32::try_from(offset.saturating_sub(seen.first)).ok().and_then(|at| 1u64.checked_shl(at));
+        let Some(bit) = bit.filter(|bit| seen.waiting & bit != 0) else { return };
+        seen.waiting &= !bit;
+        if seen.waiting != 0 {
+            return;
+        }
+        let first = seen.first;
+        let passed = |neighbour: Option<(&i64, &Seen)>| {
+            neighbour.filter(|(_, seen)| seen.waiting == 0).map(|(last, seen)| (*last, seen.first))
+        };
+        let before = passed(self.window.range(..last).next_back());
+        let after = passed(self.window.range(last.saturating_add(1)..).next());
+        let first = before.map_or(first, |(_, first)| first);
+        if let Some((before, _)) = before {
             self.window.remove(&before);
         }
-        if passed(self.window.range(offset.saturating_add(1)..).next()).is_some() {
-            self.window.remove(&offset);
+        if after.is_some() {
+            self.window.remove(&last);
+        }
+        if let Some(stands) = self.window.get_mut(&after.map_or(last, |(after, _)| after)) {
+            stands.first = first;
         }
         self.settle();
     }
 
     fn settle(&mut self) {
-        while let Some(first) = self.window.first_entry().filter(|first| first.get().passed) {
+        while let Some(first) = self.window.first_entry().filter(|first| first.get().waiting == 0) {
             let (offset, seen) = first.remove_entry();
             self.mark.previous = Some((offset, seen.identity));
         }
-        self.mark.offset = self.window.first_key_value().map_or(self.next, |(offset, _)| *offset);
+        self.mark.offset = self.window.first_key_value().map_or(self.next, |(_, seen)| seen.first);
+        if self.window.len() < ONE_BY_ONE / 2 {
+            self.most = ONE_BY_ONE;
+        }
+    }
+
+    /// Makes one entry of neighbours that lie within [`RUN`] offsets.
+    fn put_together(&mut self) {
+        let mut runs: BTreeMap<i64, Seen> = BTreeMap::new();
+        let mut open: Option<(i64, Seen)> = None;
+        for (last, seen) in std::mem::take(&mut self.window) {
+            match &mut open {
+                Some((end, run)) if last.saturating_sub(run.first) < RUN => {
+                    let at = u32::try_from(seen.first.saturating_sub(run.first)).unwrap_or(0);
+                    run.waiting |= seen.waiting.checked_shl(at).unwrap_or(0);
+                    (*end, run.identity) = (last, seen.identity);
+                }
+                _ => runs.extend(open.replace((last, seen))),
+            }
+        }
+        runs.extend(open);
+        self.window = runs;
     }
 
     /// What to make durable, once what passed is durable itself.
@@ -162,7 +215,8 @@ impl Cursor {
         self.mark
     }
 
-    /// What remembering costs, in entries: records that have not passed, and runs behind them of those that have.
+    /// What remembering costs, in entries: records that have not passed (or runs of them, when they are many), and runs behind
+    /// them of those that have.
     pub fn open(&self) -> usize {
         self.window.len()
     }
@@ -201,20 +255,64 @@ mod tests {
     #[test]
     fn r16_behind_one_that_waits_the_many_that_passed_cost_next_to_nothing() {
         let mut cursor = Cursor::new(Mark::default());
-        for offset in 0..10_000 {
+        for offset in 0..4_000 {
             cursor.see(offset, Identity::of(&offset.to_be_bytes(), b""));
         }
         // In any order; two wait.
-        for offset in (1..10_000).map(|step| step * 7919 % 10_000).filter(|offset| *offset != 6000) {
+        for offset in (1..4_000).map(|step| step * 7919 % 4_000).filter(|offset| *offset != 2400) {
             cursor.pass(offset);
         }
         assert_eq!((cursor.mark(), cursor.open()), (Mark::default(), 4));
         cursor.pass(0);
-        assert_eq!(cursor.mark().offset, 6000);
-        assert_eq!(cursor.mark().previous, Some((5999, Identity::of(&5999i64.to_be_bytes(), b""))));
-        cursor.pass(6000);
-        assert_eq!((cursor.mark().offset, cursor.open()), (10_000, 0));
-        assert_eq!(cursor.mark().previous, Some((9999, Identity::of(&9999i64.to_be_bytes(), b""))));
+        assert_eq!(cursor.mark().offset, 2400);
+        assert_eq!(cursor.mark().previous, Some((2399, Identity::of(&2399i64.to_be_bytes(), b""))));
+        cursor.pass(2400);
+        assert_eq!((cursor.mark().offset, cursor.open()), (4_000, 0));
+        assert_eq!(cursor.mark().previous, Some((3999, Identity::of(&3999i64.to_be_bytes(), b""))));
+    }
+
+    #[test]
+    fn r16_the_many_that_wait_cost_little_and_pass_in_any_order() {
+        const MANY: i64 = 200_000;
+        let mut cursor = Cursor::new(Mark::default());
+        // Every seventh offset holds no record; the first 65 wait, and all behind them.
+        let held = |offset: &i64| offset % 7 != 3;
+        (0..MANY).filter(held).for_each(|offset| cursor.see(offset, Identity::of(&offset.to_be_bytes(), b"")));
+        cursor.read_to(MANY);
+        assert!(cursor.open() < 3 * ONE_BY_ONE, "{} entries for {MANY} records", cursor.open());
+        assert_eq!(cursor.mark(), Mark::default());
+        for offset in (65..MANY).map(|step| 65 + step * 7919 % (MANY - 65)).chain(65..MANY) {
+            cursor.pass(offset);
+        }
+        // What was never seen never passes, and what passed does so again without effect.
+        assert_eq!(cursor.mark(), Mark::default());
+        assert!(cursor.open() <= 4, "{} entries", cursor.open());
+        for offset in (0..65).rev() {
+            assert_eq!(cursor.mark().offset, 0);
+            cursor.pass(offset);
+        }
+        assert_eq!((cursor.mark().offset, cursor.open()), (MANY, 0));
+        let last = (0..MANY).rev().find(held).unwrap_or_default();
+        assert_eq!(cursor.mark().previous, Some((last, Identity::of(&last.to_be_bytes(), b""))));
+    }
+
+    #[test]
+    fn r16_of_the_many_the_mark_never_passes_one_that_waits_and_names_what_stands_before_it() {
+        const MANY: i64 = 20_000;
+        let mut cursor = Cursor::new(Mark::default());
+        (0..MANY).for_each(|offset| cursor.see(offset, Identity::of(&offset.to_be_bytes(), b"")));
+        let mut waits: std::collections::BTreeSet<i64> = (0..MANY).collect();
+        // From the front, but every hundredth one by one only at the end.
+        for offset in (0..MANY).filter(|offset| offset % 100 != 57).chain((0..MANY).filter(|offset| offset % 100 == 57))
+        {
+            cursor.pass(offset);
+            waits.remove(&offset);
+            let (mark, first) = (cursor.mark(), waits.first().copied().unwrap_or(MANY));
+            assert!(mark.offset <= first && first - mark.offset < RUN, "{} for {first}", mark.offset);
+            let before = mark.offset.checked_sub(1).filter(|before| *before >= 0);
+            assert_eq!(mark.previous, before.map(|before| (before, Identity::of(&before.to_be_bytes(), b""))));
+        }
+        assert_eq!((cursor.mark().offset, cursor.open()), (MANY, 0));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use super::{Address, ParcelKey};
 use crate::core::id::{Time, VerifyingKeyBytes};
 
 /// Every deferred record is read again after this long, whatever else happens; those of a parcel that was opened
-/// in part and let go of, and those of which nothing could be verified, wait twice as long each time, up to
-/// [`READ_AGAIN_AT_MOST`]. What ends their reason calls for them at once.
+/// in part and let go of, those of which nothing could be verified, and those far ahead of group time, wait twice as long each
+/// time, up to [`READ_AGAIN_AT_MOST`]. What ends their reason calls for them at once.
 pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// The longest that a deferred record waits to be read again.
@@ -46,8 +46,8 @@ pub(super) struct Entry {
     pub cost: usize,
     /// Whether it was read again and deferred again: then only time or freed memory calls for it.
     pub tried: bool,
-    /// How often its parcel was let go of, opened in part, because it stood still; of a record that could not be verified,
-    /// how often it was read again in vain.
+    /// How often its parcel was let go of, opened in part, because it stood still; of a record that could not be verified, or
+    /// is far ahead of group time, how often it was read again in vain.
     pub stalls: u8,
 }
 
@@ -55,7 +55,7 @@ impl Entry {
     fn again(&self, now: Time) -> Time {
         let doublings = match self.reason {
             DeferReason::Stalled => self.stalls.saturating_sub(1).min(6),
-            reason if reason.is_unverified() => self.stalls.min(6),
+            reason if reason.grows_rare() => self.stalls.min(6),
             _ => 0,
         };
         now.after(READ_AGAIN_AFTER.saturating_mul(1 << doublings).min(READ_AGAIN_AT_MOST))
@@ -101,12 +101,12 @@ fn newest(of: &BTreeSet<Age>) -> Option<Address> {
 }
 
 impl Book {
-    /// Notes a record. Over its sender's bound, or that of all together, the newest address goes (R16): that is given back,
-    /// this or another.
-    pub fn note(&mut self, at: Address, entry: Entry, now: Time, most: usize) -> Option<Address> {
+    /// Notes a record. Over its sender's bound `own`, or that of all together, the newest address goes (R16): that is given
+    /// back, this or another. `most`: the bound of a sender of which nothing is noted elsewhere.
+    pub fn note(&mut self, at: Address, entry: Entry, now: Time, own: usize, most: usize) -> Option<Address> {
         self.remove(at);
         self.insert(at, entry, entry.again(now));
-        let of = |whose: &Whose| self.by_age.get(whose).filter(|of| of.len() > most);
+        let of = |whose: &Whose| self.by_age.get(whose).filter(|of| of.len() > own);
         let largest =
             || self.by_age.iter().filter(|(whose, _)| **whose != Whose::Before).max_by_key(|(_, of)| of.len());
         let over = match of(&entry.whose) {
@@ -199,7 +199,7 @@ impl Book {
     fn read(&mut self, at: Address, now: Time) {
         if let Some(kept) = self.kept_by_address.get_mut(&at) {
             self.by_time.remove(&(kept.again, at));
-            if kept.entry.reason.is_unverified() {
+            if kept.entry.reason.grows_rare() {
                 kept.entry.stalls = kept.entry.stalls.saturating_add(1);
             }
             kept.again = kept.entry.again(now);

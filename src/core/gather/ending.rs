@@ -112,6 +112,7 @@ impl Reassembler {
         let parcel = self.parcels.remove(key)?;
         self.open_by_expiry.remove(&(parcel.expiry, *key));
         self.admission.give_back(&key.sender, parcel.charged);
+        self.admission.note(&key.sender, parcel.noted_charged, 0);
         for ((stripe, digest), slot) in &parcel.slots {
             self.evictable.remove(&(*key, *stripe, *digest));
             slot.held.values().for_each(|held| self.admission.give_back(&key.sender, held.cost));
@@ -181,6 +182,11 @@ impl Reassembler {
             self.reread_for_memory(now, &mut actions);
         }
         actions
+    }
+
+    /// What the node's wall clock says: it only tells which ids are far ahead.
+    pub fn set_wall(&mut self, wall: Time) {
+        self.wall = wall;
     }
 
     /// Nothing comes of an [`Action::Reread`]: these are tried again at this time, else when the usual time has passed.
@@ -299,8 +305,11 @@ impl Reassembler {
             self.drop_parcel(key, DeferReason::Stalled, now, actions);
             return;
         }
+        let deferred = self.admission.caps().deferred;
+        let noted = self.admission.noted(&key.sender) + self.book.count(&key.sender);
         let Some(parcel) = self.parcels.get_mut(key) else { return };
-        if !parcel.addresses.is_empty() {
+        // Of more than may be noted the cursors wait until it goes on, ends, or is let go of.
+        if !parcel.addresses.is_empty() && noted + parcel.addresses.len() <= deferred {
             let addresses = std::mem::take(&mut parcel.addresses);
             parcel.noted.extend(&addresses);
             actions.push(Action::Defer { addresses, reason: DeferReason::Stalled });

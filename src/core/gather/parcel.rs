@@ -10,12 +10,15 @@ use crate::core::limits;
 use crate::core::split::header::{Core, StripeHeader};
 use crate::core::split::segment::VerifiedSegment;
 
-/// What a parcel costs beside its shards, in bytes: rounded up from the sizes of these types.
-const PARCEL_BYTES: usize = 512;
-/// What a stripe costs beside its shards, in bytes.
-const SLOT_BYTES: usize = 512;
+/// What a parcel costs beside its shards, in bytes: rounded up from the sizes of these types, and of the nodes of trees that
+/// have room for eleven where one is.
+const PARCEL_BYTES: usize = 1024;
+/// What a stripe costs beside its shards, in bytes, likewise.
+const SLOT_BYTES: usize = 1024;
 /// What a run of addresses, or a stripe of which not all shards came, costs in bytes.
 const RUN_BYTES: usize = 32;
+/// What an address costs that waits: its part of an entry of the cursor, in bytes.
+const ADDRESS_BYTES: usize = 2;
 /// So many further copies of each shard wait, taken over all of them.
 const COPIES: u64 = 2;
 
@@ -27,6 +30,8 @@ const SEGMENT_BYTES: usize = 512;
 const LANE_BYTES: usize = 256 * 1024;
 /// So many parcels of one sender can be half-opened at least, whatever its cap.
 const LANES: usize = 64;
+/// What opening holds beside that counts at most this part of what one sender may hold, so that one parcel always goes on.
+const OPENED_PART: usize = 4;
 /// Below this cap of one sender they count nothing: there may be no more room than for one stripe.
 const COUNTED_FROM: usize = 512 * 1024;
 
@@ -141,8 +146,12 @@ pub(super) struct Parcel {
     pub stalls: u8,
     /// When the sender was last asked for what is missing.
     pub asked: Option<Time>,
+    /// What its opening holds beside what every half-opened parcel does, in bytes, as far as the driver said.
+    pub opened: usize,
     /// What admission counts for it beside held segments.
     pub charged: usize,
+    /// The notes that admission counts for it.
+    pub noted_charged: usize,
 }
 
 impl Parcel {
@@ -163,7 +172,9 @@ impl Parcel {
             moved: now,
             stalls: 0,
             asked: None,
+            opened: 0,
             charged: 0,
+            noted_charged: 0,
         }
     }
 
@@ -245,14 +256,19 @@ impl Parcel {
     /// Makes a further copy of a shard wait too, if it lies in another partition than the first, as far as that is known: the
     /// domain of the first may be lost before the parcel's end, with the sender, and the copy is there for that (R14). Of
     /// copies that somebody replays, only so many wait as senders make when brokers are late or away. Whether it waits.
-    pub fn waits_too(&mut self, segment: &VerifiedSegment, at: Address) -> bool {
+    /// It is `noted` when it was put off before.
+    pub fn waits_too(&mut self, segment: &VerifiedSegment, at: Address, noted: bool) -> bool {
         let slot = self.slots.get(&(segment.header().stripe, segment.digest()));
         let first = slot.and_then(|slot| slot.held.get(&segment.index())).and_then(|held| held.at);
         if first.is_some_and(|first| first.partition == at.partition) || self.copies >= COPIES * self.shards {
             return false;
         }
         self.copies += 1;
-        self.addresses.insert(at);
+        if noted {
+            self.noted.insert(at)
+        } else {
+            self.addresses.insert(at)
+        };
         true
     }
 
@@ -299,9 +315,11 @@ impl Parcel {
     /// What it costs beside held segments, in bytes, where one sender may hold so many.
     pub fn overhead(&self, sender_bytes: usize) -> usize {
         let counted = self.is_half_opened() && sender_bytes >= COUNTED_FROM;
-        let lane = if counted { LANE_BYTES.min(sender_bytes / LANES) } else { 0 };
+        let opened = self.opened.min(sender_bytes / OPENED_PART);
+        let lane = if counted { LANE_BYTES.min(sender_bytes / LANES) + opened } else { 0 };
         let runs = self.addresses.run_count() + self.noted.run_count();
-        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * (runs + self.seen.len()) + lane
+        let addresses = ADDRESS_BYTES * self.addresses.len();
+        PARCEL_BYTES + SLOT_BYTES * self.slots.len() + RUN_BYTES * (runs + self.seen.len()) + addresses + lane
     }
 
     /// Whether stripes were handed out and more are to come: the driver keeps what it opened.

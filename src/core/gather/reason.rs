@@ -23,6 +23,10 @@ closed_list! {
         Local = 8 "local",
         /// 9: the directory in force has ended, and its grace too: nothing new is admitted until another is in force.
         DirectoryEnded = 9 "directory-ended",
+        /// 10: its id is of a time far ahead of group time and of this node's clock: it waits until one of them comes nearer.
+        FarAhead = 10 "far-ahead",
+        /// 11: as many transactions of its sender are staged and have no fate as may be.
+        Undecided = 11 "undecided",
     }
 }
 
@@ -30,6 +34,11 @@ impl DeferReason {
     /// Whether nothing of the record could be verified, so that whoever may write to the topic can have made it.
     pub(super) fn is_unverified(self) -> bool {
         matches!(self, Self::UnknownVersion | Self::UnknownSender)
+    }
+
+    /// Whether it is read again more and more rarely: it may last, and whoever made the record may make many.
+    pub(super) fn grows_rare(self) -> bool {
+        self.is_unverified() || self == Self::FarAhead
     }
 
     /// Whether freed memory ends it.

@@ -31,6 +31,8 @@ pub struct Reassembler {
     pub(super) directory: Arc<Directory>,
     pub(super) tag: DestinationTag,
     pub(super) group_time: Time,
+    /// The node's wall clock, as it was told last.
+    pub(super) wall: Time,
     pub(super) parcels: BTreeMap<ParcelKey, Parcel>,
     /// Ended parcels.
     pub(super) ended: Endings,
@@ -49,6 +51,7 @@ impl Reassembler {
             directory,
             tag,
             group_time: Time::default(),
+            wall: Time::default(),
             parcels: BTreeMap::new(),
             ended: Endings::default(),
             open_by_expiry: BTreeSet::new(),
@@ -113,7 +116,7 @@ impl Reassembler {
         // The copy that came first waits, or is noted: others may go, so that nobody gains by replaying them.
         if place == Place::Repeated {
             let parcel = self.parcels.get_mut(&key).filter(|parcel| !parcel.waits(at));
-            match parcel.map(|parcel| parcel.waits_too(&segment, at)) {
+            match parcel.map(|parcel| parcel.waits_too(&segment, at, tried)) {
                 Some(true) => self.settle(&key),
                 Some(false) => actions.push(Action::Pass(at.into())),
                 None => {}
@@ -138,7 +141,12 @@ impl Reassembler {
         // Headers that contradict each other may name other times; the parcel has that of its first.
         self.open_by_expiry.insert((parcel.expiry, key));
         parcel.stalls = parcel.stalls.max(stalls);
-        parcel.addresses.insert(at);
+        // What was read again is noted since it was put off.
+        if tried {
+            parcel.noted.insert(at)
+        } else {
+            parcel.addresses.insert(at)
+        };
         parcel.see(&segment);
         if let Place::New { contradicts } = place {
             parcel.touched = now;
@@ -174,6 +182,13 @@ impl Reassembler {
         if self.directory.validity(self.group_time) == Validity::GraceEnded {
             return Err(Judgement::Deferred(DeferReason::DirectoryEnded));
         }
+        // Group time may lag far behind after a long outage, and a node's clock may be wrong: the later of both counts, if either
+        // is known.
+        let present = self.group_time.max(self.wall);
+        let reach = present.after(Duration::from_millis(limits::AHEAD_MILLIS));
+        if present > Time::default() && core.parcel.time() > reach {
+            return Err(Judgement::Deferred(DeferReason::FarAhead));
+        }
         let missing = Judgement::Deferred(DeferReason::KeyMissing);
         let (Some(entry), Some(destination)) =
             (self.directory.destination_by_tag(&self.tag), core.destination(&self.tag))
@@ -206,7 +221,12 @@ impl Reassembler {
 
     /// Notes an address in the book; over the bound the newest one goes (R16): the sender's outbox has it.
     pub(super) fn defer(&mut self, at: Address, entry: Entry, now: Time, actions: &mut Vec<Action>) {
-        if let Some(gone) = self.book.note(at, entry, now, self.admission.caps().deferred) {
+        // What is noted with open parcels counts against the same bound.
+        let most = match &entry.whose {
+            Whose::Sender(sender) => self.admission.caps().deferred.saturating_sub(self.admission.noted(sender)),
+            _ => self.admission.caps().deferred,
+        };
+        if let Some(gone) = self.book.note(at, entry, now, most, self.admission.caps().deferred) {
             self.overflowed += 1;
             actions.push(Action::Pass(gone.into()));
             if gone == at {
@@ -224,6 +244,9 @@ impl Reassembler {
     /// Brings what admission counts for a parcel up to date, and forgets a parcel of which nothing is left.
     pub(super) fn settle(&mut self, key: &ParcelKey) {
         let Some(parcel) = self.parcels.get_mut(key) else { return };
+        let noted = parcel.noted.len();
+        self.admission.note(&key.sender, parcel.noted_charged, noted);
+        parcel.noted_charged = noted;
         if parcel.is_void() {
             self.admission.give_back(&key.sender, parcel.charged);
             self.open_by_expiry.remove(&(parcel.expiry, *key));
@@ -237,6 +260,27 @@ impl Reassembler {
             self.admission.give_back(&key.sender, parcel.charged - overhead);
         }
         parcel.charged = overhead;
+    }
+
+    /// What the driver opened of a parcel holds so many bytes of memory beside what every parcel that is opened in part does.
+    /// They count against its sender, whose latest parcels make room; this one too, unless it is its sender's earliest.
+    pub fn opened(&mut self, key: &ParcelKey, bytes: usize, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(parcel) = self.parcels.get_mut(key).filter(|parcel| parcel.opened != bytes) else { return actions };
+        let grown = bytes > parcel.opened;
+        parcel.opened = bytes;
+        let asking = (*key, parcel.next(), Digest([0; 32]));
+        self.settle(key);
+        if !grown {
+            self.reread_for_memory(now, &mut actions);
+        } else if let Err(reason) = self.make_room(asking, 0, now, &mut actions)
+            && self.first_of(&key.sender).is_some_and(|first| first != *key)
+            && self.parcels.get(key).is_some_and(Parcel::can_be_dropped)
+        {
+            actions.push(Action::Abandon { parcel: *key, because: Some(reason) });
+            self.drop_parcel(key, reason, now, &mut actions);
+        }
+        actions
     }
 
     /// Moves a parcel on as far as it goes by itself.

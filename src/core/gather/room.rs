@@ -88,6 +88,11 @@ impl Reassembler {
         stripe.map(Victim::Stripe).into_iter().chain(parcel.map(Victim::Parcel))
     }
 
+    /// A sender's earliest parcel.
+    pub(super) fn first_of(&self, sender: &VerifyingKeyBytes) -> Option<ParcelKey> {
+        self.parcels.range(parcels_of(sender)).next().map(|(key, _)| *key)
+    }
+
     fn victim_of_largest(&self, sender: &VerifyingKeyBytes, bytes: usize) -> Option<Victim> {
         let largest = self.admission.largest()?;
         if self.admission.held(&largest) <= self.admission.held(sender) + bytes {
@@ -104,8 +109,7 @@ impl Reassembler {
         match victim {
             Victim::Stripe(victim) => stripe == Some(victim),
             Victim::Parcel(victim) => {
-                let parcel = self.parcels.range(parcels_of(&sender)).next().map(|(key, _)| key);
-                parcel == Some(victim) || stripe.is_some_and(|(key, ..)| key == victim)
+                self.first_of(&sender) == Some(*victim) || stripe.is_some_and(|(key, ..)| key == victim)
             }
         }
     }

@@ -112,7 +112,8 @@ closed_list! {
         Unopenable = 7 "unopenable",
         /// 8: a transaction does not open: a chunk fails its authentication, is missing or is out of order.
         Stream = 8 "stream",
-        /// 9: a private header or its place in the parcel is malformed, or a limit is passed.
+        /// 9: a private header or its place in the parcel is malformed, a limit is passed, or a deadline is later than the
+        /// parcel's expiry.
         Malformed = 9 "malformed",
         /// 10: a payload does not decompress to what its header says.
         Compression = 10 "compression",

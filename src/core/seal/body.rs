@@ -214,6 +214,11 @@ impl BodyOpener {
         self.content.header.as_ref()
     }
 
+    /// What expanding its payload can come to hold in memory, in bytes; 0 when it is not compressed, or not known to be yet.
+    pub fn expanding_bytes(&self) -> usize {
+        self.content.expander.as_ref().map_or(0, Expander::most_bytes)
+    }
+
     /// Takes more ciphertext and gives `sink` what it opens. Returns how many bytes it took: fewer than given only when the
     /// transaction ended within them. Errors: [`BodyError`]; after one the opener is of no use, and what it gave is no payload.
     pub fn push(&mut self, bytes: &[u8], sink: &mut impl FnMut(BodyEvent<'_>)) -> Result<usize, BodyError> {

@@ -16,6 +16,9 @@ const LEVEL: i32 = 3;
 /// What is expanded or compressed at a time, in bytes.
 const STEP_BYTES: usize = 64 * 1024;
 
+/// What zstd takes to expand beside its window, in bytes: a block as it came, one as it is given, tables.
+const ZSTD_BYTES: usize = 448 * 1024;
+
 /// Why a payload does not expand, or cannot be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompressError {
@@ -101,6 +104,8 @@ pub(super) struct Expander {
     step: Vec<u8>,
     /// Bytes that it may still give.
     left: u64,
+    /// What its window can come to take, in bytes.
+    window: usize,
     /// Whether a frame just ended.
     ended: bool,
 }
@@ -110,7 +115,14 @@ impl Expander {
     pub(super) fn new(most: u64) -> Result<Self, CompressError> {
         let mut decoder = Decoder::new().map_err(|_| CompressError::Memory)?;
         decoder.set_parameter(DParameter::WindowLogMax(limits::ZSTD_WINDOW_LOG)).map_err(|_| CompressError::Memory)?;
-        Ok(Self { decoder, step: vec![0; STEP_BYTES], left: most, ended: false })
+        // A frame may claim the widest window; more than it gives is never written to.
+        let window = (1 << limits::ZSTD_WINDOW_LOG).min(usize::try_from(most).unwrap_or(usize::MAX));
+        Ok(Self { decoder, step: vec![0; STEP_BYTES], left: most, window, ended: false })
+    }
+
+    /// What it can come to hold in memory until its end, in bytes: zstd's window, blocks and tables.
+    pub(super) fn most_bytes(&self) -> usize {
+        self.window + ZSTD_BYTES + STEP_BYTES
     }
 
     /// Expands more; stops at the first byte beyond the limit.

@@ -135,6 +135,14 @@ impl ParcelOpener {
         self.keep(pushed)
     }
 
+    /// What expanding the transaction that is open can come to hold in memory, in bytes; 0 when none is compressed.
+    pub fn expanding_bytes(&self) -> usize {
+        match &self.state {
+            State::Transactions { current: Some(current), .. } => current.body.expanding_bytes(),
+            _ => 0,
+        }
+    }
+
     /// Says that no more bytes come: the parcel is whole, or [`OpenError`] says why not. Gives the number of transactions.
     pub fn finish(mut self, sink: &mut impl FnMut(Event<'_>)) -> Result<u32, OpenError> {
         self.end_open_ended(sink)?;

@@ -43,7 +43,7 @@ use crate::telemetry::{logs, names};
 use crate::transport::{Topic, Transport};
 
 /// Batches of records that wait for the collector; each is about a mebibyte at most.
-const ARRIVALS: usize = 8;
+const ARRIVALS: usize = 4;
 
 /// Recovered bytes that wait to be opened or stored; beyond it nothing more is taken in, nor recovered.
 const OPENING_BYTES: usize = 8 * 1024 * 1024;
@@ -69,6 +69,9 @@ const REFUSED: usize = 1024;
 
 /// Records behind the topic's end at which the collector counts as caught up.
 const CAUGHT_UP: u64 = 1024;
+
+/// Staged parcels that are read at once when the node starts.
+const PAGE: usize = 256;
 
 /// Ended parcels that the node's other parts tell the collector of.
 pub type Ended = mpsc::Receiver<(ParcelKey, Digest, Time)>;
@@ -106,6 +109,10 @@ struct Collector {
     /// How often a partition was another than the one that was read. What was asked to be read again before that is not
     /// taken: its addresses may name other records now.
     gaps: u64,
+    /// Segments whose signed headers contradicted others.
+    contradictions: u64,
+    /// How many transactions had no fate when a parcel was last put off because its sender has too many of them.
+    too_many: Option<u64>,
 }
 
 /// When something happens.
@@ -181,6 +188,8 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         failed: Now::of(&*clock).waiting,
         unseen: 0,
         gaps: 0,
+        contradictions: 0,
+        too_many: None,
     };
     collector.restore()?;
     let stop = collector.context.stop.clone();
@@ -248,13 +257,17 @@ impl Collector {
         let snapshot = self.context.store.snapshot()?;
         let now = Now::of(&*self.context.seams.clock).waiting;
         let directory = self.context.in_force.borrow().clone();
-        for row in snapshot.staged_after(None, usize::MAX)? {
-            let manifest = &row.manifest;
-            if let Some(sender) = directory.senders.get(&manifest.sender) {
-                let key = ParcelKey { sender: sender.signing.bytes(), epoch: manifest.epoch, parcel: manifest.parcel };
-                // Nothing is gathered yet, so there is nothing to carry out.
-                self.reassembler.end(&key, manifest.digest, manifest.expiry, now);
+        let mut page = snapshot.staged_after(None, PAGE)?;
+        while let Some(last) = page.last().map(|row| row.manifest.digest) {
+            for manifest in page.iter().map(|row| &row.manifest) {
+                if let Some(sender) = directory.senders.get(&manifest.sender) {
+                    let (epoch, parcel) = (manifest.epoch, manifest.parcel);
+                    let key = ParcelKey { sender: sender.signing.bytes(), epoch, parcel };
+                    // Nothing is gathered yet, so there is nothing to carry out.
+                    self.reassembler.end(&key, manifest.digest, manifest.expiry, now);
+                }
             }
+            page = snapshot.staged_after(Some(&last), PAGE)?;
         }
         self.reassembler.restore(snapshot.deferred()?.into_iter().map(|(at, row)| (at, row.reason)));
         Ok(())
@@ -335,6 +348,7 @@ impl Collector {
 
     fn tick(&mut self, now: Now) -> Vec<Action> {
         self.start_readers();
+        self.reassembler.set_wall(now.wall);
         self.notes.try_again();
         if now.waiting.since(self.failed) >= STAGING_WORKS {
             self.context.alarms.clear(STAGING_ALARM);
@@ -359,7 +373,12 @@ impl Collector {
             gathering: self.reassembler.open_parcels() as u64,
             deferred: self.reassembler.deferred() as u64,
         });
-        self.reassembler.due(now.waiting)
+        let mut actions = self.reassembler.due(now.waiting);
+        let undecided = self.context.store.progress().borrow().counts.undecided;
+        if self.too_many.take_if(|then| undecided <= *then / 4 * 3).is_some() {
+            actions.extend(self.reassembler.lifted(DeferReason::Undecided, now.waiting));
+        }
+        actions
     }
 
     /// Drops what waits of a parcel, and what was opened of it.
@@ -426,9 +445,12 @@ impl Collector {
                     }
                 }
                 Action::Pass(addresses) => {
-                    for at in addresses.iter() {
-                        self.notes.push(Note::Undefer(at));
-                        self.pass(at);
+                    // By runs, because a large parcel has millions of addresses.
+                    for (partition, offsets) in addresses.runs() {
+                        for offset in offsets.clone() {
+                            self.pass(Address { partition, offset });
+                        }
+                        self.notes.push(Note::Undefer(partition, offsets));
                     }
                 }
                 Action::Reread(addresses) => {
@@ -447,16 +469,7 @@ impl Collector {
                     let _ = self.context.repeats.send(Repeat::Ended(parcel));
                 }
                 Action::Repeated(_) => {}
-                Action::Equivocation(Equivocation { parcel, stripe, first, second }) => {
-                    let (sender, destination) = (parcel.sender, &self.context.destination);
-                    tracing::error!(parcel = %parcel.parcel, %sender, %destination, stripe, %first, %second, "two signed headers contradict each other");
-                    let text = format!(
-                        "the sender with key {} signed two headers for stripe {stripe} of parcel {} ({first} and {second}): \
-                         its key may be in other hands, or its client was copied while it ran",
-                        parcel.sender, parcel.parcel
-                    );
-                    self.context.alarms.raise(alarms::EQUIVOCATION, text);
-                }
+                Action::Equivocation(equivocation) => self.contradicts(&equivocation),
             }
         }
     }
@@ -465,6 +478,26 @@ impl Collector {
         if let Some(partition) = self.partitions.get_mut(&at.partition) {
             partition.cursor.pass(at.offset);
         }
+    }
+
+    /// A sender can make as many contradictions as it likes: all are counted, and the 1st, 2nd, 4th, 8th and so on are said aloud
+    /// and written down; so is the first after somebody acknowledged the alarm.
+    fn contradicts(&mut self, Equivocation { parcel, stripe, first, second }: &Equivocation) {
+        self.context.meter.count(names::GATHER_EQUIVOCATIONS, 1);
+        self.contradictions += 1;
+        let (sender, destination, times) = (parcel.sender, &self.context.destination, self.contradictions);
+        let what = "two signed headers contradict each other";
+        if !times.is_power_of_two() && self.context.alarms.stands(alarms::EQUIVOCATION) {
+            tracing::debug!(parcel = %parcel.parcel, %sender, %destination, stripe, %first, %second, times, "{what}");
+            return;
+        }
+        tracing::error!(parcel = %parcel.parcel, %sender, %destination, stripe, %first, %second, times, "{what}");
+        let text = format!(
+            "the sender with key {sender} signed two headers for stripe {stripe} of parcel {} ({first} and {second}): its key \
+             may be in other hands, or its client was copied while it ran",
+            parcel.parcel
+        );
+        self.context.alarms.raise(alarms::EQUIVOCATION, text);
     }
 
     fn refuse(&mut self, refused: &Refused) {
@@ -508,6 +541,7 @@ impl Collector {
     async fn staged(&mut self, message: Message, now: Now) -> Result<Vec<Action>, NodeError> {
         Ok(match self.stage.message(message) {
             StageEvent::Progress => Vec::new(),
+            StageEvent::Opened { key, bytes } => self.reassembler.opened(&key, bytes, now.waiting),
             StageEvent::Staged { key, expiry, staged } => {
                 self.context.meter.count(names::STAGE_PARCELS, 1);
                 logs::parcel_span("stage", key.parcel)
@@ -526,6 +560,9 @@ impl Collector {
                     self.failed = now.waiting;
                     let text = format!("{cause}. Parcels are put off and tried again until it is mended");
                     self.context.alarms.raise(STAGING_ALARM, text);
+                }
+                if reason == DeferReason::Undecided {
+                    self.too_many = Some(self.context.store.progress().borrow().counts.undecided);
                 }
                 self.reassembler.defer_parcel(&key, reason, now.waiting)
             }

@@ -2,6 +2,8 @@
 //!
 //! Owns what waits for the store, and what a full disk sent back. Must not decide what is noted.
 
+use std::ops::RangeInclusive;
+
 use tokio::sync::mpsc;
 
 use crate::core::gather::{Address, Mark, ParcelKey};
@@ -22,8 +24,8 @@ const ALARM: &str = alarms::NOTES_NOT_KEPT;
 pub(super) enum Note {
     /// This record is to be read again.
     Defer(Address, DeferredRow),
-    /// This one is not.
-    Undefer(Address),
+    /// Those of this partition between these offsets are not.
+    Undefer(i32, RangeInclusive<i64>),
     /// This parcel was refused; the notice is published once the refusal is durable.
     Refuse(ParcelKey, Digest, NoticeRecord),
     /// So far was a partition collected.
@@ -34,7 +36,7 @@ impl Note {
     fn mutation(&self) -> Mutation {
         match self {
             Self::Defer(at, row) => Mutation::Defer { at: *at, row: *row },
-            Self::Undefer(at) => Mutation::Undefer(*at),
+            Self::Undefer(partition, offsets) => Mutation::Undefer { partition: *partition, offsets: offsets.clone() },
             Self::Refuse(_, digest, notice) => {
                 Mutation::Refuse { digest: *digest, notice: notice.value.clone().into() }
             }

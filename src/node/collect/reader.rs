@@ -14,6 +14,7 @@ use crate::core::id::Time;
 use crate::core::split::segment::VerifiedSegment;
 use crate::node::answer::Questions;
 use crate::seams::Seams;
+use crate::telemetry::labels::QueryOutcome;
 use crate::telemetry::{Meter, names};
 use crate::transport::{AnyTransport, Batch, Fetched, PartitionId, ReadError, Topic, Transport};
 
@@ -163,7 +164,9 @@ impl Source {
                         }
                     }
                     for value in batch.records.iter().filter_map(|record| record.value.as_ref()) {
-                        self.queries.ask(partition, value);
+                        if self.queries.ask(partition, value) {
+                            self.meter.count_as(names::RECEIPT_QUERIES, "outcome", QueryOutcome::NoRoom.word());
+                        }
                     }
                     let bytes = |record: &Fetched| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
                     self.meter.count(names::TRANSPORT_READ_RECORDS, batch.records.len() as u64);

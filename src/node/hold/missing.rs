@@ -23,6 +23,9 @@ const FETCHES: usize = 4;
 /// After a round in which no member gave the body; doubles up to the last.
 const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_LAST: Duration = Duration::from_secs(5);
+/// Missing bodies that are in mind at a time, the earliest: the store knows the others. A node that was away may miss as many as
+/// were committed meanwhile.
+const IN_MIND: usize = 256;
 /// A body that is missing for longer is an alarm.
 const LONG: Duration = Duration::from_secs(30);
 /// The alarm of bodies that no member gives.
@@ -50,7 +53,36 @@ pub(super) struct Fetched {
 }
 
 impl Holder {
+    /// Whether no body is missing here.
+    pub(super) fn has_all(&self) -> bool {
+        self.missing.is_empty() && !self.missing_more
+    }
+
+    /// A committed body is not here. Later ones than can be kept in mind wait in the store.
     pub(super) fn miss(&mut self, row: Row, parcel: Option<(ParcelKey, Time)>) {
+        let known = self.missing.contains_key(&row.position);
+        self.missing_more |= self.missing.len() >= IN_MIND && !known;
+        if known || !self.missing_more {
+            self.keep_in_mind(row, parcel);
+        }
+    }
+
+    /// Takes up what the store knows to be missing behind those that are in mind, as far as there is room.
+    pub(super) fn miss_more(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        if !self.missing_more || self.missing.len() > IN_MIND / 2 {
+            return Ok(());
+        }
+        let (last, room) = (self.missing.last_key_value(), IN_MIND - self.missing.len());
+        let after = last.map_or(Position::default(), |(position, _)| *position);
+        let rows = snapshot.missing(after, room)?;
+        self.missing_more = rows.len() == room;
+        for row in rows {
+            self.keep_in_mind(row, None);
+        }
+        Ok(())
+    }
+
+    fn keep_in_mind(&mut self, row: Row, parcel: Option<(ParcelKey, Time)>) {
         let now = self.context.seams.clock.monotonic();
         let grace = GRACE + Duration::from_millis(row.ciphertext_bytes.saturating_mul(1000) / OPENING);
         let missing = Missing {
@@ -70,11 +102,15 @@ impl Holder {
 
     /// Looks at everything that is missing: what is due is fetched. What comes by itself, staging tells of.
     pub(super) fn look(&mut self) -> Result<(), NodeError> {
-        if self.missing.is_empty() {
+        if self.has_all() {
             return Ok(());
         }
         let now = self.context.seams.clock.monotonic();
         let snapshot = self.context.store.snapshot()?;
+        self.miss_more(&snapshot)?;
+        if self.has_all() {
+            self.context.alarms.clear(MISSING_ALARM);
+        }
         let leader = self.group.leadership().borrow().leader.clone();
         for (&position, missing) in &mut self.missing {
             if self.fetching.len() >= FETCHES {
@@ -99,7 +135,6 @@ impl Holder {
                 Fetched { position, begun, outcome }
             });
         }
-        self.context.meter.set(names::HOLD_MISSING, self.missing.len() as f64);
         Ok(())
     }
 
@@ -175,10 +210,9 @@ impl Holder {
         } else {
             self.missing_of.insert(missing.row.digest, left);
         }
-        if self.missing.is_empty() {
+        if self.has_all() {
             self.context.alarms.clear(MISSING_ALARM);
         }
-        self.context.meter.set(names::HOLD_MISSING, self.missing.len() as f64);
         Ok(())
     }
 }

@@ -81,6 +81,8 @@ pub struct Holder {
     missing: BTreeMap<Position, Missing>,
     /// How many of them each parcel has, by D.
     missing_of: BTreeMap<Digest, usize>,
+    /// Whether the store knows of later ones that are missing.
+    missing_more: bool,
     recent: Recent,
     fetching: JoinSet<Fetched>,
     /// Everything before this position that has a fate was looked at.
@@ -116,6 +118,7 @@ impl Holder {
             news,
             missing: BTreeMap::new(),
             missing_of: BTreeMap::new(),
+            missing_more: true,
             recent: Recent::default(),
             fetching: JoinSet::new(),
             next: Position::default(),
@@ -125,10 +128,8 @@ impl Holder {
             closed,
         };
         let snapshot = holder.context.store.snapshot()?;
-        for row in snapshot.missing(Position::default(), usize::MAX)? {
-            holder.miss(row, None);
-        }
-        if holder.missing.is_empty() {
+        holder.miss_more(&snapshot)?;
+        if holder.has_all() {
             holder.context.alarms.clear(MISSING_ALARM);
         }
         let last = snapshot.last_position()?;
@@ -150,7 +151,7 @@ impl Holder {
         let mut note_at = clock.monotonic() + NOTE_EVERY;
         let mut look_at = clock.monotonic();
         loop {
-            let pause = match (self.say_page()?, self.missing.is_empty()) {
+            let pause = match (self.say_page()?, self.has_all()) {
                 (true, _) => PAGE_PAUSE,
                 (false, true) => NOTE_EVERY,
                 (false, false) => LOOK,
@@ -208,6 +209,7 @@ impl Holder {
             let void: BTreeSet<Digest> = void.map(|outcome| outcome.digest).collect();
             self.context.meter.count(names::DECIDE_VOID, void.len() as u64);
             let parcels = self.parcels(&changes);
+            let mut missed = BTreeSet::new();
             for row in &changes.rows {
                 let stage = settled.iter().find(|one| one.digest == row.digest && one.item.index == row.index);
                 let parcel = parcels.get(&row.digest).copied();
@@ -239,13 +241,14 @@ impl Holder {
                     Some(_) => can_be_said(&snapshot, row)?,
                 };
                 if !here {
+                    missed.insert(row.digest);
                     self.miss(row.clone(), parcel);
                 }
             }
             for one in &settled {
                 self.say_settled(&snapshot, one, false)?;
             }
-            self.end_unstaged(&snapshot, &changes, &parcels)?;
+            self.end_unstaged(&snapshot, &changes, &parcels, &missed)?;
         }
         Ok(())
     }
@@ -284,9 +287,15 @@ impl Holder {
     }
 
     /// Tells the collector of parcels that were decided without this node, and of which nothing is missing here.
-    fn end_unstaged(&self, snapshot: &Snapshot, changes: &Changes, parcels: &Parcels) -> Result<(), StoreError> {
+    fn end_unstaged(
+        &self,
+        snapshot: &Snapshot,
+        changes: &Changes,
+        parcels: &Parcels,
+        missed: &BTreeSet<Digest>,
+    ) -> Result<(), StoreError> {
         for (&digest, &parcel) in parcels {
-            let waits = self.missing_of.contains_key(&digest);
+            let waits = missed.contains(&digest) || self.missing_of.contains_key(&digest);
             let decided = |row: &&Row| row.digest == digest;
             if !waits && changes.rows.iter().any(|row| decided(&row)) && snapshot.staged(&digest)?.is_none() {
                 self.end(digest, Some(parcel));

@@ -166,6 +166,7 @@ impl Starting<'_> {
             notices,
             queries: Questions::default(),
             caps: options.caps.shared_by(options.rings.len()),
+            undecided_per_sender: options.undecided_per_sender,
             openings: self.openings.clone(),
             repeats,
             stop: self.collecting.clone(),

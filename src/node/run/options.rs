@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub rings: BTreeMap<DestinationName, Arc<KeyRing>>,
     /// Bounds of gathering, for all destinations together.
     pub caps: Caps,
+    /// Transactions of a sender that are staged for a destination while they have no fate.
+    pub undecided_per_sender: usize,
 }
 
 impl NodeOptions {
@@ -57,6 +59,7 @@ impl NodeOptions {
                 sender_bytes: config.limits.gather_bytes_per_sender,
                 deferred: config.limits.deferred_per_sender,
             },
+            undecided_per_sender: config.limits.undecided_per_sender,
         })
     }
 }

@@ -346,6 +346,19 @@ impl Snapshot {
             .collect()
     }
 
+    /// How many transactions of a sender are staged and undecided, counted up to `most`.
+    pub fn undecided_of(&self, sender: &SenderName, most: usize) -> Result<usize, StoreError> {
+        let prefix = [sender.as_str().as_bytes(), &[0]].concat();
+        let after = [sender.as_str().as_bytes(), &[1]].concat();
+        let found = self.tables.undecided.range::<&[u8]>(prefix.as_slice()..after.as_slice());
+        let mut count = 0;
+        for row in found.map_err(StoreError::failed("reading rows"))?.take(most) {
+            row.map_err(StoreError::failed("reading rows"))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     // --- collecting
 
     /// How far a partition was collected; `None` for one that never was.

@@ -6,6 +6,7 @@
 //! queue in order. After the first error it stops for good.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ use crate::store::bodies::{Bodies, RESERVED_BYTES};
 
 /// Most jobs of one commit: bounds how long the first of them waits.
 const JOBS_PER_COMMIT: usize = 512;
+
+/// Rows that are read at once to be removed.
+const ROWS_AT_ONCE: usize = 256;
 
 /// One change of the store.
 #[derive(Debug)]
@@ -75,8 +79,13 @@ pub enum Mutation {
         /// Why.
         row: DeferredRow,
     },
-    /// Forgets a deferred record. Not durable by itself: reading once more is safe.
-    Undefer(Address),
+    /// Forgets the deferred records of a partition between these offsets. Not durable by itself: reading once more is safe.
+    Undefer {
+        /// Which partition.
+        partition: i32,
+        /// The first and the last offset.
+        offsets: RangeInclusive<i64>,
+    },
     /// Keeps this node's signed refusal of a parcel (R22). Durable.
     Refuse {
         /// D.
@@ -114,7 +123,7 @@ pub enum Mutation {
 
 impl Mutation {
     fn durable(&self) -> bool {
-        !matches!(self, Self::SaveCommitted(_) | Self::SetOffset { .. } | Self::Undefer(_) | Self::Seen { .. })
+        !matches!(self, Self::SaveCommitted(_) | Self::SetOffset { .. } | Self::Undefer { .. } | Self::Seen { .. })
     }
 
     /// Whether it takes in something new, which a disk that is nearly full refuses.
@@ -133,7 +142,7 @@ enum Owed {
 impl Owed {
     fn by(mutation: &Mutation) -> Option<Self> {
         match mutation {
-            Mutation::Defer { at, .. } | Mutation::Undefer(at) => Some(Self::Note(*at)),
+            Mutation::Defer { at, .. } => Some(Self::Note(*at)),
             Mutation::Refuse { digest, .. } => Some(Self::Refusal(*digest)),
             _ => None,
         }
@@ -276,6 +285,10 @@ impl Writer {
         let refused = full && job.admits();
         let Job::Write(mutations, _) = job else { return refused };
         for mutation in mutations {
+            if let Mutation::Undefer { partition, offsets } = mutation {
+                let at = |offset: &i64| Owed::Note(Address { partition: *partition, offset: *offset });
+                self.owing.0.extract_if(at(offsets.start())..=at(offsets.end()), |_| true).for_each(drop);
+            }
             match Owed::by(mutation) {
                 Some(owed) if refused && mutation.admits() => self.owing.0.insert(owed),
                 // Noted now, or done with meanwhile.
@@ -460,8 +473,9 @@ impl Writer {
                 put(&mut tables.offsets, &partition.to_be_bytes(), &encode_mark(&mark))?;
             }
             Mutation::Defer { at, row } => put(&mut tables.deferred, &address_key(at), &row.encode())?,
-            Mutation::Undefer(at) => {
-                remove(&mut tables.deferred, &address_key(at))?;
+            Mutation::Undefer { partition, offsets } => {
+                let key = |offset: &i64| address_key(Address { partition, offset: *offset });
+                remove_all(&mut tables.deferred, key(offsets.start()), key(offsets.end()))?;
             }
             Mutation::Refuse { digest, notice } => put(&mut tables.refusals, &digest.0, &notice)?,
             Mutation::Raise { name, row } => put(&mut tables.alarms, name.as_bytes(), &row.encode())?,
@@ -479,11 +493,20 @@ impl Writer {
 }
 
 fn remove_range(table: &mut Writable<'_>, from: u64, through: u64) -> Result<(), StoreError> {
-    let range = from.to_be_bytes().to_vec()..=through.to_be_bytes().to_vec();
-    for (key, _) in rows(table, range, false, usize::MAX)? {
-        remove(table, &key)?;
+    remove_all(table, from.to_be_bytes().to_vec(), through.to_be_bytes().to_vec())
+}
+
+/// Removes all rows from one key to another; holds few of them at a time.
+fn remove_all(table: &mut Writable<'_>, first: Vec<u8>, last: Vec<u8>) -> Result<(), StoreError> {
+    loop {
+        let found = rows(table, first.clone()..=last.clone(), false, ROWS_AT_ONCE)?;
+        for (key, _) in &found {
+            remove(table, key)?;
+        }
+        if found.len() < ROWS_AT_ONCE {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// Says that the writer is gone when its thread unwinds.

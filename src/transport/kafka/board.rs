@@ -313,7 +313,12 @@ impl Board {
         self.state().watermarks.get(partition).copied().unwrap_or((0, 0))
     }
 
-    /// Notes watermarks; they only grow.
+    /// Notes watermarks that a broker was asked for: they may be those of a log that was cut or made anew.
+    pub(super) fn learn_watermarks(&self, partition: PartitionId, low: Offset, end: Offset) {
+        self.state().watermarks.insert(partition, (low, end));
+    }
+
+    /// Notes watermarks of a consumer's statistics, which may be old: they only grow.
     pub(super) fn set_watermarks(&self, partition: PartitionId, low: Offset, end: Offset) {
         let mut state = self.state();
         let known = state.watermarks.entry(partition).or_insert((0, 0));

@@ -298,7 +298,7 @@ impl Readers {
                     None => absent(format!("its watermarks: {error}")),
                 }
             })?;
-            self.board.set_watermarks(from.clone(), low, end);
+            self.board.learn_watermarks(from.clone(), low, end);
             if !(low..=end).contains(&at) {
                 return Err(ReadError::OutOfRange { partition: from, asked: at, low, end });
             }

@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sealcast::client::{Client, Stage, Transaction, WaitError, Waited};
 use sealcast::core::directory::DestinationKey;
 use sealcast::core::id::{Epoch, Fate, First, NodeName, Position, RefusalReason, Rejection, SenderName, Suite, Time};
-use sealcast::core::receipt::{Missing, Notice, Query, Refusal, Verdict, is_query};
+use sealcast::core::limits;
+use sealcast::core::receipt::{Missing, Notice, Query, Refusal, Statement, Verdict, is_query, sign_receipts};
 use sealcast::core::seal::suite::HpkeSecret;
+use sealcast::core::sign::SecretKey;
 use sealcast::seams::{Clock, ManualClock, SystemClock};
 use sealcast::store::outbox::{Outbox, Outcome};
+use sealcast::transport::{Record, Topic, Transport};
 
 use crate::client::world::{World, destination};
 
@@ -229,6 +233,39 @@ async fn r13_a_newer_directory_comes_by_notice_and_stays() {
     };
     let client = Client::start(world.transport.clone(), options).await.unwrap();
     assert_eq!(client.directory().version, 2, "the outbox remembers it");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn r13_strangers_do_not_crowd_out_what_nodes_say_under_a_directory_that_is_to_come() {
+    let mut world = World::new(3).await;
+    let client = start(&world).await;
+    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let bytes = world.next_directory(|_| {});
+    let committed = world.statement(&opened[0], 0, Verdict::Committed);
+    // Whoever may write to the topic says as much as it likes in a node's name, under a version that nobody knows.
+    let (stranger, tag) = (SecretKey::from_seed(&[99; 32]), world.directory.destinations[&destination("orders")].tag);
+    let many = vec![Statement { directory: 7, ..committed.clone() }; limits::RECEIPTS_PER_BATCH];
+    let forged = sign_receipts(&stranger, &"alfa".parse().unwrap(), tag, 7, &many);
+    let topic = Topic::notices(&world.directory.name);
+    for partition in world.transport.partitions(&topic).iter() {
+        let mut written = 0;
+        for record in forged.iter().cycle().take_while(|record| {
+            written += record.value.len();
+            written < 12 << 20
+        }) {
+            let record = Record { key: Bytes::copy_from_slice(&record.key), value: record.value.clone().into() };
+            world.transport.append(partition.id.clone(), record).unwrap().await.unwrap();
+        }
+    }
+    for node in ["alfa", "bravo"] {
+        world.say(node, "orders", std::slice::from_ref(&committed)).await;
+    }
+    assert_eq!(handle.wait(Stage::Committed, SOON).await.unwrap(), Waited::Unknown);
+    world.publish(Notice::directory(&bytes)).await;
+    let receipt = tokio::time::timeout(Duration::from_secs(20), handle.committed()).await.expect("nobody needs to ask");
+    assert_eq!(receipt.unwrap().directory_version, 2);
     client.close().await;
 }
 

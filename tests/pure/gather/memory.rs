@@ -9,9 +9,9 @@ use crate::segments::*;
 
 #[test]
 fn r16_a_parcel_far_larger_than_the_caps_passes() {
-    let caps = Caps { sender_bytes: 16_000, total_bytes: 16_000, deferred: 100 };
+    let caps = Caps { sender_bytes: 24_000, total_bytes: 24_000, deferred: 100 };
     let mut node = Node::new(caps);
-    let (core, sealed, stripes) = parcel(1, 48 * 2000);
+    let (core, sealed, stripes) = parcel(1, 48 * 1000);
     for stripe in &stripes {
         node.send_stripe(stripe);
         assert!(node.reassembler.held_bytes() <= caps.total_bytes);
@@ -23,7 +23,7 @@ fn r16_a_parcel_far_larger_than_the_caps_passes() {
 
 #[test]
 fn r16_what_is_over_the_caps_is_deferred_and_finished_later() {
-    let caps = Caps { sender_bytes: 12_000, total_bytes: 100_000, deferred: 100_000 };
+    let caps = Caps { sender_bytes: 18_000, total_bytes: 150_000, deferred: 100_000 };
     let mut node = Node::new(caps);
     let (core, sealed, stripes) = parcel(1, 48 * 60);
     // The last stripes come first: they cannot all wait in memory.
@@ -43,7 +43,7 @@ fn r16_what_is_over_the_caps_is_deferred_and_finished_later() {
 
 #[test]
 fn r16_a_sender_that_fills_the_memory_does_not_keep_others_out() {
-    let caps = Caps { sender_bytes: 60_000, total_bytes: 30_000, deferred: 10_000 };
+    let caps = Caps { sender_bytes: 90_000, total_bytes: 45_000, deferred: 10_000 };
     let mut node = Node::new(caps);
     // Many parcels of which k - 1 shards come.
     for number in 10..60 {
@@ -52,7 +52,7 @@ fn r16_a_sender_that_fills_the_memory_does_not_keep_others_out() {
             node.send(&segment.record);
         });
     }
-    assert!(node.reassembler.held_bytes() > 25_000);
+    assert!(node.reassembler.held_bytes() > 37_000);
     for number in 0..20 {
         let core = core(&shop(), number, tiny());
         let stripes = split(core.clone(), &shop(), &sealed(90, number));
@@ -63,7 +63,7 @@ fn r16_a_sender_that_fills_the_memory_does_not_keep_others_out() {
 
 #[test]
 fn r16_deferred_addresses_are_bounded_and_the_newest_go() {
-    let caps = Caps { sender_bytes: 3_000, total_bytes: 3_000, deferred: 5 };
+    let caps = Caps { sender_bytes: 4_500, total_bytes: 4_500, deferred: 5 };
     let mut node = Node::new(caps);
     for number in 10..40 {
         let (_, _, stripes) = parcel(number, 48);

@@ -106,7 +106,7 @@ proptest! {
         losses in prop::collection::vec(0u8..32, 1..40),
         keys in prop::collection::vec((any::<u32>(), 0usize..3, 0u8..10), 1..40),
         paces in prop::collection::vec(0usize..3, 1..40),
-        caps in (6_000usize..40_000, 8_000usize..60_000),
+        caps in (9_000usize..60_000, 12_000usize..90_000),
     ) {
         let caps = Caps { sender_bytes: caps.0, total_bytes: caps.1, deferred: 10_000 };
         let case = Case { lengths: &lengths, losses: &losses, keys: &keys, paces: &paces, caps };
@@ -123,7 +123,7 @@ fn r16_two_senders_that_fill_the_memory_take_turns() {
         losses: &[0, 1, 3, 1, 9],
         keys: &[(123_120_361, 0, 0)],
         paces: &[0],
-        caps: Caps { sender_bytes: 6_000, total_bytes: 8_000, deferred: 10_000 },
+        caps: Caps { sender_bytes: 9_000, total_bytes: 12_000, deferred: 10_000 },
     };
     case.everything_comes_out_once().unwrap();
 }

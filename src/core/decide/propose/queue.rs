@@ -68,13 +68,24 @@ pub(super) struct Queue {
     /// Parcels with ready items, by arrival.
     pub(super) ready: BTreeSet<(u64, ParcelKey)>,
     /// Who waits for this predecessor's fate.
-    waiting: BTreeMap<TransactionKey, BTreeSet<ItemKey>>,
+    waiting: BTreeSet<(TransactionKey, ItemKey)>,
     /// Who waits for this position to be held everywhere.
     holding: BTreeSet<(Position, ItemKey)>,
     /// When group time passes these deadlines (an item's own, its predecessor's), the item is to be looked at.
     deadlines: BTreeSet<(Time, ItemKey)>,
     /// All items of one transaction: several parcels may bring it.
-    by_transaction: BTreeMap<TransactionKey, BTreeSet<ItemKey>>,
+    by_transaction: BTreeSet<(TransactionKey, ItemKey)>,
+}
+
+/// The items of a transaction.
+fn items_of<'a>(
+    all: &'a BTreeSet<(TransactionKey, ItemKey)>,
+    transaction: &'a TransactionKey,
+) -> impl Iterator<Item = ItemKey> + 'a {
+    let zeros = Digest([0; 32]);
+    let least = ParcelKey { parcel: ParcelId::from_parts(Time(0), [0; 10]), digest: zeros, manifest_digest: zeros };
+    let from = (transaction.clone(), (least, 0));
+    all.range(from..).take_while(move |(of, _)| of == transaction).map(|(_, item)| *item)
 }
 
 impl Queue {
@@ -130,7 +141,7 @@ impl Queue {
         }
         for (at, item) in manifest.items.iter().enumerate() {
             let transaction = (manifest.sender.clone(), item.transaction);
-            self.by_transaction.entry(transaction).or_default().insert((key, at));
+            self.by_transaction.insert((transaction, (key, at)));
             self.deadlines.insert((item.deadline, (key, at)));
             if let Some(predecessor) = item.predecessor {
                 self.deadlines.insert((predecessor.deadline, (key, at)));
@@ -166,13 +177,8 @@ impl Queue {
                 self.fresh.remove(item);
             }
             State::Waiting => {
-                if let Some(predecessor) = &predecessor
-                    && let Some(others) = self.waiting.get_mut(predecessor)
-                {
-                    others.remove(item);
-                    if others.is_empty() {
-                        self.waiting.remove(predecessor);
-                    }
+                if let Some(predecessor) = &predecessor {
+                    self.waiting.remove(&(predecessor.clone(), *item));
                 }
             }
             State::Holding(position) => {
@@ -186,7 +192,7 @@ impl Queue {
             }
             State::Waiting => {
                 if let Some(predecessor) = predecessor {
-                    self.waiting.entry(predecessor).or_default().insert(*item);
+                    self.waiting.insert((predecessor, *item));
                 }
             }
             State::Holding(position) => {
@@ -218,12 +224,7 @@ impl Queue {
             if let Some(predecessor) = predecessor {
                 self.deadlines.remove(&(predecessor.deadline, *item));
             }
-            if let Some(others) = self.by_transaction.get_mut(&transaction) {
-                others.remove(item);
-                if others.is_empty() {
-                    self.by_transaction.remove(&transaction);
-                }
-            }
+            self.by_transaction.remove(&(transaction, *item));
         }
         self.set(item, State::Done);
         let Some(parcel) = self.parcels.get_mut(&item.0) else { return };
@@ -239,13 +240,13 @@ impl Queue {
 
     /// All items that bring this transaction.
     pub(super) fn bringing(&self, transaction: &TransactionKey) -> Vec<ItemKey> {
-        self.by_transaction.get(transaction).into_iter().flatten().copied().collect()
+        items_of(&self.by_transaction, transaction).collect()
     }
 
     /// All items that wait for this transaction's fate, with what they ask of it.
     pub(super) fn waiters(&self, transaction: &TransactionKey) -> Vec<(ItemKey, Predecessor)> {
-        let waiting = self.waiting.get(transaction).into_iter().flatten();
-        waiting.filter_map(|item| Some((*item, self.item(item)?.1.predecessor?))).collect()
+        let waiting = items_of(&self.waiting, transaction);
+        waiting.filter_map(|item| Some((item, self.item(&item)?.1.predecessor?))).collect()
     }
 
     /// A transaction has a fate, at a position when it is committed: nobody brings it any more, and who waited goes on.
