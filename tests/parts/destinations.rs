@@ -13,6 +13,7 @@ use sealcast::config::{ClientConfig, NodeConfig, Sources};
 use sealcast::core::decide::Entry;
 use sealcast::core::id::{Position, Rejection, Suite, Time};
 use sealcast::core::receipt::Verdict;
+use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::node::{Node, NodeError, NodeOptions};
 use sealcast::raft::storage::LogStore;
 use sealcast::raft::{EntryBytes, LogEntry};
@@ -74,6 +75,19 @@ async fn r20_an_outcome_is_each_destinations_own() {
     }
     shop.publish_to("billing", &stripes).await;
     committed(&shop.agreed("billing", &both, 3).await.verdict);
+    // What it asks of its key is each destination's own, too.
+    let mut each = shop.header_to(&BOTH, b"as each sees it");
+    each.ordering_key = Some(b"customer-42".to_vec());
+    let elsewhere = Position { index: 1_000_000, number: 0 };
+    for (destination, version) in [("billing", ExpectedVersion::Absent), ("orders", ExpectedVersion::At(elsewhere))] {
+        let tag = shop.directory.destinations[&name(destination)].tag;
+        each.destinations.get_mut(&tag).unwrap().expected_version = version;
+    }
+    let stripes = shop.seal(&[(each.clone(), b"as each sees it")], Suite::X25519);
+    shop.publish(&stripes).await;
+    committed(&shop.agreed("billing", &each, 3).await.verdict);
+    let verdict = shop.agreed("orders", &each, 3).await.verdict;
+    assert!(matches!(verdict, Verdict::Rejected(_, Rejection::Conflict)), "{verdict:?}");
     shop.shut().await;
 }
 

@@ -451,6 +451,26 @@ async fn r19_a_fetched_body_that_does_not_sync_ends_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r24_nothing_on_a_nodes_disk_shows_a_payload() {
+    let mut town = Town::new().await;
+    let secret = b"a payload that nobody may read here";
+    let small = town.send(secret).await.0;
+    committed(&town.shop.receipts(&small, 3).await);
+    let large = secret.repeat(10_000);
+    let header = town.shop.header(&large);
+    town.shop.send(&header, &large).await;
+    town.settled(committed(&town.shop.receipts(&header, 3).await), &header, 2).await;
+    for (node, machine) in &town.machines {
+        for path in machine.disk.files() {
+            let bytes = machine.disk.bytes(&path);
+            let shows = bytes.windows(secret.len()).any(|found| found == secret);
+            assert!(!shows, "{node}: {}", path.display());
+        }
+    }
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r12_a_folder_of_yesterday_refuses_by_name_and_the_disk_of_today_goes_on() {
     let mut town = Town::new().await;
     let header = town.send(b"yesterday").await.0;

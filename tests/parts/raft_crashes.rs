@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::disk::CrashDisk;
-use crate::ledger::{NOW, commit};
+use crate::ledger::{NOW, commit, options, seams};
 use crate::trio::{Node, Wires, found, leader, manifest, propose, same_state, start, trio, until};
+use openraft::RaftLogReader as _;
+use openraft::storage::RaftLogStorage as _;
 use sealcast::core::id::{Digest, Time};
 use sealcast::raft::Group;
+use sealcast::raft::storage::LogStore;
 use sealcast::seams::{Randomness, SeededRandomness};
+use sealcast::store::group::GroupStore;
 
 /// How a life ends, and what its disk has then of what was not synced: all, nothing, or what a seed draws.
 enum Death {
@@ -165,4 +169,17 @@ async fn r19_nodes_that_crash_again_and_again_apply_one_log() {
             futures_util::future::join_all((1..=3).map(|seed| crash_again_and_again(seed, rounds))).await;
         }
     }
+}
+
+#[tokio::test]
+async fn r19_a_vote_that_is_not_durable_is_not_given() {
+    let disk = CrashDisk::new();
+    let store = GroupStore::open(&options(), &seams(disk.clone(), 1)).unwrap();
+    let mut log = LogStore::new(store.clone()).unwrap();
+    log.save_vote(&openraft::Vote::new(3, 1)).await.unwrap();
+    disk.fail_syncs();
+    log.save_vote(&openraft::Vote::new(4, 1)).await.unwrap_err();
+    let again = GroupStore::open(&options(), &seams(disk.crash(), 1)).unwrap();
+    let vote = LogStore::new(again).unwrap().read_vote().await.unwrap();
+    assert_eq!(vote, Some(openraft::Vote::new(3, 1)), "the one that was given");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::disk::CrashDisk;
 use crate::ledger::{NOW, body, commit, directory_op, options, parcel, seams, transaction, web};
 use bytes::Bytes;
-use sealcast::core::decide::{Decision, Entry, View};
+use sealcast::core::decide::{Decision, Entry, Op, View};
 use sealcast::core::gather::{Address, DeferReason, Identity, Mark};
 use sealcast::core::id::{Digest, KeyTag, Position, Time};
 use sealcast::core::limits;
@@ -401,6 +401,57 @@ async fn r19_a_log_with_a_hole_refuses_to_start() {
     drop(store);
     let error = GroupStore::open(&options(), &seams(disk, 1)).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { table: "log", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn r16_a_note_is_durable_when_it_is_acknowledged() {
+    let disk = CrashDisk::new();
+    let store = open(&disk);
+    let at = Address { partition: 2, offset: 9 };
+    let row = DeferredRow { since: NOW, reason: DeferReason::UnknownSender };
+    store.write(vec![Mutation::Defer { at, row }]).await.unwrap();
+    assert_eq!(open(&disk.crash()).snapshot().unwrap().deferred().unwrap(), vec![(at, row)]);
+}
+
+#[tokio::test]
+async fn r22_a_refusal_is_durable_when_it_is_acknowledged() {
+    let disk = CrashDisk::new();
+    let store = open(&disk);
+    let digest = Digest([8; 32]);
+    store.write(vec![Mutation::Refuse { digest, notice: Bytes::from_static(b"signed") }]).await.unwrap();
+    assert_eq!(open(&disk.crash()).snapshot().unwrap().refusal(&digest).unwrap().unwrap(), "signed");
+}
+
+#[tokio::test]
+async fn r24_the_envelope_goes_when_all_have_a_fate() {
+    let disk = CrashDisk::new();
+    let store = founded(&disk).await;
+    let new = parcel(&store, 1, &[10, 20], None);
+    let manifest = new.manifest.clone();
+    store.stage(new).await.unwrap();
+    let mut first = commit(&manifest, NOW);
+    if let Some(Op::Commit(commit)) = first.ops.first_mut() {
+        commit.items.truncate(1);
+    }
+    apply(&store, 2, first).await;
+    let left = |store: &GroupStore| store.snapshot().unwrap().staged(&manifest.digest).unwrap().map(|row| row.left);
+    assert_eq!(left(&store), Some(1), "the other one may need it");
+    apply(&store, 3, commit(&manifest, NOW)).await;
+    assert_eq!(left(&store), None);
+    settle(&store).await;
+    assert_eq!(left(&open(&disk.crash())), None);
+}
+
+#[tokio::test]
+async fn r19_no_entry_is_applied_twice() {
+    let disk = CrashDisk::new();
+    let store = founded(&disk).await;
+    let time = |second: u64| Entry { time: Time(NOW.0 + second), ops: Vec::new() };
+    apply(&store, 2, time(1)).await;
+    let digest = store.progress().borrow().state_digest;
+    let again = ApplyEntry { index: 2, id: Bytes::from_static(b"2"), membership: None, entry: Some(time(2)) };
+    assert!(store.apply(vec![again]).await.is_err());
+    assert_eq!(store.progress().borrow().state_digest, digest);
 }
 
 #[tokio::test]

@@ -328,6 +328,12 @@ fn r26_what_is_before_the_horizon_is_forgotten_never_expired() {
     assert_eq!(stands(900_000), Standing::Expired);
     assert_eq!(stands(999_999), Standing::Expired);
     assert_eq!(stands(1_000_000), Standing::Undecided);
+    // What has a row keeps its fate, however long ago.
+    let mut model = Model::founded();
+    model.run(&entry(1, vec![vec![item(1)]]));
+    model.run(&entry(400 * 24 * 3600, vec![]));
+    assert_eq!(model.standing(&item(1)), Standing::Decided(Decision::Committed, at(3, 0)));
+    assert_eq!(model.standing(&item(2)), Standing::Forgotten);
 }
 
 #[test]

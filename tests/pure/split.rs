@@ -10,6 +10,7 @@ use sealcast::core::gather::{Gate, Skip};
 use sealcast::core::id::{DestinationTag, Digest, RefusalReason, Time};
 use sealcast::core::limits;
 use sealcast::core::sign::SignError;
+use sealcast::core::split::code::CodeError;
 use sealcast::core::split::header::{self, CoreDestination, Profile, StripeHeader};
 use sealcast::core::split::merkle;
 use sealcast::core::split::segment::{Segment, SegmentError, SignatureCache, VerifiedSegment, encode, segment_id};
@@ -267,6 +268,24 @@ fn r02_n35_a_codeword_that_is_none_is_refused_from_every_subset() {
         }
         let all: Vec<_> = forge(header(profile, length), &web(), &good).iter().map(verified).collect();
         assert!(subsets(&all, profile.k()).iter().all(|chosen| recover(chosen).is_ok()));
+    }
+}
+
+#[test]
+fn r08_the_gate_lets_in_who_is_listed_and_may_not_send_here() {
+    let mut narrower = draft();
+    narrower.senders.get_mut(&"web".parse().unwrap()).unwrap().destinations.clear();
+    let gate = Gate::new(Arc::new(sign(&narrower)), orders());
+    let stripes = split(core(&web(), 1, Profile::new(3, 2, 16).unwrap()), &web(), &sealed(48, 1));
+    assert!(gate.check(&stripes[0].segments[0].record, NOW).is_ok(), "the log says who may, at its place in it");
+}
+
+#[test]
+fn r21_too_few_shards_and_a_codec_that_fails_are_no_verdict() {
+    let few = RecoverError::TooFew { needed: 4, given: 3 };
+    let failed = RecoverError::Code(CodeError::Shards { cause: "no memory".to_owned() });
+    for error in [few, failed] {
+        assert!(error.refusal().is_none() && error.retryable(), "{error}");
     }
 }
 

@@ -378,8 +378,16 @@ async fn r20_two_destinations_have_two_outcomes_and_the_one_that_is_down_none_of
     assert!(handles[1].receipt().is_none());
     assert_eq!(client.undecided().0, 1);
     client.close().await;
+    let sent = world.records("stock").await.len();
     let client = start(&world).await;
     assert_eq!(client.undecided().0, 1);
+    // Its bytes are kept for that one, and sent there again.
+    let again = async {
+        while world.records("stock").await.len() <= sent {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("it is sent again");
     let [in_orders, in_stock] = [&tickets[0], &tickets[1]].map(|ticket| client.attach(ticket));
     let (in_orders, in_stock) = (in_orders.await.unwrap(), in_stock.await.unwrap());
     in_orders.committed().await.unwrap();

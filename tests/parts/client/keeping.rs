@@ -1,5 +1,6 @@
 //! What is submitted and what is not: no parcel is half the outbox's, whatever the caller or the disk does meanwhile.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sealcast::client::{Client, ClientError, Options, Transaction, WaitError};
@@ -151,5 +152,28 @@ async fn a_large_transaction_is_submitted_though_nobody_waits_for_it() {
     let first = opened.iter().find(|it| it.transactions[0].1.len() == LARGE).expect("it came");
     let first = first.transactions[0].0.header.id;
     assert_eq!(predecessor(&opened, second.ticket().transaction), Some(first));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn r09_each_names_the_one_before_it_however_many_are_bundled() {
+    let world = World::new(3).await;
+    let client = start(&world, world.options()).await;
+    let all = (0..50).map(|number| client.submit("orders", Transaction::new(format!("{number}")).key("k")));
+    for handle in futures_util::future::join_all(all).await {
+        handle.unwrap().accepted().await.unwrap();
+    }
+    let opened = world.opened("orders", 50).await;
+    assert!(opened.len() < 50, "some came in one parcel");
+    let headers = opened.iter().flat_map(|parcel| &parcel.transactions).map(|(transaction, _)| &transaction.header);
+    let (mut ids, mut named) = (BTreeSet::new(), BTreeSet::new());
+    for header in headers {
+        ids.insert(header.id);
+        named.extend(
+            header.destinations.values().filter_map(|order| order.predecessor).map(|before| before.transaction),
+        );
+    }
+    assert_eq!((ids.len(), named.len()), (50, 49), "one follows nobody, no two follow the same");
+    assert!(named.is_subset(&ids));
     client.close().await;
 }

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use sealcast::client::{Client, ClientError, Transaction};
+use sealcast::core::id::Position;
 use sealcast::core::seal::transaction::ExpectedVersion;
+use sealcast::core::split::segment::Segment;
 use sealcast::store::outbox::{Outbox, OutboxError, Outcome};
 use world::{World, destination};
 
@@ -136,6 +138,33 @@ async fn a_stream_of_submissions_keeps_its_order_shares_parcels_and_goes_on_afte
         let order = pair[1].0.header.destinations.values().next().unwrap();
         assert_eq!(order.predecessor.map(|it| it.transaction), Some(pair[0].0.header.id));
     }
+    client.close().await;
+}
+
+#[tokio::test]
+async fn r20_sequence_predecessor_and_expected_version_are_each_destinations_own() {
+    let world = World::new(3).await;
+    let client = start(&world).await;
+    let [orders, stock] = [destination("orders"), destination("stock")];
+    let tags = [&orders, &stock].map(|name| world.directory.destinations[name].tag);
+    let alone = client.submit("orders", Transaction::new("alone").key("k")).await.unwrap();
+    alone.accepted().await.unwrap();
+    let at = Position { index: 5, number: 1 };
+    let both = Transaction::new("both")
+        .key("k")
+        .expected_version_at(orders.clone(), at)
+        .expected_version_at(stock.clone(), Position::default());
+    for handle in client.submit_to(&[stock.clone(), orders.clone()], both).await.unwrap() {
+        handle.accepted().await.unwrap();
+    }
+    let opened = world.opened("stock", 1).await;
+    let of = |at: usize| opened[0].transactions[0].0.header.destinations[&tags[at]];
+    let predecessor = of(0).predecessor.unwrap();
+    assert_eq!((predecessor.transaction, of(1).predecessor), (alone.ticket().transaction, None));
+    assert_eq!([of(0).expected_version, of(1).expected_version], [ExpectedVersion::At(at), ExpectedVersion::Absent]);
+    let record = world.records("stock").await.remove(0).value;
+    let core = Segment::parse(&record).unwrap().header().core.clone();
+    assert_eq!(tags.map(|tag| core.destination(&tag).unwrap().sequence), [1, 0], "the second there, the first here");
     client.close().await;
 }
 

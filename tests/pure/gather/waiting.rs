@@ -160,7 +160,7 @@ fn the_first_segments_time_of_a_parcel_that_was_put_off_is_not_known() {
 }
 
 #[test]
-fn after_the_directorys_grace_nothing_new_is_admitted_until_another_is_in_force() {
+fn r21_after_the_directorys_grace_nothing_new_is_admitted_until_another_is_in_force() {
     let mut ending = draft();
     ending.valid_until = Time(NOW.0 + 1000);
     ending.grace = Duration::from_millis(500);
@@ -302,4 +302,20 @@ fn r16_records_that_nobody_could_verify_are_read_again_more_and_more_rarely_and_
     draft.add_sender(entry);
     node.set_directory(Arc::new(sign(&draft)));
     assert!(node.staged.contains_key(&key_of(&core)));
+}
+
+#[test]
+fn r21_what_is_of_a_later_version_is_put_aside_and_read_again() {
+    let (_, _, stripes) = parcel(1, 48);
+    // The versions of segment and core, the suite, the signature's algorithm, the codec.
+    for byte in [4, 9, 10, 11, 12] {
+        let mut node = Node::new(Caps::default());
+        let mut later = stripes[0].segments[0].record.to_vec();
+        later[byte] = 99;
+        let at = node.send(&later.into());
+        assert_eq!(node.notes, [(at, DeferReason::UnknownVersion)].into(), "byte {byte}");
+        assert!(node.passed.is_empty());
+        node.wait(Duration::from_secs(61));
+        assert_eq!((node.rereads, node.notes.len()), (1, 1), "it may be known by then, and is not");
+    }
 }

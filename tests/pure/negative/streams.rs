@@ -6,9 +6,9 @@ use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce};
 use hkdf::Hkdf;
 use sealcast::core::id::{RefusalReason, Suite};
 use sealcast::core::seal::stream::{CHUNK_BYTES, StreamError, TAG_BYTES};
-use sealcast::core::seal::transaction::Compression;
-use sealcast::core::seal::{BodyError, EnvelopeOpenError, LENGTH_BYTES, OpenError, envelope_bytes};
-use sealcast::core::wire::label;
+use sealcast::core::seal::transaction::{Compression, Padding};
+use sealcast::core::seal::{BodyError, EnvelopeOpenError, LENGTH_BYTES, OpenError, SealedTransaction, envelope_bytes};
+use sealcast::core::wire::{WireError, label};
 use sha2::Sha256;
 
 use crate::seal::parcels::*;
@@ -46,6 +46,11 @@ fn lie(payload: usize, told: bool, change: impl FnOnce(&mut Vec<Chunk>)) -> Vec<
         }
         false => sealed_open_ended(&targets, &payload, Compression::None),
     };
+    resealed(&parcel, &sealed, change)
+}
+
+/// The STREAM of a parcel's only transaction, sealed again after a change of its chunks.
+fn resealed(parcel: &[u8], sealed: &SealedTransaction, change: impl FnOnce(&mut Vec<Chunk>)) -> Vec<u8> {
     let (head, stream) = parcel.split_at(envelope_bytes(Suite::X25519, 1) + LENGTH_BYTES);
     let aead = ChaCha20Poly1305::new(&stream_key(sealed.key.bytes()).into());
     let count = stream.chunks(CHUNK_BYTES + TAG_BYTES).len() as u64;
@@ -165,4 +170,42 @@ fn n07_a_commitment_with_one_bit_flipped() {
             assert_eq!(refused, Err(OpenError::Envelope(EnvelopeOpenError::Unopenable)), "{suite}: bit {bit}");
         }
     }
+}
+
+/// Writes another number of bytes wherever the plaintext from `from` on tells this one.
+fn tell(plaintext: &mut [u8], from: usize, is: u64, told: u64) {
+    for at in from..plaintext.len() - 7 {
+        if plaintext[at..at + 8] == is.to_be_bytes() {
+            plaintext[at..at + 8].copy_from_slice(&told.to_be_bytes());
+        }
+    }
+}
+
+#[test]
+fn n38_lengths_and_padding_that_do_not_agree_are_refused() {
+    let wrong = |parcel: &[u8]| match opened(parcel).expect_err("a lie") {
+        OpenError::Transaction { index: 0, cause: BodyError::Content(WireError::Invalid { field, .. }) } => field,
+        other => panic!("{other:?}"),
+    };
+    // The header tells a byte fewer than the sealed length: what is over could be taken for padding.
+    let shorter = lie(1000, true, |chunks| {
+        *chunks[0].plaintext.last_mut().unwrap() = 0;
+        tell(&mut chunks[0].plaintext, 0, 1000, 999);
+    });
+    assert_eq!(wrong(&shorter), "transaction length");
+    // The trailer tells a byte more than came.
+    let longer = lie(1000, false, |chunks| {
+        let trailer = chunks[0].plaintext.len() - 48;
+        tell(&mut chunks[0].plaintext, trailer, 1000, 1001);
+    });
+    assert_eq!(wrong(&longer), "carried length");
+    // What hides a length hides nothing else.
+    let (targets, payload, mut parcel) = (targets(Suite::X25519, &[1]), bytes(10_001, 3), Vec::new());
+    let mut sealer = sealer(&targets, 1, &mut parcel);
+    let mut header = header(0, Some(plain(&payload)), &targets);
+    header.padding = Padding::Padme;
+    let sealed = sealer.seal(header, &payload, &mut parcel).unwrap();
+    assert!(opened(&resealed(&parcel, &sealed, |_| {})).is_ok());
+    let used = resealed(&parcel, &sealed, |chunks| *chunks[0].plaintext.last_mut().unwrap() = 1);
+    assert_eq!(wrong(&used), "padding");
 }

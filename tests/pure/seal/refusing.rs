@@ -53,6 +53,31 @@ fn n38_a_header_that_lies_about_a_compressed_length_is_refused() {
 }
 
 #[test]
+fn n38_a_compressed_payload_that_asks_for_more_memory_than_may_be_is_refused() {
+    let targets = targets(Suite::X25519, &[1]);
+    let payload = bytes(100, 1);
+    let opened = |window_log: u8| {
+        // A zstd frame: its magic, no size and no checksum, the window, one last block of plain bytes.
+        let block = (payload.len() as u32) << 3 | 1;
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, (window_log - 10) << 3];
+        let carried = [&frame[..], &block.to_le_bytes()[..3], &payload].concat();
+        let mut out = Vec::new();
+        let mut sealer = sealer(&targets, 1, &mut out);
+        let told = Payload { bytes: 100, carried: carried.len() as u64, tag: PayloadTag([1; 32]) };
+        let mut header = header(0, Some(told), &targets);
+        header.compression = Compression::Zstd;
+        sealer.seal(header, &carried, &mut out).expect("the sealer cannot know");
+        open(&context(&targets), tag(1), secret(Suite::X25519, 1), &out, 1000)
+    };
+    let most = limits::ZSTD_WINDOW_LOG as u8;
+    assert!(opened(most).is_ok());
+    for window_log in [most + 1, 27, 31] {
+        let Err(error) = opened(window_log) else { panic!("a window of 2^{window_log} bytes") };
+        assert_eq!(error.refusal(), Some(RefusalReason::Compression), "{error}");
+    }
+}
+
+#[test]
 fn every_single_bit_of_a_parcel_counts() {
     let targets = targets(Suite::X25519, &[1, 2]);
     let (parcel, _) = sealed(&targets, &[bytes(40, 1), bytes(3, 2)]);
