@@ -77,14 +77,6 @@ pub struct Read {
     pub end: Offset,
 }
 
-impl Read {
-    /// `end` was asked before the records were taken; more may have come since.
-    fn new(records: Vec<Stored>, low: Offset, end: Offset) -> Self {
-        let end = records.last().map_or(end, |last| end.max(last.offset + 1));
-        Self { records, low, end }
-    }
-}
-
 /// What goes wrong with the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordsError {
@@ -265,14 +257,15 @@ impl TopicState {
 }
 
 impl PartitionState {
-    /// The records from `at` on, if memory still has that one.
-    fn recent(&self, at: Offset, most: usize) -> Vec<Stored> {
+    /// The records from `at` to before `end`, if memory still has the first. A record is here a moment before the end moves
+    /// past it: who was given it at once would ask for what follows it, and hear that this is out of range.
+    fn recent(&self, at: Offset, end: Offset, most: usize) -> Vec<Stored> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let first = recent.0.front().map_or(Offset::MAX, |record| record.offset);
         let Ok(skip) = usize::try_from(at.saturating_sub(first)) else { return Vec::new() };
         let mut left = most;
         let mut taken = Vec::new();
-        for record in recent.0.iter().skip(skip) {
+        for record in recent.0.iter().skip(skip).take_while(|record| record.offset < end) {
             let size = record.key.len() + record.value.len();
             if !taken.is_empty() && size > left {
                 break;
@@ -424,8 +417,8 @@ impl RecordLog {
         let topic = self.topic(topic)?;
         let (_, partition) = topic.partition(partition)?;
         let (low, end) = partition.range(at)?;
-        let records = if at == end { Vec::new() } else { partition.recent(at, most) };
-        Ok((at == end || !records.is_empty()).then_some(Read::new(records, low, end)))
+        let records = if at == end { Vec::new() } else { partition.recent(at, end, most) };
+        Ok((at == end || !records.is_empty()).then_some(Read { records, low, end }))
     }
 
     /// Reads up to about `most` bytes of records (at least one, if there is one). Blocks on the disk. Errors: unknown topic
@@ -445,8 +438,9 @@ impl RecordLog {
         {
             let skip = usize::try_from(wanted - begins(file)).unwrap_or(usize::MAX);
             for spot in file.spots(slot, skip, left)? {
-                if !records.is_empty() && spot.length as usize > left {
-                    return Ok(Read::new(records, low, end));
+                // The end moves a moment after a record's place is noted; see `PartitionState::recent`.
+                if wanted >= end || !records.is_empty() && spot.length as usize > left {
+                    return Ok(Read { records, low, end });
                 }
                 left = left.saturating_sub(spot.length as usize);
                 records.push(file.read(slot, wanted, spot)?);
@@ -457,7 +451,7 @@ impl RecordLog {
             }
             next += 1;
         }
-        Ok(Read::new(records, low, end))
+        Ok(Read { records, low, end })
     }
 }
 

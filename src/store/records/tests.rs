@@ -170,3 +170,42 @@ fn a_full_disk_passes_and_a_failed_sync_does_not() {
     let kept = values(&open(folder.path()), 0);
     assert_eq!(kept[..2], [b"one".to_vec(), b"two".to_vec()]);
 }
+
+#[test]
+fn what_is_read_never_reaches_beyond_the_end_that_the_next_read_is_held_against() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = open(folder.path());
+    create(&log, 1);
+    let appending = log.clone();
+    let writer = std::thread::spawn(move || {
+        for number in 0..300u32 {
+            append(&appending, 0, &number.to_be_bytes()).expect("appended");
+        }
+    });
+    // One reads what lies in memory, one from the disk; both as fast as they can, so that they meet the writer in between.
+    let reader = |recent: bool| {
+        let mut at = 0;
+        while at < 300 {
+            let read = match recent.then(|| log.read_recent(TOPIC, 0, at, usize::MAX)) {
+                Some(Ok(Some(read))) => read,
+                Some(Ok(None)) => panic!("all of it is in memory"),
+                Some(Err(error)) => panic!("recent: {error}"),
+                None => log.read(TOPIC, 0, at, usize::MAX).unwrap_or_else(|error| panic!("disk: {error}")),
+            };
+            at = read.records.last().map_or(at, |last| last.offset + 1);
+            assert!(at <= read.end, "{at} of {}", read.end);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| reader(true));
+        scope.spawn(|| reader(false));
+    });
+    writer.join().expect("it wrote");
+
+    // The moment between: the record is there, and the end has not moved.
+    let topic = log.topic(TOPIC).expect("it is there");
+    let (_, partition) = topic.partition(0).expect("it is there");
+    partition.remember(Stored { offset: 300, time: Time(1), key: Bytes::new(), value: Bytes::new() });
+    let read = log.read_recent(TOPIC, 0, 299, usize::MAX).expect("a read").expect("from memory");
+    assert_eq!((read.records.len(), read.end), (1, 300));
+}
