@@ -128,22 +128,22 @@ fn acknowledged(
 }
 
 fn run(config: &std::path::Path, context: &Context) -> Result<Exit, CliError> {
-    let config = node_config(config)?;
-    set_up_logs(context, config.log.format, config.log.filter.as_deref(), None)?;
     let seams = context.seams.clone();
-    // It warns by itself; a node without this protection is still of use.
-    let _ = hardening::core_dumps_off();
-    // Likewise.
-    let _ = hardening::open_files_most();
-    let options = NodeOptions::from_config(&config)?;
-    let settings = config.transport()?;
     block_on(async move {
-        let transport = Arc::new(AnyTransport::open_or_attach(settings, &seams).await?);
-        // Ends with this process's part in it; whoever is attached waits for the next who serves.
-        let _service = transport.serve(&seams)?;
+        // Before anything else: who signals a node that is just starting means what it says, and does not mean to kill it.
         let failed = |what: &str, error: std::io::Error| CliError::failed(format!("{what}: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM", error))?;
         let mut reload = signal(SignalKind::hangup()).map_err(|error| failed("SIGHUP", error))?;
+        let config = node_config(config)?;
+        set_up_logs(context, config.log.format, config.log.filter.as_deref(), None)?;
+        // It warns by itself; a node without this protection is still of use.
+        let _ = hardening::core_dumps_off();
+        // Likewise.
+        let _ = hardening::open_files_most();
+        let options = NodeOptions::from_config(&config)?;
+        let transport = Arc::new(AnyTransport::open_or_attach(config.transport()?, &seams).await?);
+        // Ends with this process's part in it; whoever is attached waits for the next who serves.
+        let _service = transport.serve(&seams)?;
         let clock = seams.clock.clone();
         let node = Node::start(options, seams, transport).await?;
         tracing::info!(

@@ -220,8 +220,10 @@ impl Desk {
 
     /// Raises an alarm while a directory was offered that is not proposed.
     fn tell_refused(&self) {
+        let in_force = self.0.context.store.progress().borrow().directory_version;
         let why = self.with(|open| {
-            let last = open.tally.refused().last();
+            // One that another leader's entry put in force meanwhile is not refused.
+            let last = open.tally.refused().filter(|(version, _)| *version > in_force).last();
             last.map(|(version, why)| {
                 format!("version {version} of the directory is not put in force here: {why}; sign a corrected one")
             })

@@ -252,6 +252,10 @@ fn r08_an_offered_directory_is_proposed_until_it_is_in_force() {
     let entries = drain(&mut tally, &mut model, 0);
     assert_eq!(entries.len(), 1);
     assert_eq!(model.directories.last().unwrap().version, 2);
+    // Who has not seen that yet offers it again: nothing is refused, and nobody alarmed.
+    tally.offer_directory(&next, directory_op(&next).operator);
+    assert_eq!(drain(&mut tally, &mut model, 0), []);
+    assert_eq!(tally.refused().count(), 0);
 }
 
 /// The next version of the tests' directory, changed.

@@ -239,9 +239,10 @@ impl Tally {
         if self.directory_version != directory.version {
             self.directory_version = directory.version;
             self.queue.touched = self.queue.parcels.keys().copied().collect();
-            self.directories.retain(|version, _| *version > directory.version);
-            self.refused.retain(|version, _| *version > directory.version);
         }
+        // Whoever offers may not have seen yet that it is in force: that is no refusal.
+        self.directories.retain(|version, _| *version > directory.version);
+        self.refused.retain(|version, _| *version > directory.version);
         let number = self.proposals + 1;
         let mut ops: Vec<Op> = Vec::new();
         let mut room = limits::ENTRY_BYTES.saturating_sub(64);
