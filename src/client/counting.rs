@@ -252,6 +252,16 @@ impl Counting {
         }
         let later = std::mem::take(&mut self.state().later);
         later.values().flat_map(|later| &later.waiting).for_each(|value| self.take(value));
+        // What was decided under it may have been said before, in receipts signed under another.
+        let agreed: Vec<(Ticket, Agreed)> = {
+            let (state, all) = (self.state(), self.directories.all());
+            let agreed =
+                state.counters.iter().filter_map(|(ticket, counter)| Some((ticket.clone(), counter.agreed(&all)?)));
+            agreed.collect()
+        };
+        for (ticket, agreed) in agreed {
+            self.settle(&ticket, &agreed);
+        }
     }
 
     fn statement(&self, statement: &Verified<Statement>) {
@@ -281,8 +291,14 @@ impl Counting {
             }
             Added::Again | Added::Elsewhere | Added::TooMany => return,
         }
-        let Some(agreed) = agreed else { return };
-        let done = match receipt(&ticket, &agreed) {
+        if let Some(agreed) = agreed {
+            self.settle(&ticket, &agreed);
+        }
+    }
+
+    /// Moves a ticket on by what a majority says of it.
+    fn settle(&self, ticket: &Ticket, agreed: &Agreed) {
+        let done = match receipt(ticket, agreed) {
             Some(receipt) => {
                 let complete = agreed.is_complete();
                 tracing::debug!(%ticket, fate = %receipt.fate, complete, "a majority signed its fate");
@@ -292,13 +308,13 @@ impl Counting {
             }
             None => {
                 tracing::warn!(%ticket, "the nodes have forgotten it: what became of it stays unknown");
-                let finished = self.tracker.forgotten(&ticket);
+                let finished = self.tracker.forgotten(ticket);
                 self.publishing.forget(&finished);
                 true
             }
         };
         if done {
-            self.state().counters.remove(&ticket);
+            self.state().counters.remove(ticket);
         }
     }
 

@@ -246,31 +246,42 @@ impl<T: Transport> Follower<T> {
         low
     }
 
-    /// Reads everything said since `time` once more, for a ticket that nobody here waited for before.
+    /// Reads everything said since `time` once more, for a ticket that nobody here waited for before. A partition that cannot
+    /// be read holds up no other (R15): what is said lies in two.
     pub async fn search(self, time: Time) {
-        let closing = self.closing.clone();
         let search = async {
-            for partition in self.transport.partitions(&self.topic).iter() {
-                let mut at = self.by_time(&partition.id, time).await;
-                let (_, end) = self.bounds(&partition.id).await;
-                while at < end {
-                    match self.transport.read(partition.id.clone(), at).await {
-                        Ok(batch) => {
-                            for record in &batch.records {
-                                self.counting.notice(&record.key, record.value.as_ref().unwrap_or(&Bytes::new()));
-                            }
-                            at = batch.next.max(at);
-                        }
-                        Err(ReadError::OutOfRange { low, .. }) if at < low => at = low,
-                        Err(ReadError::OutOfRange { .. } | ReadError::Closed) => break,
-                        Err(_) => self.clock.sleep(PAUSE).await,
-                    }
-                }
+            // A client that has just started may not know the topic yet.
+            let mut partitions = self.transport.partitions(&self.topic);
+            while partitions.is_empty() {
+                self.clock.sleep(PAUSE).await;
+                partitions = self.transport.partitions(&self.topic);
             }
+            let all = partitions.iter().map(|partition| self.search_in(&partition.id, time));
+            futures_util::future::join_all(all).await;
         };
         tokio::select! {
             () = search => {}
-            () = closing.cancelled() => {}
+            () = self.closing.cancelled() => {}
         }
+    }
+
+    async fn search_in(&self, partition: &PartitionId, time: Time) {
+        let mut at = self.by_time(partition, time).await;
+        let (_, end) = self.bounds(partition).await;
+        tracing::debug!(%partition, from = at, to = end, "what was said is read again");
+        while at < end {
+            match self.transport.read(partition.clone(), at).await {
+                Ok(batch) => {
+                    for record in &batch.records {
+                        self.counting.notice(&record.key, record.value.as_ref().unwrap_or(&Bytes::new()));
+                    }
+                    at = batch.next.max(at);
+                }
+                Err(ReadError::OutOfRange { low, .. }) if at < low => at = low,
+                Err(ReadError::OutOfRange { .. } | ReadError::Closed) => break,
+                Err(_) => self.clock.sleep(PAUSE).await,
+            }
+        }
+        tracing::debug!(%partition, to = at, "what was said was read again");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Owns the queries that wait. Must not make a fate.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::group::GroupContext;
 use super::receipts::Signer;
 use crate::core::decide::{Decision, Row, Standing, View, standing};
 use crate::core::id::{PayloadTag, Rejection, SenderName, Time, TransactionId};
-use crate::core::receipt::{Answered, Decided, Query, StageTimes, Statement, Verdict, is_query};
+use crate::core::receipt::{Answered, Decided, Notice, Query, StageTimes, Statement, Verdict, is_query};
 use crate::store::StoreError;
 use crate::store::group::Snapshot;
 use crate::telemetry::labels::QueryOutcome;
@@ -23,6 +23,9 @@ use crate::telemetry::names;
 
 /// Queries of one partition that wait to be answered; beyond it they are passed over, and asked again.
 const WAITING: usize = 32;
+
+/// A directory that an answer names, and that is not in force any more, is told with it at most this often.
+const DIRECTORY_EVERY: Duration = Duration::from_secs(10);
 
 /// Queries that wait, by the partition in which they lie, which take turns: whoever fills one with what is no query of a
 /// sender keeps nobody in another one from being heard. Cheap to clone.
@@ -77,12 +80,14 @@ pub struct Answerer {
     context: Arc<GroupContext>,
     signer: Signer,
     answered: Answered,
+    /// Which versions of the directory were told with an answer, and when.
+    told: BTreeMap<u64, Duration>,
 }
 
 impl Answerer {
     /// Says its answers through `signer`.
     pub fn new(context: Arc<GroupContext>, signer: Signer) -> Self {
-        Self { context, signer, answered: Answered::default() }
+        Self { context, signer, answered: Answered::default(), told: BTreeMap::new() }
     }
 
     /// Answers until the context's `stop`. Errors: the store's.
@@ -112,12 +117,33 @@ impl Answerer {
             return Ok(QueryOutcome::TooSoon);
         }
         let snapshot = self.context.store.snapshot()?;
+        let mut named = BTreeSet::new();
         for (transaction, deadline, payload_tag) in &query.asked {
-            self.say(&snapshot, &sender, *transaction, *deadline, payload_tag.as_ref())?;
+            named.extend(self.say(&snapshot, &sender, *transaction, *deadline, payload_tag.as_ref())?);
+        }
+        for version in named {
+            self.tell(&snapshot, version)?;
         }
         Ok(QueryOutcome::Answered)
     }
 
+    /// Tells everybody of a directory that was in force once: who was not there then can count nothing that was decided under
+    /// it (R13). The one in force goes with receipts anyway.
+    fn tell(&mut self, snapshot: &Snapshot, version: u64) -> Result<(), StoreError> {
+        let now = self.context.seams.clock.monotonic();
+        let in_force = View::directory(snapshot).is_some_and(|directory| directory.version == version);
+        if in_force || self.told.get(&version).is_some_and(|told| now.saturating_sub(*told) < DIRECTORY_EVERY) {
+            return Ok(());
+        }
+        if let Some(directory) = snapshot.directory_version(version)? {
+            self.told.retain(|_, told| now.saturating_sub(*told) < DIRECTORY_EVERY);
+            self.told.insert(version, now);
+            self.context.notices.publish(Notice::directory(directory.bytes()));
+        }
+        Ok(())
+    }
+
+    /// Says what became of a transaction, if there is something to say; gives the version of the directory that it names.
     fn say(
         &self,
         snapshot: &Snapshot,
@@ -125,7 +151,7 @@ impl Answerer {
         transaction: TransactionId,
         deadline: Time,
         payload_tag: Option<&PayloadTag>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         let row = snapshot.transaction(sender, transaction)?;
         let group_time = snapshot.group_time();
         let in_force = View::directory(snapshot);
@@ -133,25 +159,25 @@ impl Answerer {
         let retention = entry.map_or(Duration::MAX, |entry| entry.retention);
         let now = in_force.map_or(0, |directory| directory.version);
         let (directory, verdict) = match standing(row.as_ref(), deadline, payload_tag, group_time, retention) {
-            Standing::Undecided => return Ok(()),
+            Standing::Undecided => return Ok(None),
             Standing::Expired => (now, Verdict::Expired { group_time }),
             Standing::Forgotten => (now, Verdict::Forgotten { group_time }),
             Standing::IdReuse(position) => {
-                let (Some(row), Some(tag)) = (&row, payload_tag) else { return Ok(()) };
+                let (Some(row), Some(tag)) = (&row, payload_tag) else { return Ok(None) };
                 let decided = Decided { position, payload_tag: *tag, digest: row.digest };
                 (row.directory, Verdict::Rejected(decided, Rejection::IdReuse))
             }
             Standing::Decided(..) => {
-                let Some(row) = &row else { return Ok(()) };
+                let Some(row) = &row else { return Ok(None) };
                 if row.is_committed() && !snapshot.has_body(&row.digest, row.index)? {
-                    return Ok(());
+                    return Ok(None);
                 }
                 (row.directory, verdict(row))
             }
         };
         let times = StageTimes::default();
         self.signer.say(Statement { sender: sender.clone(), transaction, deadline, directory, verdict, times });
-        Ok(())
+        Ok(Some(directory))
     }
 }
 

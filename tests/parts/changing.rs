@@ -2,19 +2,23 @@
 //! transaction has one fate everywhere; what is no newer directory of the operator changes nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::shop::{LIMIT, NODES, Shop, name};
 use crate::submitting;
+use bytes::Bytes;
 use sealcast::client::Options;
 use sealcast::config::{ClientConfig, NodeConfig, Sources};
 use sealcast::core::decide::{Decision, Row, View};
 use sealcast::core::directory::{Directory, Draft};
-use sealcast::core::id::{Rejection, SenderName, Time};
+use sealcast::core::id::{Epoch, Rejection, SenderName, Time};
+use sealcast::core::receipt::{Directories, Query};
 use sealcast::core::seal::transaction::PrivateHeader;
 use sealcast::core::sign::SecretKey;
 use sealcast::keys::{OperatorKey, SecretFile};
 use sealcast::node::NodeOptions;
+use sealcast::transport::{Record, Topic, Transport};
 
 fn file(shop: &Shop, node: &str) -> PathBuf {
     shop.written.nodes[&name(node)].parent().unwrap().join("directory")
@@ -120,7 +124,7 @@ async fn r08_a_sender_that_comes_and_goes_while_its_parcels_fly_has_one_fate_eve
     for header in &unknown {
         assert_eq!(fates(&shop, header).await[0].directory, 5);
     }
-    assert_eq!(shop.refusals().await, 0);
+    assert!(shop.refusals().await.is_empty());
     shop.agree().await;
     shop.shut().await;
 }
@@ -192,5 +196,47 @@ async fn r08_a_directory_that_is_older_ended_below_the_minimum_or_signed_by_anot
     let handle = client.submit("orders", sealcast::client::Transaction::new("goes on")).await.unwrap();
     submitting::position(&handle).await;
     client.close().await;
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r13_who_asks_what_was_decided_under_an_earlier_directory_is_told_of_that_one() {
+    let mut shop = Shop::with_nodes().await;
+    let operator = operator(&shop);
+    let mut directories = Directories::from([(1, shop.directory.clone())]);
+    let mut decided = None;
+    for version in [2, 3] {
+        let newest = directories.last_key_value().unwrap().1.clone();
+        let newer = Arc::new(next(&newest, &operator, |draft| draft.grace = Duration::from_secs(version)));
+        give(&shop, "a", &newer);
+        assert!(shop.nodes[&name("a")].reload_directory().unwrap());
+        in_force(&shop, version).await;
+        directories.insert(version, newer);
+        if version == 2 {
+            decided = fly(&mut shop, 1).await.pop();
+            fates(&shop, decided.as_ref().unwrap()).await;
+        }
+    }
+    // What is on its way by itself is waited for.
+    let told = async |shop: &Shop| shop.all_said(&directories).await.1.get(&2).copied().unwrap_or_default();
+    let mut before = told(&shop).await;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if told(&shop).await == std::mem::replace(&mut before, told(&shop).await) {
+            break;
+        }
+    }
+    let header = decided.unwrap();
+    let asked = vec![(header.id, header.deadline, None)];
+    let tag = shop.directory.destinations[&name("orders")].tag;
+    let query = Query { epoch: Epoch([1; 8]), time: shop.seams.clock.now(), asked }.sign(&shop.sender, tag);
+    let to = shop.transport.partitions(&Topic::segments(&name("test"), &name("orders")))[0].id.clone();
+    shop.transport.append(to, Record { key: Bytes::new(), value: query.into() }).unwrap().await.unwrap();
+    let telling = async {
+        while told(&shop).await < before + NODES.len() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, telling).await.expect("nodes tell of the second version again");
     shop.shut().await;
 }

@@ -17,7 +17,7 @@ closed_list! {
         /// 1, the default: it is rejected too, so that nothing of its ordering key overtakes what was lost.
         #[default]
         Reject = 1 "reject",
-        /// 2: it goes on without it.
+        /// 2: it goes on without it. When that one expired, what that one waited for may still be undecided, and comes later.
         GoOn = 2 "go-on",
     }
 }

@@ -14,7 +14,8 @@ use sealcast::core::seal::suite::HpkeSecret;
 use sealcast::core::sign::SecretKey;
 use sealcast::seams::{Clock, ManualClock, SystemClock};
 use sealcast::store::outbox::{Outbox, Outcome};
-use sealcast::transport::{Record, Topic, Transport};
+use sealcast::transport::adversary::{Adversary, AdversaryOptions, Mood};
+use sealcast::transport::{Domain, Record, Topic, Transport};
 
 use crate::client::world::{World, destination};
 
@@ -147,6 +148,33 @@ async fn a_fate_that_came_while_the_client_was_away_is_found() {
 }
 
 #[tokio::test]
+async fn r15_what_was_said_is_found_though_another_partition_cannot_be_read() {
+    let world = World::new(3).await;
+    let client = start(&world).await;
+    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let committed = world.statement(&opened[0], 0, Verdict::Committed);
+    let tag = world.directory.destinations[&destination("orders")].tag;
+    for (node, key) in world.nodes.iter().take(2) {
+        for record in sign_receipts(key, node, tag, world.directory.version, std::slice::from_ref(&committed)) {
+            world.publish_at(1, record).await;
+        }
+    }
+    let position = handle.committed().await.unwrap().position;
+    client.close().await;
+    let mut options = world.options();
+    options.outbox.folder = None;
+    let adversary = Adversary::new((*world.transport).clone(), AdversaryOptions::harmless(1), &options.seams);
+    adversary.set_mood(&Domain("embedded-0".into()), Mood::Away);
+    let other = Client::start(Arc::new(adversary), options).await.unwrap();
+    let attached = other.attach(handle.ticket()).await.unwrap();
+    // Before it would ask the nodes, who are not here to answer.
+    assert_eq!(attached.wait(Stage::Committed, Duration::from_secs(20)).await.unwrap(), Waited::Reached);
+    assert_eq!(attached.receipt().unwrap().position, position);
+    other.close().await;
+}
+
+#[tokio::test]
 async fn nobody_follows_what_has_its_fate() {
     let world = World::new(3).await;
     let client = start(&world).await;
@@ -266,6 +294,29 @@ async fn r13_strangers_do_not_crowd_out_what_nodes_say_under_a_directory_that_is
     world.publish(Notice::directory(&bytes)).await;
     let receipt = tokio::time::timeout(Duration::from_secs(20), handle.committed()).await.expect("nobody needs to ask");
     assert_eq!(receipt.unwrap().directory_version, 2);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn r13_what_was_counted_under_a_version_is_decided_when_that_one_comes() {
+    let mut world = World::new(3).await;
+    let client = start(&world).await;
+    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let tag = world.directory.destinations[&destination("orders")].tag;
+    // Decided under one that the client does not know, and signed under one that it does.
+    let known = world.directory.version;
+    let bytes = world.next_directory(|_| {});
+    let committed = world.statement(&opened[0], 0, Verdict::Committed);
+    for (node, key) in &world.nodes {
+        for record in sign_receipts(key, node, tag, known, std::slice::from_ref(&committed)) {
+            world.publish(record).await;
+        }
+    }
+    assert_eq!(handle.wait(Stage::Committed, SOON).await.unwrap(), Waited::Unknown);
+    world.publish(Notice::directory(&bytes)).await;
+    assert_eq!(handle.wait(Stage::Complete, Duration::from_secs(20)).await.unwrap(), Waited::Reached);
+    assert_eq!(handle.receipt().unwrap().directory_version, 2);
     client.close().await;
 }
 

@@ -252,8 +252,13 @@ impl World {
 
     /// Publishes a record on the notices topic.
     pub async fn publish(&self, record: NoticeRecord) {
-        let topic = Topic::notices(&self.directory.name);
-        let to = PartitionId { topic, number: i32::from(record.value.last().unwrap() % 2) };
+        let number = i32::from(record.value.last().unwrap() % 2);
+        self.publish_at(number, record).await;
+    }
+
+    /// The same in one of its partitions.
+    pub async fn publish_at(&self, number: i32, record: NoticeRecord) {
+        let to = PartitionId { topic: Topic::notices(&self.directory.name), number };
         let record = Record { key: Bytes::copy_from_slice(&record.key), value: record.value.into() };
         self.transport.append(to, record).unwrap().await.unwrap();
     }
