@@ -385,15 +385,19 @@ impl Shop {
         }
     }
 
-    /// How many refusals were published so far, copies included.
-    pub async fn refusals(&self) -> usize {
-        let (mut at, mut count) = (BTreeMap::new(), 0);
+    /// How many refusals each node published so far, copies included.
+    pub async fn refusals(&self) -> BTreeMap<String, usize> {
+        let directories = Directories::from([(self.directory.version, self.directory.clone())]);
+        let (mut at, mut refusals) = (BTreeMap::new(), BTreeMap::new());
         loop {
             let before = at.clone();
-            let notices = self.new_notices(&mut at).await;
-            count += notices.iter().filter(|notice| matches!(notice, Notice::Refusal(_))).count();
+            for notice in self.new_notices(&mut at).await {
+                if let Notice::Refusal(refusal) = notice {
+                    *refusals.entry(refusal.verify(&directories).unwrap().node().to_string()).or_default() += 1;
+                }
+            }
             if at == before {
-                return count;
+                return refusals;
             }
         }
     }

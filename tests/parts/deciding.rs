@@ -468,6 +468,12 @@ async fn r26_what_lies_before_the_horizon_is_forgotten_and_never_expired() {
     let mut forgotten = shop.header(b"long ago");
     let mut expired = shop.header(b"not so long ago");
     (forgotten.deadline, expired.deadline) = (before(retention + LIMIT), before(retention - LIMIT));
+    // Without group time nothing has expired, and who asks then is told nothing.
+    for node in shop.nodes.values() {
+        let mut progress = node.served()[&orders()].context.store.progress();
+        let goes = progress.wait_for(|progress| progress.group_time > expired.deadline);
+        tokio::time::timeout(LIMIT, goes).await.expect("group time goes on").unwrap();
+    }
     let tag = shop.directory.destinations[&orders()].tag;
     let asked = [&forgotten, &expired].map(|header| (header.id, header.deadline, None)).to_vec();
     let to = shop.transport.partitions(&Topic::segments(&name("test"), &orders()))[0].id.clone();

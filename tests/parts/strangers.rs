@@ -180,7 +180,7 @@ async fn r16_r21_a_hundred_thousand_records_of_strangers_are_counted_by_reason_a
         assert!(lag.deferred as usize <= DEFERRED, "{node}: {}", lag.deferred);
         assert!(context.store.snapshot().unwrap().deferred().unwrap().len() <= DEFERRED, "{node}");
     }
-    assert_eq!(shop.refusals().await, 0, "nobody said anything of what strangers wrote");
+    assert!(shop.refusals().await.is_empty(), "nobody said anything of what strangers wrote");
     shop.agree().await;
     a_client_among_strangers(&shop).await;
     shop.shut().await;
