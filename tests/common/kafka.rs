@@ -241,8 +241,12 @@ impl Cluster {
     /// Starts a killed broker again and waits until the cluster counts it.
     pub fn start_again(&mut self, number: u32) {
         self.run(number);
-        let running = self.brokers.iter().filter(|broker| broker.running.is_some()).count();
-        self.wait_for(running);
+        self.serves();
+    }
+
+    /// Waits until all brokers that run are counted by each other.
+    pub fn serves(&self) {
+        self.wait_for(self.brokers.iter().filter(|broker| broker.running.is_some()).count());
     }
 
     /// Runs one of Kafka's own tools in the cluster's folder: its class and its words. Gives what it printed.
@@ -272,7 +276,8 @@ impl Cluster {
         kill_process(running.pid, signal).expect("the signal is sent");
     }
 
-    fn run(&mut self, number: u32) {
+    /// Starts a killed broker again, without waiting.
+    pub fn run(&mut self, number: u32) {
         let mut java = java(self.machine, &jars(), &self.folder);
         java.args(["kafka.Kafka", &format!("{number}.properties")]);
         let words: Vec<_> = std::iter::once(java.get_program()).chain(java.get_args()).map(ToOwned::to_owned).collect();

@@ -5,4 +5,5 @@ pub mod kafka;
 pub mod ports;
 pub mod proxy;
 pub mod secured;
+pub mod troubled;
 pub mod world;

@@ -248,6 +248,33 @@ impl World {
         }
     }
 
+    /// Nodes that were started and have ended by themselves, with their exit codes.
+    pub fn gone(&mut self) -> Vec<(String, Option<i32>)> {
+        let ended = |(node, child): (&String, &mut Child)| Some((node.clone(), child.try_wait().unwrap()?.code()));
+        self.running.iter_mut().filter_map(ended).collect()
+    }
+
+    /// Waits until a node that was just started hears SIGTERM and SIGHUP: until then they would end any process at once.
+    pub fn listens(&self, node: &str) {
+        let end = Instant::now() + PATIENCE;
+        let caught = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.process(node))).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&caught, 16).unwrap() & 0x4001 == 0x4001
+        };
+        while !caught() {
+            assert!(Instant::now() < end, "node {node} does not listen\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The most memory that a running node has had so far, in KiB.
+    pub fn most_memory(&self, node: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process(node))).unwrap();
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        most.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Everything that a node has logged.
     pub fn log_of(&self, node: &str) -> String {
         std::fs::read_to_string(self.log(node)).unwrap_or_default()

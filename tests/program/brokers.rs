@@ -17,8 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use sealcast::client::{Client, Handle, Stage, Transaction, Waited};
 use tokio::runtime::Runtime;
 
-use crate::common::kafka::Cluster;
-use crate::common::proxy::{Pass, Proxy};
+use crate::common::troubled::{Trouble, Troubled};
 use crate::common::world::{World, payload};
 
 /// Only the end of patience.
@@ -26,24 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A node's memory, whatever brokers do.
 const NODE_KIB: u64 = 256 << 10;
 
-/// What befalls a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// Every byte from and to it comes so much later.
-    Late(Duration),
-    /// Its port is open, and nothing is answered.
-    Silent,
-    /// Its process stands still (SIGSTOP).
-    Paused,
-    /// Killed.
-    Dead,
-}
-
 /// Brokers, nodes, and a sender that submits all the time.
 struct Scene {
-    cluster: Cluster,
-    proxies: BTreeMap<u32, Proxy>,
-    ports: BTreeMap<u32, u16>,
+    brokers: Troubled,
     world: World,
     runtime: Runtime,
     client: Client,
@@ -63,11 +47,8 @@ fn setting(name: &str, usual: u64) -> u64 {
 
 impl Scene {
     fn open(seed: u64) -> Self {
-        let (cluster, proxies) = Cluster::start_behind_proxies();
-        let proxies: BTreeMap<u32, Proxy> = (1..).zip(proxies).collect();
-        let ports: BTreeMap<u32, u16> = proxies.iter().map(|(number, proxy)| (*number, proxy.port())).collect();
-        let addresses: Vec<_> = ports.values().map(|port| format!("127.0.0.1:{port}")).collect();
-        let mut world = World::new(&addresses.join(","));
+        let brokers = Troubled::start();
+        let mut world = World::new(&brokers.brokers());
         world.start_all();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let config = world.path().join("env/senders/web/client.toml");
@@ -75,37 +56,13 @@ impl Scene {
         let load = Arc::new(Load { going: tokio::sync::watch::Sender::new(true), handles: Mutex::default() });
         let (most, gap) = (setting("SEALCAST_BROKER_BYTES", 200_000), setting("SEALCAST_BROKER_GAP", 25));
         runtime.spawn(submit(client.clone(), load.clone(), seed, most, gap));
-        Self { cluster, proxies, ports, world, runtime, client, load, dice: seed }
+        Self { brokers, world, runtime, client, load, dice: seed }
     }
 
     /// A number below `below`, and another each time.
     fn dice(&mut self, below: u64) -> u64 {
         self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.dice >> 33) % below
-    }
-
-    fn begin(&mut self, broker: u32, trouble: Trouble) {
-        match trouble {
-            Trouble::Late(by) => self.proxies[&broker].set(Pass::After(by)),
-            Trouble::Silent => self.proxies[&broker].set(Pass::Never),
-            Trouble::Paused => self.cluster.pause(broker),
-            Trouble::Dead => {
-                self.cluster.kill(broker);
-                // Nobody listens where a dead broker was.
-                self.proxies.remove(&broker);
-            }
-        }
-    }
-
-    fn end(&mut self, broker: u32, trouble: Trouble) {
-        match trouble {
-            Trouble::Late(_) | Trouble::Silent => self.proxies[&broker].set(Pass::After(Duration::ZERO)),
-            Trouble::Paused => self.cluster.resume(broker),
-            Trouble::Dead => {
-                self.proxies.insert(broker, Proxy::start(self.ports[&broker], self.cluster.port(broker)));
-                self.cluster.start_again(broker);
-            }
-        }
     }
 
     /// Everything submitted so far is accepted and committed, while what is the matter goes on.
@@ -133,9 +90,7 @@ impl Scene {
             slowest(|handle| handle.times().committed)
         );
         for node in ["a", "b", "c"] {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", self.world.process(node))).unwrap();
-            let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-            let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
+            let most = self.world.most_memory(node);
             assert!(most <= NODE_KIB, "{meanwhile}: node {node} had {most} KiB");
         }
         handles.len()
@@ -144,16 +99,16 @@ impl Scene {
     /// Trouble for so long: what is submitted meanwhile is committed before it ends, and the broker is used again after it.
     fn trouble(&mut self, broker: u32, trouble: Trouble, how_long: Duration) {
         let what = format!("broker {broker} {trouble:?} for {how_long:?}");
-        self.begin(broker, trouble);
+        self.brokers.begin(broker, trouble);
         std::thread::sleep(how_long);
         self.committed(&what);
-        self.end(broker, trouble);
+        self.brokers.end(broker, trouble);
         self.used_again(broker, &what);
     }
 
     /// Waits until a broker's partition has grown by a few records.
     fn used_again(&self, broker: u32, after: &str) {
-        let config = format!("127.0.0.1:{}", self.cluster.port(broker));
+        let config = format!("127.0.0.1:{}", self.brokers.cluster.port(broker));
         let tool: BaseConsumer = ClientConfig::new().set("bootstrap.servers", config).create().unwrap();
         let topic = format!("sealcast.{}.orders.segments", self.world.environment());
         let end = Instant::now() + PATIENCE;
@@ -182,13 +137,13 @@ impl Scene {
 
     /// One broker away, gone for more than ten seconds; what is accepted then outlives another of them.
     fn two_away(&mut self, first: u32, second: u32, away: Duration) {
-        self.begin(first, Trouble::Dead);
+        self.brokers.begin(first, Trouble::Dead);
         std::thread::sleep(away);
         self.committed(&format!("broker {first} dead for {away:?}"));
         // Nodes that see nothing cannot have it from the second before it dies.
         self.nodes("STOP");
         let accepted = self.rested(Stage::Accepted, "one dead, no node");
-        self.begin(second, Trouble::Dead);
+        self.brokers.begin(second, Trouble::Dead);
         self.nodes("CONT");
         for handle in &accepted {
             let waited = self.runtime.block_on(handle.wait(Stage::Committed, PATIENCE)).unwrap();
@@ -221,7 +176,7 @@ impl Scene {
             assert!(Instant::now() < end, "accepted is not withheld by name: {withheld:?}, wanted {names:?}");
         }
         for broker in [second, first] {
-            self.end(broker, Trouble::Dead);
+            self.brokers.end(broker, Trouble::Dead);
             self.load.going.send_replace(true);
             self.used_again(broker, "two were dead");
         }

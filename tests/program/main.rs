@@ -20,4 +20,5 @@ mod secured;
 mod segments;
 mod send;
 mod spans;
+mod storm;
 mod strangers;
