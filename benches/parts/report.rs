@@ -70,7 +70,7 @@ fn object(row: &Row) -> Value {
         "arm": row.arm,
         "baseline": row.baseline,
         "condition": row.condition,
-        "payload": row.payload,
+        "payload": (row.payload > 0).then_some(row.payload),
         "value": row.value.median,
         "low": row.value.low,
         "high": row.value.high,

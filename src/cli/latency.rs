@@ -44,6 +44,21 @@ impl Latency {
         millis(self.0.value_at_quantile(share).min(self.0.max()))
     }
 
+    /// Points of the curve of percentiles: shares (0 to 1) and the milliseconds that so many did not exceed, closer together
+    /// towards the longest, as far as there are durations to tell them apart.
+    pub(super) fn curve(&self) -> Vec<(f64, f64)> {
+        if self.count() == 0 {
+            return Vec::new();
+        }
+        // So many points for each factor of two that is left out at the top.
+        const TICKS: u32 = 8;
+        let least_left = 1.0 / self.count() as f64;
+        let lefts = (0..).map(|tick| 0.5f64.powf(f64::from(tick) / f64::from(TICKS)));
+        let mut points: Vec<_> = lefts.take_while(|left| *left > least_left).map(|left| 1.0 - left).collect();
+        points.push(1.0 - least_left);
+        points.into_iter().map(|share| (share, self.quantile_ms(share))).collect()
+    }
+
     /// The longest, in milliseconds; 0 without any.
     pub(super) fn max_ms(&self) -> f64 {
         millis(self.0.max())
@@ -72,6 +87,9 @@ mod tests {
             assert!((found - expected).abs() <= expected / 1000.0, "{share}: {found}");
         }
         assert!(latency.quantile_ms(1.0) <= latency.max_ms());
+        let curve = latency.curve();
+        assert!(curve.is_sorted() && curve.len() > 50, "{curve:?}");
+        assert_eq!((curve[0].1.round(), curve.last().unwrap().0), (1.0, 0.999));
     }
 
     #[test]

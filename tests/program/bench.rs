@@ -48,8 +48,10 @@ fn every_send_is_counted_at_every_stage() {
         let least = if ["delivered", "staged"].contains(&name) { 1 } else { 40 };
         let count = stage["transactions"].as_u64().unwrap();
         assert!((least..=40).contains(&count), "{stage}");
-        let times: Vec<f64> =
-            ["p50_ms", "p90_ms", "p99_ms", "max_ms"].iter().map(|field| stage[field].as_f64().unwrap()).collect();
+        let times: Vec<f64> = ["p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms"]
+            .iter()
+            .map(|field| stage[field].as_f64().unwrap())
+            .collect();
         assert!(times.is_sorted() && times[0] > 0.0, "{stage}");
     }
     // Every transaction is sealed before it is committed, and committed before it is complete.
@@ -62,6 +64,7 @@ fn every_send_is_counted_at_every_stage() {
     let expected = [
         ("destination", Value::from("orders")),
         ("size", 2000.into()),
+        ("payload", "2000B".into()),
         ("senders", 2.into()),
         ("keys", 7.into()),
         ("warm_up", 10.into()),
@@ -74,6 +77,7 @@ fn every_send_is_counted_at_every_stage() {
         ("unknown", 0.into()),
         ("bytes", 80_000.into()),
         ("intended_rate", 40.0.into()),
+        ("in_flight", Value::Null),
         ("ended_by", Value::Null),
     ];
     for (field, value) in expected {
@@ -81,6 +85,98 @@ fn every_send_is_counted_at_every_stage() {
     }
     assert!(summary["achieved_rate"].as_f64().unwrap() > 0.0 && summary["late_max_ms"].is_number(), "{summary}");
     assert_eq!(fs::read_dir(folder.path().join("temporary")).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// The tags of a page, in their order, each closed where it must be; and what stands between the tags of each name.
+fn tags(page: &str) -> Vec<(String, String)> {
+    let (mut open, mut found) = (Vec::<String>::new(), Vec::new());
+    for part in page.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').unwrap_or_else(|| panic!("a tag without an end: {part}"));
+        let name: String =
+            tag.trim_start_matches('/').chars().take_while(|c| c.is_alphanumeric() || *c == '!').collect();
+        assert!(!name.is_empty(), "{tag}");
+        if tag.starts_with('/') {
+            assert_eq!(open.pop().as_deref(), Some(name.as_str()), "closes what is not open");
+        } else {
+            if !tag.ends_with('/') && !["!doctype", "meta"].contains(&name.as_str()) {
+                open.push(name);
+            }
+            found.push((tag.to_owned(), text.to_owned()));
+        }
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+    found
+}
+
+#[test]
+fn a_closed_loop_over_two_destinations_is_drawn_on_a_page_that_needs_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = ["--in-flight", "6", "--count", "40", "--warm-up", "200ms", "--payload", "1KiB:3,20KiB:1"];
+    let more = ["--senders", "2", "--destinations", "2", "--outbox", "memory", "--report", "bench.html"];
+    let output = bench(folder.path(), &[load.as_slice(), &more].concat()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let objects = lines(&output.stdout);
+    let summary = summary(&objects);
+    let expected = [
+        ("destination", Value::from("orders,orders-2")),
+        ("size", Value::Null),
+        ("payload", "1KiB:3,20KiB:1".into()),
+        ("in_flight", 6.into()),
+        ("intended_rate", Value::Null),
+        ("due", 40.into()),
+        ("sent", 40.into()),
+        ("committed", 40.into()),
+        ("unknown", 0.into()),
+        ("behind", false.into()),
+    ];
+    for (field, value) in expected {
+        assert_eq!(summary[field], value, "{field}: {summary}");
+    }
+    let sizes: Vec<_> = objects.iter().filter(|object| object["object"] == "payload").collect();
+    let committed: u64 = sizes.iter().map(|size| size["committed"].as_u64().unwrap()).sum();
+    let bytes: u64 =
+        sizes.iter().map(|size| size["committed"].as_u64().unwrap() * size["size"].as_u64().unwrap()).sum();
+    assert_eq!((sizes.len(), committed, &Value::from(bytes)), (2, 40, &summary["bytes"]), "{sizes:?}");
+
+    let page = fs::read_to_string(folder.path().join("bench.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>"), "{page}");
+    for outside in
+        ["http:", "https:", "src=", "href=", "url(", "@import", "srcset", "<link", "<img", "<iframe", "fetch("]
+    {
+        assert!(!page.contains(outside), "{outside}: it loads something");
+    }
+    assert!(page.contains("prefers-color-scheme:dark"), "it is to be read at night, too");
+    let tags = tags(&page);
+    let whole =
+        |wanted: &str| tags.iter().find(|(tag, _)| tag.contains(wanted)).unwrap_or_else(|| panic!("no {wanted}"));
+    for plot in ["stages", "percentiles", "rates", "tails"] {
+        let (tag, _) = whole(&format!("svg id=\"{plot}\""));
+        assert!(tag.contains("role=\"img\"") && tag.contains(&format!("aria-labelledby=\"{plot}-title {plot}-text\"")));
+        assert!(!whole(&format!("title id=\"{plot}-title\"")).1.is_empty());
+        assert!(!whole(&format!("desc id=\"{plot}-text\"")).1.is_empty());
+    }
+    let (_, percentiles) = page.split_once("svg id=\"percentiles\"").unwrap();
+    let (percentiles, _) = percentiles.split_once("</svg>").unwrap();
+    let drawn = |name: &&str| percentiles.contains(&format!("<title>{name}</title>"));
+    // What nodes say comes when they say it; the other stages are always there.
+    for stage in STAGES {
+        assert!(tags.iter().any(|(tag, text)| tag == "td" && text == stage), "{stage} is not in the table");
+        let counted = objects.iter().any(|object| object["stage"] == stage && object["transactions"] != 0);
+        assert_eq!(drawn(&stage), counted, "{stage}");
+    }
+    assert!(["sealed", "accepted", "committed", "complete"].iter().all(drawn), "{percentiles}");
+    let embedded: Vec<Value> = serde_json::from_str(&whole("script").1.replace("<\\/", "</")).unwrap();
+    assert_eq!(embedded.len(), objects.len());
+    for (embedded, printed) in embedded.iter().zip(&objects) {
+        let mut printed = printed.clone();
+        printed.as_object_mut().unwrap().remove("v");
+        assert_eq!(*embedded, printed, "the page says what was printed");
+    }
+
+    let nowhere = bench(folder.path(), &["--count", "1", "--report", "no/such/folder/bench.html"]).output().unwrap();
+    assert_eq!(nowhere.status.code(), Some(1), "before anything is sent");
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no/such/folder/bench.html"));
 }
 
 #[test]
@@ -143,6 +239,10 @@ fn on_real_nodes_what_is_not_known_in_time_is_said() {
         (&["--config", "env/readers/app/client.toml"], "it names no sender"),
         (&["--rate", "0"], "sends a second"),
         (&["--size", "1GiB"], "at most 256MiB"),
+        (&["--payload", "1KiB:1,1GiB:1"], "at most 256MiB"),
+        (&["--payload", "1KiB:0"], "a weight from 1"),
+        (&["--in-flight", "1", "--senders", "2"], "at least one for each"),
+        (&["--in-flight", "1", "--rate", "5"], "cannot be used with"),
         (&["--rate", "1000000", "--duration", "1h"], "at most 100000000"),
     ] {
         let output = bench(world.path(), arguments).output().unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Owns the tasks and the end of the run. Must not decide when a send is due, nor compute what was measured.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::measure::{Begun, Ending, Measured, Step, majority};
+use super::mix::Mix;
 use super::pace::Pace;
 use super::report::{Facts, Report};
-use super::schedule::Schedule;
+use super::schedule::{Closed, Pattern, Until};
 use crate::cli::signals::Signals;
 use crate::cli::{CliError, Output};
 use crate::client::{Client, Handle, Receipt, Transaction, WaitError};
@@ -26,8 +28,9 @@ use crate::seams::{Clock, Seams};
 const HEAD_START: Duration = Duration::from_millis(20);
 /// How long a send waits after it was given back, beside the wait for room.
 const RETRY: Duration = Duration::from_millis(10);
-/// How often progress is shown.
+/// How often progress is shown: on a terminal, and where nobody looks but a log.
 const SHOWN_EVERY: Duration = Duration::from_millis(250);
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Payload bytes that one sender submits side by side, and the most such payloads: more only queue for its outbox.
 const SIDE_BY_SIDE: (u64, u64) = (64 << 20, 1024);
 /// How many bytes more than a payload the random bytes are of which payloads are cut.
@@ -36,20 +39,44 @@ const SPARE: usize = 64 << 10;
 /// What is sent, and where to.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
-    /// Where to.
-    pub destination: DestinationName,
-    /// Payload bytes of each send.
-    pub size: u64,
+    /// Where to, in turn.
+    pub destinations: Vec<DestinationName>,
+    /// Payload bytes.
+    pub mix: Mix,
     /// Ordering keys; none when 0.
     pub keys: u64,
-    /// Sends a second.
-    pub rate: f64,
-    /// When each is due.
-    pub schedule: Schedule,
-    /// How long after the last one was due the rest may take.
+    /// When each begins.
+    pub pattern: Pattern,
+    /// How long after the last one began the rest may take.
     pub timeout: Duration,
     /// When a send expires that has no fate.
     pub deadline: Duration,
+}
+
+impl Load {
+    /// Where a send goes: in turn, in another order after each turn of the mix, so that no destination has sizes of its own.
+    fn destination(&self, send: u64) -> Option<&DestinationName> {
+        let count = (self.destinations.len() as u64).max(1);
+        let turned = send / self.mix.turn().saturating_mul(count).max(1);
+        self.destinations.get(usize::try_from(send.wrapping_add(turned) % count).unwrap_or_default())
+    }
+}
+
+/// One send that is to begin.
+struct Next {
+    send: u64,
+    /// When it is due; in a closed loop it is now.
+    due: Option<Duration>,
+    /// Whether it is measured, or only warms up.
+    counts: bool,
+}
+
+/// Where a sender's next send comes from.
+enum Source {
+    /// The pace says when one is due.
+    Due(mpsc::UnboundedReceiver<u64>),
+    /// There is one whenever there is room for so many in flight.
+    Room(u64),
 }
 
 /// What all tasks of a run share.
@@ -61,6 +88,10 @@ struct Run {
     random: Bytes,
     /// What warms up, and what counts.
     measured: [Mutex<Measured>; 2],
+    /// In a closed loop: sends that were begun, those of them that count, and when the last one began, in microseconds.
+    taken: AtomicU64,
+    counted: AtomicU64,
+    last: AtomicU64,
     /// Nothing more is sent.
     stop: CancellationToken,
     /// Nothing more is waited for.
@@ -78,28 +109,40 @@ pub(super) async fn run(
     bar: &ProgressBar,
     failure: impl Future<Output = CliError>,
 ) -> Result<Report, CliError> {
-    let mut random = vec![0; usize::try_from(load.size).unwrap_or(usize::MAX).saturating_add(SPARE)];
+    let mut random = vec![0; usize::try_from(load.mix.largest()).unwrap_or(usize::MAX).saturating_add(SPARE)];
     seams.randomness.fill(&mut random).map_err(|error| CliError::new(crate::cli::Exit::Unavailable, error))?;
     let run = Arc::new(Run {
         began: seams.clock.monotonic().saturating_add(HEAD_START),
         clock: seams.clock.clone(),
         random: random.into(),
         measured: [Mutex::new(Measured::new()?), Mutex::new(Measured::new()?)],
+        taken: AtomicU64::new(0),
+        counted: AtomicU64::new(0),
+        last: AtomicU64::new(0),
         stop: CancellationToken::new(),
         over: CancellationToken::new(),
         load,
     });
-    let (senders, receivers): (Vec<_>, Vec<_>) = clients.iter().map(|_| mpsc::unbounded_channel()).unzip();
-    let pace = Pace::start(run.load.schedule, run.began, seams.clock.clone(), senders)?;
+    let senders = clients.len() as u64;
+    let (pace, sources) = match run.load.pattern {
+        Pattern::Open(schedule) => {
+            let (senders, receivers): (Vec<_>, Vec<_>) = clients.iter().map(|_| mpsc::unbounded_channel()).unzip();
+            let pace = Pace::start(schedule, run.began, seams.clock.clone(), senders)?;
+            (Some(pace), receivers.into_iter().map(Source::Due).collect::<Vec<_>>())
+        }
+        Pattern::Closed(closed) => {
+            (None, (0..senders).map(|sender| Source::Room(closed.of_sender(sender, senders))).collect())
+        }
+    };
     let mut sending = JoinSet::new();
-    for (client, due) in clients.iter().zip(receivers) {
-        sending.spawn(run.clone().send_all(client.clone(), due));
+    for (client, source) in clients.iter().zip(sources) {
+        sending.spawn(run.clone().send_all(client.clone(), source));
     }
-    let end = run.load.schedule.ends().saturating_add(run.load.timeout);
+    let shown_every = if bar.is_hidden() { LOGGED_EVERY } else { SHOWN_EVERY };
     let mut failure = std::pin::pin!(failure);
     let (mut ended_by, mut outcome) = (None, Ok(()));
     loop {
-        let left = end.saturating_sub(run.now());
+        let left = run.over_at().saturating_sub(run.now());
         tokio::select! {
             ended = sending.join_next() => match ended {
                 None => break,
@@ -107,7 +150,7 @@ pub(super) async fn run(
             },
             error = &mut failure, if outcome.is_ok() => outcome = Err(error),
             signal = signals.next() => {
-                if ended_by.is_none() && pace.due() < run.load.schedule.total() {
+                if ended_by.is_none() && run.is_sending(pace.as_ref()) {
                     let (began, ended) = run.so_far();
                     output.note(&format!(
                         "{signal}: nothing more is sent; waiting for the fate of {} in flight (again to end at once)",
@@ -119,34 +162,41 @@ pub(super) async fn run(
                 ended_by = ended_by.or(Some(signal));
                 run.stop.cancel();
             }
-            () = run.clock.sleep(left) => {
+            // In a closed loop more may have begun meanwhile.
+            () = run.clock.sleep(left), if !run.over.is_cancelled() => if run.now() >= run.over_at() {
                 run.stop.cancel();
                 run.over.cancel();
-            }
-            () = run.clock.sleep(SHOWN_EVERY), if !bar.is_hidden() => run.show(bar),
+            },
+            () = run.clock.sleep(shown_every) => run.show(bar, output),
         }
         if outcome.is_err() {
             run.stop.cancel();
             run.over.cancel();
         }
-        if run.stop.is_cancelled() {
+        if let Some(pace) = pace.as_ref().filter(|_| run.stop.is_cancelled()) {
             pace.stop();
         }
     }
     bar.finish_and_clear();
     outcome?;
-    let load = &run.load;
+    let (load, measured) = (&run.load, run.measured(true).clone());
+    // What was due: by the schedule, or what began.
+    let (warm_up, due) = match (load.pattern, &pace) {
+        (Pattern::Open(schedule), Some(pace)) => {
+            (schedule.warm_up().min(pace.due()), pace.due().saturating_sub(schedule.warm_up()))
+        }
+        _ => (run.measured(false).began, measured.began),
+    };
     let facts = Facts {
-        destination: load.destination.clone(),
-        size: load.size,
-        senders: clients.len() as u64,
+        destinations: load.destinations.clone(),
+        mix: load.mix.clone(),
+        senders,
         keys: load.keys,
-        rate: load.rate,
-        schedule: load.schedule,
-        due: pace.due(),
+        pattern: load.pattern,
+        warm_up,
+        due,
         ended_by,
     };
-    let measured = run.measured(true).clone();
     Ok(Report { facts, measured })
 }
 
@@ -175,38 +225,107 @@ impl Run {
 
     /// Sends that began and sends that ended, warm-up included.
     fn so_far(&self) -> (u64, u64) {
-        let (warm_up, measured) = (self.measured(false).clone(), self.measured(true));
-        (warm_up.began + measured.began, warm_up.ended + measured.ended)
+        let [warm_up, measured] = [false, true].map(|counts| {
+            let measured = self.measured(counts);
+            (measured.began, measured.ended)
+        });
+        (warm_up.0 + measured.0, warm_up.1 + measured.1)
     }
 
-    fn show(&self, bar: &ProgressBar) {
+    /// When nothing more is waited for.
+    fn over_at(&self) -> Duration {
+        let last = match self.load.pattern {
+            Pattern::Open(schedule) => schedule.ends(),
+            // Without room nothing begins: then it is over that long after the last one did.
+            Pattern::Closed(_) => Duration::from_micros(self.last.load(Ordering::Relaxed)),
+        };
+        last.saturating_add(self.load.timeout)
+    }
+
+    /// Whether more is to begin.
+    fn is_sending(&self, pace: Option<&Pace>) -> bool {
+        match (self.load.pattern, pace) {
+            (Pattern::Open(schedule), Some(pace)) => pace.due() < schedule.total(),
+            (Pattern::Closed(closed), _) => match closed.until {
+                Until::Time(_) => closed.ends().is_some_and(|ends| self.now() < ends),
+                Until::Sends(sends) => self.counted.load(Ordering::Relaxed) < sends,
+            },
+            (Pattern::Open(_), None) => false,
+        }
+    }
+
+    fn show(&self, bar: &ProgressBar, output: &Output) {
         let (began, ended) = self.so_far();
-        let (now, schedule) = (self.now(), &self.load.schedule);
+        let (now, pattern) = (self.now(), &self.load.pattern);
         let measured = self.measured(true);
-        let took = now.min(schedule.ends()).saturating_sub(schedule.begins()).as_secs_f64();
-        let rate = if took > 0.0 { measured.began as f64 / took } else { 0.0 };
+        let took = now.saturating_sub(pattern.begins()).as_secs_f64();
+        let rate = if took > 0.0 { measured.committed as f64 / took } else { 0.0 };
         let p99 = measured.step(Step::Committed).map_or(0.0, |latency| latency.quantile_ms(0.99));
-        let what = if now < schedule.begins() { "warming up" } else { "measuring" };
-        bar.set_position(u64::try_from(now.min(schedule.ends()).as_millis()).unwrap_or(u64::MAX));
-        bar.set_message(format!(
-            "{what}: {rate:.1}/s, {} in flight, committed p99 {p99:.1} ms",
+        let what = match pattern.ends() {
+            _ if now < pattern.begins() => "warming up",
+            Some(ends) if now > ends => "waiting for fates",
+            _ => "measuring",
+        };
+        let text = format!(
+            "{what}: {rate:.1} committed/s, {} in flight, committed p99 {p99:.1} ms",
             began.saturating_sub(ended)
-        ));
+        );
+        if bar.is_hidden() {
+            output.note(&format!("{:.0} s, {text}", now.as_secs_f64()));
+            return;
+        }
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        match (pattern.ends(), pattern) {
+            (Some(ends), _) => bar.set_position(millis(now.min(ends))),
+            (None, _) => bar.set_position(self.counted.load(Ordering::Relaxed)),
+        }
+        bar.set_message(text);
     }
 
-    /// One sender: takes what is due, as long as its client has room, and follows each send to its end.
-    async fn send_all(self: Arc<Self>, client: Client, mut due: mpsc::UnboundedReceiver<u64>) -> Result<(), CliError> {
-        let (bytes, most) = SIDE_BY_SIDE;
-        let side_by_side = (bytes / self.load.size.max(1)).clamp(1, most);
+    /// In a closed loop: the next send, now; none when the sending is over.
+    fn take(&self, closed: &Closed) -> Option<Next> {
+        let now = self.now();
+        let counts = now >= closed.warm_up;
+        let more = match closed.until {
+            Until::Time(_) => closed.ends().is_some_and(|ends| now < ends),
+            Until::Sends(sends) => !counts || self.counted.fetch_add(1, Ordering::Relaxed) < sends,
+        };
+        if !more {
+            return None;
+        }
+        self.last.fetch_max(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Some(Next { send: self.taken.fetch_add(1, Ordering::Relaxed), due: None, counts })
+    }
+
+    /// One sender: takes what is due, or what there is room for, as long as its client has room, and follows each send to its
+    /// end.
+    async fn send_all(self: Arc<Self>, client: Client, mut source: Source) -> Result<(), CliError> {
+        let side_by_side = match &source {
+            Source::Due(_) => {
+                let (bytes, most) = SIDE_BY_SIDE;
+                (bytes / self.load.mix.largest().max(1)).clamp(1, most)
+            }
+            Source::Room(in_flight) => *in_flight,
+        };
         let room = Arc::new(Semaphore::new(usize::try_from(side_by_side).unwrap_or(1)));
         let mut flying = JoinSet::new();
         let mut outcome = Ok(());
         while outcome.is_ok() {
             let next = async {
-                let send = due.recv().await?;
-                let permit = room.clone().acquire_owned().await.ok()?;
-                client.ready(self.load.size).await;
-                Some((send, permit))
+                let next = match (&mut source, self.load.pattern) {
+                    (Source::Due(due), Pattern::Open(schedule)) => {
+                        let send = due.recv().await?;
+                        let counts = schedule.is_measured(send);
+                        (room.clone().acquire_owned().await.ok()?, Next { send, due: Some(schedule.due(send)), counts })
+                    }
+                    (Source::Room(_), Pattern::Closed(closed)) => {
+                        let permit = room.clone().acquire_owned().await.ok()?;
+                        (permit, self.take(&closed)?)
+                    }
+                    _ => return None,
+                };
+                client.ready(self.load.mix.size(next.1.send)).await;
+                Some(next)
             };
             let next = unless(&self.stop, next);
             let mut next = std::pin::pin!(next);
@@ -221,8 +340,8 @@ impl Run {
                     }
                 }
             };
-            let Some((send, permit)) = next else { break };
-            flying.spawn(self.clone().send(client.clone(), send, permit));
+            let Some((permit, next)) = next else { break };
+            flying.spawn(self.clone().send(client.clone(), next, permit));
         }
         while let Some(ended) = flying.join_next().await {
             outcome = outcome.and(flat(ended));
@@ -233,7 +352,8 @@ impl Run {
     fn transaction(&self, send: u64) -> Transaction {
         // Neighbours differ, so that nothing on the way can know a payload again.
         let start = usize::try_from(send.wrapping_mul(4099) % SPARE as u64).unwrap_or_default();
-        let end = start.saturating_add(usize::try_from(self.load.size).unwrap_or(usize::MAX));
+        let size = self.load.mix.size(send);
+        let end = start.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
         let transaction = Transaction::new(self.random.slice(start..end.min(self.random.len())))
             .content_type("application/vnd.sealcast.bench")
             .deadline(self.load.deadline);
@@ -244,13 +364,15 @@ impl Run {
     }
 
     /// One send, from submit to its end.
-    async fn send(self: Arc<Self>, client: Client, send: u64, permit: OwnedSemaphorePermit) -> Result<(), CliError> {
-        let counts = self.load.schedule.is_measured(send);
-        let due = self.load.schedule.due(send);
+    async fn send(self: Arc<Self>, client: Client, next: Next, permit: OwnedSemaphorePermit) -> Result<(), CliError> {
+        let Next { send, due, counts } = next;
+        let (size, mut permit) = (self.load.mix.size(send), Some(permit));
+        let Some(destination) = self.load.destination(send) else { return Ok(()) };
         let mut transaction = self.transaction(send);
         let (begun, handle) = loop {
-            let begun = Begun { due, began: self.now() };
-            let submitted = unless(&self.over, client.submit(self.load.destination.as_str(), transaction)).await;
+            let began = self.now();
+            let begun = Begun { due: due.unwrap_or(began), began, size };
+            let submitted = unless(&self.over, client.submit(destination.as_str(), transaction)).await;
             match submitted {
                 Some(Ok(handle)) => break (begun, handle),
                 Some(Err(refused)) if refused.retryable() => {
@@ -258,7 +380,7 @@ impl Run {
                     transaction = *refused.transaction;
                     let room = async {
                         self.clock.sleep(RETRY).await;
-                        client.ready(self.load.size).await;
+                        client.ready(size).await;
                     };
                     // What was given back did not begin.
                     if unless(&self.stop, room).await.is_none() {
@@ -275,14 +397,16 @@ impl Run {
                 }
             }
         };
-        drop(permit);
+        if due.is_some() {
+            drop(permit.take());
+        }
         {
             let sealed = self.now().saturating_sub(begun.began);
             let mut measured = self.measured(counts);
             measured.begin(&begun);
             measured.reach(Step::Sealed, begun.since_due(sealed));
         }
-        let ending = self.follow(&handle, &begun, counts).await;
+        let ending = self.follow(&handle, &begun, counts, permit).await;
         let known = self.now().saturating_sub(begun.began);
         let mut measured = self.measured(counts);
         if let Some(accepted) = handle.times().accepted {
@@ -295,8 +419,15 @@ impl Run {
         Ok(())
     }
 
-    /// Follows a send until all nodes have it, or there is nothing more to wait for.
-    async fn follow(&self, handle: &Handle, begun: &Begun, counts: bool) -> Ending {
+    /// Follows a send until all nodes have it, or there is nothing more to wait for. In a closed loop it makes room for the
+    /// next one once it is committed: `permit`.
+    async fn follow(
+        &self,
+        handle: &Handle,
+        begun: &Begun,
+        counts: bool,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Ending {
         match unless(&self.over, handle.committed()).await {
             Some(Ok(_)) => {}
             Some(Err(WaitError::Rejected(reason))) => {
@@ -313,6 +444,7 @@ impl Run {
         if let Some(took) = handle.times().committed {
             self.measured(counts).commit(begun, took);
         }
+        drop(permit);
         // Committed is what counts; a node that is away keeps it from being complete.
         if let Some(Ok(_)) = unless(&self.over, handle.complete()).await
             && let Some(took) = handle.times().complete

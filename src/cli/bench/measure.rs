@@ -4,8 +4,10 @@
 //! Owns the counting. Pure: no clock, no waiting; durations come in.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
+use super::timeline::Timeline;
 use crate::cli::CliError;
 use crate::cli::latency::Latency;
 use crate::client::NodeTimes;
@@ -49,10 +51,12 @@ impl Step {
 /// When a send was due and when it began, both counted from the beginning of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Begun {
-    /// By the schedule.
+    /// By the schedule; in a closed loop when it began.
     pub due: Duration,
     /// When it was given to the client that took it.
     pub began: Duration,
+    /// Bytes of its payload.
+    pub size: u64,
 }
 
 impl Begun {
@@ -108,6 +112,8 @@ pub(super) struct Measured {
     pub ended: u64,
     /// Committed ones.
     pub committed: u64,
+    /// Payload bytes of these.
+    pub bytes: u64,
     /// Rejected ones.
     pub rejected: u64,
     /// Expired ones.
@@ -119,6 +125,9 @@ pub(super) struct Measured {
     /// When the last commit was known, counted from the beginning of the run.
     pub last_commit: Duration,
     clocks: BTreeMap<NodeName, ClockBounds>,
+    /// Until they were committed, by payload bytes.
+    sizes: BTreeMap<u64, Latency>,
+    timeline: Timeline,
 }
 
 impl Measured {
@@ -129,15 +138,29 @@ impl Measured {
         for step in Step::ALL {
             steps.insert(step, latency()?);
         }
-        let (began, ended, committed, rejected, expired, unknown, given_back) = (0, 0, 0, 0, 0, 0, 0);
-        let (late, last_commit, clocks) = (latency()?, Duration::ZERO, BTreeMap::new());
-        Ok(Self { steps, late, began, ended, committed, rejected, expired, unknown, given_back, last_commit, clocks })
+        Ok(Self {
+            steps,
+            late: latency()?,
+            began: 0,
+            ended: 0,
+            committed: 0,
+            bytes: 0,
+            rejected: 0,
+            expired: 0,
+            unknown: 0,
+            given_back: 0,
+            last_commit: Duration::ZERO,
+            clocks: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            timeline: Timeline::new(),
+        })
     }
 
     /// A send began.
     pub(super) fn begin(&mut self, begun: &Begun) {
         self.began += 1;
         self.late.record(begun.late());
+        self.timeline.begin(begun.began);
     }
 
     /// A send reached a stage, so long after it was due.
@@ -149,9 +172,15 @@ impl Measured {
 
     /// A send that began was committed: the sender knew it so long after it began.
     pub(super) fn commit(&mut self, begun: &Begun, took: Duration) {
+        let since_due = begun.since_due(took);
         self.committed += 1;
+        self.bytes = self.bytes.saturating_add(begun.size);
         self.last_commit = self.last_commit.max(begun.began.saturating_add(took));
-        self.reach(Step::Committed, begun.since_due(took));
+        self.reach(Step::Committed, since_due);
+        self.timeline.commit(begun.due, since_due, begun.size);
+        if let Some(latency) = self.of_size(begun.size) {
+            latency.record(since_due);
+        }
     }
 
     /// What a node says of a send, known here `known` after it began.
@@ -187,6 +216,24 @@ impl Measured {
         self.steps.get(&step)
     }
 
+    fn of_size(&mut self, size: u64) -> Option<&mut Latency> {
+        // Bounds that are right for one are right for all.
+        if let Entry::Vacant(entry) = self.sizes.entry(size) {
+            entry.insert(Latency::new()?);
+        }
+        self.sizes.get_mut(&size)
+    }
+
+    /// How long sends took until they were committed, by payload bytes.
+    pub(super) fn sizes(&self) -> &BTreeMap<u64, Latency> {
+        &self.sizes
+    }
+
+    /// How the run went over its time.
+    pub(super) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
     /// How late sends began.
     pub(super) fn late(&self) -> &Latency {
         &self.late
@@ -217,7 +264,7 @@ mod tests {
                 began = ms(4000);
             }
             free = began + ms(1);
-            let begun = Begun { due: schedule.due(send), began };
+            let begun = Begun { due: schedule.due(send), began, size: 10 };
             measured.begin(&begun);
             measured.commit(&begun, ms(1));
             measured.end(Ending::Committed);
@@ -240,7 +287,9 @@ mod tests {
         // Counted from the actual sends, nothing would have been seen of it.
         assert!(from_began.max_ms() < 2.0);
         assert_eq!((measured.began, measured.ended, measured.committed), (1000, 1000, 1000));
-        assert_eq!(measured.last_commit, ms(9991));
+        assert_eq!((measured.last_commit, measured.bytes), (ms(9991), 10_000));
+        assert_eq!(measured.sizes().iter().map(|(size, took)| (*size, took.count())).collect::<Vec<_>>(), [(10, 1000)]);
+        assert_eq!(measured.timeline().spans().iter().map(|span| span.committed).sum::<u64>(), 1000);
     }
 
     #[test]
@@ -277,7 +326,7 @@ mod tests {
     #[test]
     fn what_became_of_sends_adds_up() {
         let mut measured = Measured::new().unwrap();
-        let begun = Begun { due: ms(10), began: ms(15) };
+        let begun = Begun { due: ms(10), began: ms(15), size: 10 };
         for ending in [Ending::Committed, Ending::Rejected, Ending::Expired, Ending::Unknown, Ending::Unknown] {
             measured.begin(&begun);
             if ending == Ending::Committed {

@@ -1,17 +1,22 @@
 //! `sealcast bench`: how long each stage of the way takes at a given rate, on a cluster of yours or on one of its own.
 //!
-//! - [`schedule`] says when each send is due, [`measure`] counts, [`report`] prints: pure, and the same for any system;
+//! - [`schedule`] says when each send is due and [`mix`] what it is, [`measure`] and [`timeline`] count, [`report`] prints,
+//!   [`page`] draws with [`plot`]: pure, and the same for any system;
 //! - [`place`] is where it runs, [`pace`] keeps time, [`drive`] sends and follows.
 //!
 //! Owns the arguments, and folders with their cleaning up, also after an error and Ctrl-C.
 
 mod drive;
 mod measure;
+mod mix;
 mod own;
 mod pace;
+mod page;
 mod place;
+mod plot;
 mod report;
 mod schedule;
+mod timeline;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,10 +36,11 @@ use crate::core::id::DestinationName;
 use crate::seams::Seams;
 use crate::telemetry::logs::LogFormat;
 use drive::Load;
+use mix::Mix;
 use own::Own;
 use place::Outboxes;
 use report::Report;
-use schedule::{Schedule, sends_in};
+use schedule::{Closed, Pattern, Schedule, Until, sends_in};
 
 /// The largest payload: it is held in memory, once.
 const LARGEST: u64 = 256 << 20;
@@ -53,13 +59,15 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// How long what still runs may take to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Measures how long each stage takes at a given rate, end to end
+/// Measures how long each stage takes at a given rate, end to end, and how much goes through
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Sends are due at fixed times, whatever the system does (an open loop), and every latency counts from when a send was due: a \
-system that stalls shows it. Stages: sealed (durable in the sender's outbox), accepted (the brokers have it), delivered \
-(its first segment is at a majority of the nodes), staged (opened and durable there), committed (a majority's receipts are \
-counted), complete (all nodes'). Delivered and staged are said by the nodes, by their clocks.
+system that stalls shows it. With --in-flight the next send begins when an earlier one is committed (a closed loop): that \
+shows how much goes through, and latencies count from when a send began. Stages: sealed (durable in the sender's outbox), \
+accepted (the brokers have it: k shards of every stripe, without any one domain), delivered (its first segment is at a majority \
+of the nodes), staged (opened and durable there), committed (a majority's receipts are counted), complete (all nodes'). \
+Delivered and staged are said by the nodes in their receipts, by their clocks.
 
 Without a destination or a configuration it makes a temporary environment with three nodes in this process; TMPDIR says on \
 which disk. With one it sends made transactions to that destination, which its readers get: let it have one of its own. Each \
@@ -69,13 +77,15 @@ them use the configured key.
 Examples:
   sealcast bench
   sealcast bench --rate 20 --size 64KiB --senders 2 --duration 5s --format json
-  sealcast bench orders --config senders/web/client.toml --count 200 --keys 10
+  sealcast bench --payload 1KiB:80,64KiB:20 --destinations 2 --report bench.html
+  sealcast bench --in-flight 32 --size 64KiB --outbox memory
+  sealcast bench orders --config senders/web/client.toml --count 200 --keys 10 --report bench.html
 
 Exit codes: 3 when some sends had no fate in time, 4 when some were rejected or expired, 5 when not all could be sent.")]
 pub(super) struct Bench {
-    /// Where to send; needless where the sender may send to one destination alone
-    #[arg(value_name = "DEST")]
-    destination: Option<DestinationName>,
+    /// Where to send, several in turn; needless where the sender may send to one destination alone
+    #[arg(value_name = "DEST[,DEST]", value_delimiter = ',')]
+    to: Vec<DestinationName>,
 
     /// The sender's client.toml; with a DEST, client.toml in this folder unless it is named
     #[arg(long, env = "SEALCAST_CONFIG", value_name = "FILE")]
@@ -85,9 +95,22 @@ pub(super) struct Bench {
     #[arg(short, long, value_name = "NUMBER", default_value = "100", value_parser = rate)]
     rate: f64,
 
+    /// As many sends a second as go through with so many in flight, over all senders, instead of a rate
+    #[arg(long, value_name = "NUMBER", conflicts_with = "rate", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    in_flight: Option<u64>,
+
     /// Payload of each send: random bytes, which do not compress
     #[arg(short, long, value_name = "SIZE", default_value_t = Size(1 << 10), value_parser = size)]
     size: Size,
+
+    /// Several sizes instead, and how often each: 1KiB:80,64KiB:20
+    #[arg(long, value_name = "SIZE:WEIGHT,..", conflicts_with = "size", value_parser = mix)]
+    payload: Option<Mix>,
+
+    /// Destinations of an environment of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, conflicts_with_all = ["to", "config"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=16))]
+    destinations: u64,
 
     /// Clients that send in turn
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
@@ -117,6 +140,10 @@ pub(super) struct Bench {
     /// How long to wait for fates once the last send was due
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     timeout: Span,
+
+    /// Write a report with plots here: one HTML page that needs nothing else
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -137,13 +164,23 @@ fn size(text: &str) -> Result<Size, String> {
     if size.0 > LARGEST { Err(format!("at most {}: it is held in memory", Size(LARGEST))) } else { Ok(size) }
 }
 
+fn mix(text: &str) -> Result<Mix, String> {
+    let mix: Mix = text.parse()?;
+    if mix.largest() > LARGEST { Err(format!("at most {}: it is held in memory", Size(LARGEST))) } else { Ok(mix) }
+}
+
 impl Bench {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let schedule = self.schedule()?;
-        let config = match (&self.config, &self.destination) {
+        let pattern = self.pattern()?;
+        if let Some(path) = &self.report {
+            // Better now than after the run. What stands there is written over in the end, whole.
+            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            opened.map_err(|error| CliError::file(path, &error))?;
+        }
+        let config = match (&self.config, self.to.is_empty()) {
             (Some(path), _) => Some(session::load_client(path, context)?),
-            (None, Some(_)) => Some(session::load_client(Path::new("client.toml"), context)?),
-            (None, None) => {
+            (None, false) => Some(session::load_client(Path::new("client.toml"), context)?),
+            (None, true) => {
                 session::set_up_logs(context, LogFormat::default(), None, Some("warn,openraft=off"))?;
                 None
             }
@@ -157,17 +194,21 @@ impl Bench {
         let runtime = runtime()?;
         // Signals are caught before there is anything to clean up.
         let mut signals = runtime.block_on(async { Signals::listen() })?;
-        let folder = self.folder(config.as_ref(), &schedule.0, &context.seams)?;
+        let folder = self.folder(config.as_ref(), &pattern, &context.seams)?;
         let outcome = runtime.block_on(async {
             match &config {
-                Some(config) => self.on_configured(config, schedule, folder.as_ref(), context, &mut signals).await,
-                None => self.on_own(schedule, folder.as_ref(), context, &mut signals).await,
+                Some(config) => self.on_configured(config, pattern, folder.as_ref(), context, &mut signals).await,
+                None => self.on_own(pattern, folder.as_ref(), context, &mut signals).await,
             }
         });
         // Whatever still runs has the folder open.
         runtime.shutdown_timeout(END_WITHIN);
         let printed = outcome.and_then(|report| {
             report.print(&context.output)?;
+            if let Some(path) = &self.report {
+                let page = page::page(&report, context.seams.clock.now());
+                std::fs::write(path, page).map_err(|error| CliError::file(path, &error))?;
+            }
             Ok(report.exit())
         });
         let closed = folder.map_or(Ok(()), |folder| {
@@ -178,8 +219,22 @@ impl Bench {
         closed.map(|()| exit)
     }
 
-    /// When sends are due, and how many of them count.
-    fn schedule(&self) -> Result<(Schedule, u64), CliError> {
+    fn mix(&self) -> Mix {
+        self.payload.clone().unwrap_or_else(|| Mix::of(self.size))
+    }
+
+    /// When sends begin, and which of them count.
+    fn pattern(&self) -> Result<Pattern, CliError> {
+        if let Some(in_flight) = self.in_flight {
+            if in_flight < self.senders {
+                return Err(CliError::usage("--in-flight: at least one for each of --senders"));
+            }
+            let until = self.count.map_or(Until::Time(self.duration.0), Until::Sends);
+            if until == Until::Time(Duration::ZERO) {
+                return Err(CliError::usage("--duration: nothing would be measured"));
+            }
+            return Ok(Pattern::Closed(Closed { in_flight, warm_up: self.warm_up.0, until }));
+        }
         let measured = self.count.unwrap_or_else(|| sends_in(self.rate, self.duration.0));
         let schedule = Schedule::new(self.rate, self.senders, self.warm_up.0, measured);
         if measured == 0 {
@@ -191,7 +246,7 @@ impl Bench {
                 "{total} sends: at most {MOST_SENDS}; take a lower rate or less time"
             )));
         }
-        Ok((schedule, measured))
+        Ok(Pattern::Open(schedule))
     }
 
     fn in_memory(&self, config: Option<&ClientConfig>) -> bool {
@@ -205,7 +260,7 @@ impl Bench {
     fn folder(
         &self,
         config: Option<&ClientConfig>,
-        schedule: &Schedule,
+        pattern: &Pattern,
         seams: &Seams,
     ) -> Result<Option<tempfile::TempDir>, CliError> {
         let place = match config {
@@ -218,8 +273,14 @@ impl Bench {
             }
             None => {
                 let place = std::env::temp_dir();
-                let each = self.size.0.saturating_add(BESIDE).saturating_mul(COPIES);
-                let needed = schedule.total().saturating_mul(each).saturating_add(ROOM);
+                let sends = match pattern {
+                    Pattern::Open(schedule) => schedule.total(),
+                    // How many go through shows only then; a disk that gets full is told by what is given back.
+                    Pattern::Closed(Closed { until: Until::Sends(sends), .. }) => *sends,
+                    Pattern::Closed(closed) => closed.in_flight,
+                };
+                let each = (self.mix().mean() as u64).saturating_add(BESIDE).saturating_mul(COPIES);
+                let needed = sends.saturating_mul(each).saturating_add(ROOM);
                 let free = seams.disk.free(&place).map_err(|error| CliError::file(&place, &error))?;
                 if free < needed {
                     return Err(CliError::failed(format!(
@@ -245,7 +306,7 @@ impl Bench {
 
     async fn on_own(
         &self,
-        schedule: (Schedule, u64),
+        pattern: Pattern,
         folder: Option<&tempfile::TempDir>,
         context: &Context,
         signals: &mut Signals,
@@ -253,14 +314,14 @@ impl Bench {
         let say = Say::new(context.seams.clock.clone());
         let folder = folder.map(tempfile::TempDir::path).ok_or_else(|| CliError::failed("there is no folder"))?;
         let starting = async {
-            let own = Own::start("bench", &folder.join("environment"), &context.seams).await?;
+            let own = Own::start("bench", self.destinations, &folder.join("environment"), &context.seams).await?;
             tell(context, &say, "three nodes run in this process, over the embedded transport");
             let outboxes = if self.in_memory(None) { Outboxes::Memory } else { Outboxes::Below(folder.to_path_buf()) };
             let clients = place::clients_of(&own, self.senders, &outboxes, &context.seams).await?;
             Ok((own, clients))
         };
         let (mut own, clients) = interruptible(signals, starting).await?;
-        let outcome = self.measure(schedule, &clients, context, &say, signals, own.failure()).await;
+        let outcome = self.measure(pattern, &clients, context, &say, signals, own.failure()).await;
         close(clients).await;
         own.shutdown().await;
         outcome
@@ -269,7 +330,7 @@ impl Bench {
     async fn on_configured(
         &self,
         config: &ClientConfig,
-        schedule: (Schedule, u64),
+        pattern: Pattern,
         folder: Option<&tempfile::TempDir>,
         context: &Context,
         signals: &mut Signals,
@@ -278,14 +339,14 @@ impl Bench {
         let outboxes = self.outboxes(Some(config), folder);
         let starting = place::clients(config, self.senders, &outboxes, &context.seams);
         let clients = interruptible(signals, starting).await?;
-        let outcome = self.measure(schedule, &clients, context, &say, signals, std::future::pending()).await;
+        let outcome = self.measure(pattern, &clients, context, &say, signals, std::future::pending()).await;
         close(clients).await;
         outcome
     }
 
     async fn measure(
         &self,
-        (schedule, measured): (Schedule, u64),
+        pattern: Pattern,
         clients: &[Client],
         context: &Context,
         say: &Say,
@@ -294,25 +355,34 @@ impl Bench {
     ) -> Result<Report, CliError> {
         let first = clients.first().ok_or_else(|| CliError::usage("--senders: at least 1"))?;
         let directory = first.directory();
-        let destination = place::destination(self.destination.as_ref(), &directory, first.sender())?;
-        let life = directory.destinations.get(&destination).map_or(Duration::MAX, |entry| entry.max_life);
+        let destinations = place::destinations(&self.to, &directory, first.sender(), self.config.is_none())?;
+        let entries = destinations.iter().filter_map(|name| directory.destinations.get(name));
+        let life = entries.map(|entry| entry.max_life).min().unwrap_or(Duration::MAX);
         let deadline = self.timeout.0.saturating_add(LEFT_BEHIND).min(life);
-        let (keys, timeout, rate) = (self.keys, self.timeout.0, self.rate);
-        let load = Load { destination, size: self.size.0, keys, rate, schedule, timeout, deadline };
-        tell(
-            context,
-            say,
-            &format!(
-                "sending {} to {} at {} a second: {} to warm up, {measured} to measure, {:.1} s",
-                self.size,
-                load.destination,
-                self.rate,
-                schedule.warm_up(),
-                schedule.ends().as_secs_f64()
-            ),
-        );
-        let millis = u64::try_from(schedule.ends().as_millis()).unwrap_or(u64::MAX);
-        let bar = if context.output.is_json() { ProgressBar::hidden() } else { say.told("starting", millis) };
+        let load = Load { destinations, mix: self.mix(), keys: self.keys, pattern, timeout: self.timeout.0, deadline };
+        let to: Vec<_> = load.destinations.iter().map(ToString::to_string).collect();
+        let what = format!("sending {} to {}", load.mix, to.join(", "));
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (text, most) = match pattern {
+            Pattern::Open(schedule) => {
+                let (warm_up, ends) = (schedule.warm_up(), schedule.ends());
+                let (measured, seconds) = (schedule.total().saturating_sub(warm_up), ends.as_secs_f64());
+                let at = format!("at {} a second: {warm_up} to warm up, {measured} to measure", self.rate);
+                (format!("{what} {at}, {seconds:.1} s"), millis(ends))
+            }
+            Pattern::Closed(closed) => {
+                let (until, most) = match closed.until {
+                    Until::Time(time) => {
+                        (format!("{:.1} s", time.as_secs_f64()), millis(closed.warm_up.saturating_add(time)))
+                    }
+                    Until::Sends(sends) => (format!("{sends} sends"), sends),
+                };
+                let warm_up = closed.warm_up.as_secs_f64();
+                (format!("{what}, {} in flight: {warm_up:.1} s to warm up, then {until}", closed.in_flight), most)
+            }
+        };
+        tell(context, say, &text);
+        let bar = if context.output.is_json() { ProgressBar::hidden() } else { say.told("starting", most) };
         drive::run(load, clients, &context.seams, signals, &context.output, &bar, failure).await
     }
 }

@@ -24,15 +24,19 @@ pub(super) struct Own {
     pub transport: AnyTransport,
 }
 
-fn plan(prefix: &str, seams: &Seams) -> Result<Plan, CliError> {
+fn plan(prefix: &str, destinations: u64, seams: &Seams) -> Result<Plan, CliError> {
     let failed = |error| CliError::new(Exit::Failed, error);
+    let named = |number: u64| match number {
+        1 => DestinationName::new("orders"),
+        number => DestinationName::new(&format!("orders-{number}")),
+    };
     let drawn: [u8; 4] = seams.randomness.array().map_err(|error| CliError::new(Exit::Unavailable, error))?;
     let name = format!("{prefix}-{}", data_encoding::HEXLOWER.encode(&drawn));
     let nodes: Vec<_> = ["a", "b", "c"].map(NodeName::new).into_iter().collect::<Result<_, _>>().map_err(failed)?;
     Ok(Plan {
         name: EnvironmentName::new(&name).map_err(failed)?,
         nodes: local::free_addresses(nodes, 0, 0)?,
-        destinations: BTreeSet::from([DestinationName::new("orders").map_err(failed)?]),
+        destinations: (1..=destinations).map(named).collect::<Result<_, _>>().map_err(failed)?,
         senders: BTreeSet::from([SenderName::new("web").map_err(failed)?]),
         readers: BTreeSet::new(),
         transport: TransportSettings::Embedded { path: "transport".into() },
@@ -43,9 +47,9 @@ fn plan(prefix: &str, seams: &Seams) -> Result<Plan, CliError> {
 }
 
 impl Own {
-    /// Writes an environment into a folder, and starts its nodes.
-    pub(super) async fn start(prefix: &str, folder: &Path, seams: &Seams) -> Result<Self, CliError> {
-        let (plan, to, for_writing) = (plan(prefix, seams)?, folder.to_path_buf(), seams.clone());
+    /// Writes an environment with so many destinations into a folder, and starts its nodes.
+    pub(super) async fn start(prefix: &str, destinations: u64, folder: &Path, seams: &Seams) -> Result<Self, CliError> {
+        let (plan, to, for_writing) = (plan(prefix, destinations, seams)?, folder.to_path_buf(), seams.clone());
         let writing = tokio::task::spawn_blocking(move || environment::write(&plan, &to, &for_writing));
         let written = writing.await.map_err(|error| CliError::new(Exit::Failed, error))??;
         let sender = written.senders.values().next().ok_or_else(|| CliError::usage("there is no sender"))?;

@@ -77,18 +77,22 @@ pub(super) async fn clients(
     Ok(clients)
 }
 
-/// The destination that was named, or the only one that the sender may send to.
-pub(super) fn destination(
-    asked: Option<&DestinationName>,
+/// The destinations that were named, or the only one that the sender may send to; with `all`, all of them.
+pub(super) fn destinations(
+    asked: &[DestinationName],
     directory: &Directory,
     sender: &SenderName,
-) -> Result<DestinationName, CliError> {
-    let may: Vec<_> = directory.destinations.keys().filter(|name| directory.may_send(sender, name)).collect();
-    let names = || may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    match (asked, may.as_slice()) {
-        (Some(asked), _) if may.contains(&asked) => Ok(asked.clone()),
-        (Some(asked), _) => Err(CliError::usage(format!("{sender} may not send to {asked}: it may to {}", names()))),
-        (None, [only]) => Ok((*only).clone()),
-        (None, _) => Err(CliError::usage(format!("name a destination: {sender} may send to {}", names()))),
+    all: bool,
+) -> Result<Vec<DestinationName>, CliError> {
+    let may: Vec<_> = directory.destinations.keys().filter(|name| directory.may_send(sender, name)).cloned().collect();
+    let names = may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(asked) = asked.iter().find(|asked| !may.contains(asked)) {
+        return Err(CliError::usage(format!("{sender} may not send to {asked}: it may to {names}")));
+    }
+    match (asked.is_empty(), may.len()) {
+        (false, _) => Ok(asked.to_vec()),
+        (true, 1) => Ok(may),
+        (true, _) if all => Ok(may),
+        (true, _) => Err(CliError::usage(format!("name a destination: {sender} may send to {names}"))),
     }
 }

@@ -1,14 +1,15 @@
 //! What the bench found, as tables for people or objects for machines, and the exit code that it means.
 //!
-//! Owns the shape of the report and the verdict. Must not measure.
+//! Owns what stands in the report and the verdict; how the page with plots looks is `page`'s. Must not measure.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::measure::{Measured, Step};
-use super::schedule::Schedule;
-use crate::cli::latency::ms;
+use super::mix::Mix;
+use super::schedule::Pattern;
+use crate::cli::latency::{Latency, ms};
 use crate::cli::size::Size;
 use crate::cli::{Exit, Output, Row};
 use crate::core::id::{DestinationName, NodeName};
@@ -25,17 +26,40 @@ struct StageRow {
     p50_ms: f64,
     p90_ms: f64,
     p99_ms: f64,
+    p999_ms: f64,
     max_ms: f64,
 }
 
 impl Row for StageRow {
-    const HEADS: &'static [&'static str] = &["stage", "transactions", "p50", "p90", "p99", "max"];
+    const HEADS: &'static [&'static str] = &["stage", "transactions", "p50", "p90", "p99", "p99.9", "max"];
 
     fn cells(&self) -> Vec<String> {
-        let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.max_ms];
+        let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms];
         // A stage that nobody reached took no time, rather than none.
         let shown = |value: f64| if self.transactions == 0 { "-".to_owned() } else { ms(value) };
         [self.stage.to_owned(), self.transactions.to_string()].into_iter().chain(times.map(shown)).collect()
+    }
+}
+
+/// How long payloads of one size of a mix took until they were committed.
+#[derive(Debug, Serialize)]
+struct SizeRow {
+    object: &'static str,
+    size: u64,
+    committed: u64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+    max_ms: f64,
+}
+
+impl Row for SizeRow {
+    const HEADS: &'static [&'static str] = &["payload", "committed", "p50", "p90", "p99", "p99.9", "max"];
+
+    fn cells(&self) -> Vec<String> {
+        let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms];
+        [Size(self.size).to_string(), self.committed.to_string()].into_iter().chain(times.map(ms)).collect()
     }
 }
 
@@ -52,18 +76,18 @@ struct ClockRow {
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     /// Where to.
-    pub destination: DestinationName,
-    /// Payload bytes of each send.
-    pub size: u64,
+    pub destinations: Vec<DestinationName>,
+    /// Payload bytes.
+    pub mix: Mix,
     /// Clients.
     pub senders: u64,
     /// Ordering keys; none when 0.
     pub keys: u64,
-    /// Sends a second that were asked for.
-    pub rate: f64,
-    /// When each send is due.
-    pub schedule: Schedule,
-    /// Sends that had become due when the sending ended, warm-up included.
+    /// When sends begin.
+    pub pattern: Pattern,
+    /// Sends that warmed up.
+    pub warm_up: u64,
+    /// Sends that count and had become due when the sending ended.
     pub due: u64,
     /// The signal that ended the sending before its time.
     pub ended_by: Option<&'static str>,
@@ -71,10 +95,13 @@ pub(super) struct Facts {
 
 /// The whole run in one object.
 #[derive(Debug, Serialize)]
-struct Summary<'a> {
+pub(super) struct Summary {
     object: &'static str,
-    destination: &'a DestinationName,
-    size: u64,
+    /// All of them, with commas between.
+    destination: String,
+    /// Payload bytes of each send; none in a mix.
+    size: Option<u64>,
+    payload: String,
     senders: u64,
     keys: u64,
     /// Sends of the warm-up, which are not in any other number.
@@ -88,7 +115,10 @@ struct Summary<'a> {
     unknown: u64,
     /// Payload bytes that were committed.
     bytes: u64,
-    intended_rate: f64,
+    /// Sends a second that were asked for, in an open loop.
+    intended_rate: Option<f64>,
+    /// Sends in flight that were asked for, in a closed loop.
+    in_flight: Option<u64>,
     /// Commits a second, from when the first send was due to the last commit.
     achieved_rate: f64,
     bytes_per_second: f64,
@@ -111,16 +141,17 @@ pub(super) struct Report {
 }
 
 impl Report {
-    fn due(&self) -> u64 {
-        self.facts.due.saturating_sub(self.facts.schedule.warm_up())
-    }
-
     /// Sends that were due and never began.
     fn not_sent(&self) -> u64 {
-        self.due().saturating_sub(self.measured.began)
+        self.facts.due.saturating_sub(self.measured.began)
     }
 
+    /// In a closed loop there is nothing to be behind.
     fn behind(&self) -> bool {
+        matches!(self.facts.pattern, Pattern::Open(_)) && self.misses_its_times()
+    }
+
+    fn misses_its_times(&self) -> bool {
         self.not_sent() > 0 || self.measured.given_back > 0 || self.measured.late().quantile_ms(0.99) > BEHIND_MS
     }
 
@@ -138,19 +169,29 @@ impl Report {
         }
     }
 
-    fn summary(&self) -> Summary<'_> {
+    pub(super) fn summary(&self) -> Summary {
         let (facts, measured) = (&self.facts, &self.measured);
-        let took = measured.last_commit.saturating_sub(facts.schedule.begins());
+        let took = measured.last_commit.saturating_sub(facts.pattern.begins());
         let per_second = |count: f64| if took == Duration::ZERO { 0.0 } else { count / took.as_secs_f64() };
-        let bytes = measured.committed.saturating_mul(facts.size);
+        let bytes = measured.bytes;
+        let names: Vec<_> = facts.destinations.iter().map(ToString::to_string).collect();
+        let (intended_rate, in_flight) = match facts.pattern {
+            Pattern::Open(schedule) => (Some(schedule.rate()), None),
+            Pattern::Closed(closed) => (None, Some(closed.in_flight)),
+        };
+        let size = match facts.mix.sizes() {
+            [(only, _)] => Some(only.0),
+            _ => None,
+        };
         Summary {
             object: "summary",
-            destination: &facts.destination,
-            size: facts.size,
+            destination: names.join(","),
+            size,
+            payload: facts.mix.to_string(),
             senders: facts.senders,
             keys: facts.keys,
-            warm_up: facts.schedule.warm_up().min(facts.due),
-            due: self.due(),
+            warm_up: facts.warm_up,
+            due: facts.due,
             sent: measured.began,
             not_sent: self.not_sent(),
             committed: measured.committed,
@@ -158,7 +199,8 @@ impl Report {
             expired: measured.expired,
             unknown: measured.unknown,
             bytes,
-            intended_rate: facts.rate,
+            intended_rate,
+            in_flight,
             achieved_rate: per_second(measured.committed as f64),
             bytes_per_second: per_second(bytes as f64),
             seconds: took.as_secs_f64(),
@@ -181,10 +223,43 @@ impl Report {
                 p50_ms: latency.quantile_ms(0.5),
                 p90_ms: latency.quantile_ms(0.9),
                 p99_ms: latency.quantile_ms(0.99),
+                p999_ms: latency.quantile_ms(0.999),
                 max_ms: latency.max_ms(),
             })
         };
         Step::ALL.into_iter().filter_map(row).collect()
+    }
+
+    /// Nothing where there is one size: that is the stage *committed*.
+    fn sizes(&self) -> Vec<SizeRow> {
+        let row = |(size, latency): (&u64, &Latency)| SizeRow {
+            object: "payload",
+            size: *size,
+            committed: latency.count(),
+            p50_ms: latency.quantile_ms(0.5),
+            p90_ms: latency.quantile_ms(0.9),
+            p99_ms: latency.quantile_ms(0.99),
+            p999_ms: latency.quantile_ms(0.999),
+            max_ms: latency.max_ms(),
+        };
+        let sizes = self.measured.sizes();
+        if self.facts.mix.sizes().len() < 2 { Vec::new() } else { sizes.iter().map(row).collect() }
+    }
+
+    /// The tables, heads first: the stages, and the sizes of a mix.
+    pub(super) fn tables(&self) -> Vec<(&'static [&'static str], Vec<Vec<String>>)> {
+        let stages = (StageRow::HEADS, self.stages().iter().map(Row::cells).collect());
+        let sizes = self.sizes();
+        let sizes = (!sizes.is_empty()).then(|| (SizeRow::HEADS, sizes.iter().map(Row::cells).collect()));
+        [stages].into_iter().chain(sizes).collect()
+    }
+
+    /// All objects that describe the run.
+    pub(super) fn objects(&self) -> serde_json::Result<Vec<serde_json::Value>> {
+        let stages = self.stages().into_iter().map(serde_json::to_value);
+        let sizes = self.sizes().into_iter().map(serde_json::to_value);
+        let clocks = self.clocks().into_iter().map(serde_json::to_value);
+        stages.chain(sizes).chain(clocks).chain([serde_json::to_value(self.summary())]).collect()
     }
 
     fn clocks(&self) -> Vec<ClockRow> {
@@ -201,6 +276,13 @@ impl Report {
     pub(super) fn print(&self, output: &Output) -> std::io::Result<()> {
         let summary = self.summary();
         output.rows(&self.stages())?;
+        let sizes = self.sizes();
+        if !sizes.is_empty() {
+            if !output.is_json() {
+                output.line("")?;
+            }
+            output.rows(&sizes)?;
+        }
         if output.is_json() {
             self.clocks().iter().try_for_each(|row| output.object(row))?;
             return output.object(&summary);
@@ -210,28 +292,33 @@ impl Report {
     }
 
     /// The summary in words.
-    fn lines(&self, summary: &Summary<'_>) -> Vec<String> {
+    pub(super) fn lines(&self, summary: &Summary) -> Vec<String> {
         let s = summary;
-        let mut lines = vec![
-            format!(
-                "Sent {} of {} due, {} each, at {} a second over {} {}; {} committed at {:.1} a second, {:.2} MiB/s.",
-                s.sent,
-                s.due,
-                Size(s.size),
-                s.intended_rate,
-                s.senders,
-                if s.senders == 1 { "sender" } else { "senders" },
-                s.committed,
-                s.achieved_rate,
-                s.bytes_per_second / f64::from(1 << 20)
-            ),
-            format!(
+        let each = if s.size.is_some() { " each" } else { "" };
+        let sent = match (s.intended_rate, s.in_flight) {
+            (Some(rate), _) => format!("Sent {} of {} due, {}{each}, at {rate} a second", s.sent, s.due, s.payload),
+            (None, in_flight) => {
+                format!("Sent {}, {}{each}, {} in flight", s.sent, s.payload, in_flight.unwrap_or_default())
+            }
+        };
+        let mut lines = vec![format!(
+            "{sent} over {} {}; {} committed at {:.1} a second, {:.2} MiB/s.",
+            s.senders,
+            if s.senders == 1 { "sender" } else { "senders" },
+            s.committed,
+            s.achieved_rate,
+            s.bytes_per_second / f64::from(1 << 20)
+        )];
+        lines.push(match s.intended_rate {
+            Some(_) => format!(
                 "Sends began late by {} at p50, {} at p99, {} at most; every time above counts from when its send was due.",
                 ms(s.late_p50_ms),
                 ms(s.late_p99_ms),
                 ms(s.late_max_ms)
             ),
-        ];
+            None => "The next send began when an earlier one was committed; every time above counts from when its send began."
+                .to_owned(),
+        });
         if s.behind {
             lines.push(format!(
                 "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent): what is \
@@ -274,6 +361,7 @@ fn clock(row: &ClockRow) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::measure::{Begun, Ending};
+    use super::super::schedule::{Closed, Schedule, Until};
     use super::*;
 
     fn report(endings: &[Ending], due: u64, ended_by: Option<&'static str>) -> Report {
@@ -281,16 +369,34 @@ mod tests {
         let schedule = Schedule::new(10.0, 1, Duration::from_millis(200), 10);
         for (send, ending) in endings.iter().enumerate() {
             let due = schedule.due(send as u64 + schedule.warm_up());
-            let begun = Begun { due, began: due };
+            let begun = Begun { due, began: due, size: 1024 };
             measured.begin(&begun);
             if *ending == Ending::Committed {
                 measured.commit(&begun, Duration::from_millis(5));
             }
             measured.end(*ending);
         }
-        let destination = "orders".parse().unwrap();
-        let facts = Facts { destination, size: 1024, senders: 1, keys: 0, rate: 10.0, schedule, due, ended_by };
+        let (destinations, mix) = (vec!["orders".parse().unwrap()], Mix::of(Size(1024)));
+        let (pattern, warm_up) = (Pattern::Open(schedule), schedule.warm_up());
+        let facts = Facts { destinations, mix, senders: 1, keys: 0, pattern, warm_up, due: due - warm_up, ended_by };
         Report { facts, measured }
+    }
+
+    #[test]
+    fn a_closed_loop_is_never_behind_and_a_mix_has_a_row_for_each_size() {
+        let mut report = report(&[Ending::Committed; 9], 12, None);
+        report.measured.given_back = 5;
+        report.facts.pattern =
+            Pattern::Closed(Closed { in_flight: 4, warm_up: Duration::ZERO, until: Until::Sends(9) });
+        report.facts.mix = "1KiB:2,2KiB:1".parse().unwrap();
+        let summary = report.summary();
+        assert_eq!((summary.behind, summary.size, summary.in_flight), (false, None, Some(4)));
+        assert_eq!((summary.payload.as_str(), summary.intended_rate), ("1KiB:2,2KiB:1", None));
+        assert!(report.lines(&summary)[0].starts_with("Sent 9, 1KiB:2,2KiB:1, 4 in flight over 1 sender; 9 committed"));
+        let rows: Vec<_> = report.sizes().iter().map(|row| (row.size, row.committed)).collect();
+        assert_eq!(rows, [(1024, 9)], "of those that were committed");
+        assert_eq!(report.tables().len(), 2);
+        assert_eq!(report.objects().unwrap().len(), 6 + 1 + 1);
     }
 
     #[test]

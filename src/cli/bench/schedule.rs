@@ -1,4 +1,5 @@
-//! When each send is due: fixed before the run begins, and moved by nothing that happens in it (an open loop).
+//! When sends are due: fixed before the run begins and moved by nothing that happens in it (an open loop), or as soon as an
+//! earlier one has ended (a closed loop).
 //!
 //! Owns the arithmetic of due times. Pure: no clock, no waiting.
 
@@ -41,6 +42,11 @@ impl Schedule {
         Duration::try_from_secs_f64(send as f64 / self.rate).unwrap_or(Duration::MAX)
     }
 
+    /// Sends a second.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+
     /// When the first send is due that counts.
     pub(super) fn begins(&self) -> Duration {
         self.due(self.warm_up)
@@ -54,6 +60,69 @@ impl Schedule {
     /// Which sender a send is for: in turn, so that each sends at even intervals.
     pub(super) fn sender(&self, send: u64) -> u64 {
         send % self.senders
+    }
+}
+
+/// A closed loop: as many sends as may be in flight, and the next as soon as one of them is committed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Closed {
+    /// Sends in flight, over all senders.
+    pub in_flight: u64,
+    /// What begins before this only warms up.
+    pub warm_up: Duration,
+    /// What ends the sending.
+    pub until: Until,
+}
+
+/// What ends the sending of a closed loop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Until {
+    /// So much time after the warm-up.
+    Time(Duration),
+    /// So many sends that count.
+    Sends(u64),
+}
+
+impl Closed {
+    /// When the sending ends, if time ends it.
+    pub(super) fn ends(&self) -> Option<Duration> {
+        match self.until {
+            Until::Time(time) => Some(self.warm_up.saturating_add(time)),
+            Until::Sends(_) => None,
+        }
+    }
+
+    /// How many of `senders` (at least 1) may be in flight by this one.
+    pub(super) fn of_sender(&self, sender: u64, senders: u64) -> u64 {
+        let senders = senders.max(1);
+        self.in_flight / senders + u64::from(sender < self.in_flight % senders)
+    }
+}
+
+/// When sends begin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Pattern {
+    /// At fixed times.
+    Open(Schedule),
+    /// When there is room.
+    Closed(Closed),
+}
+
+impl Pattern {
+    /// When what counts begins.
+    pub(super) fn begins(&self) -> Duration {
+        match self {
+            Self::Open(schedule) => schedule.begins(),
+            Self::Closed(closed) => closed.warm_up,
+        }
+    }
+
+    /// When the last send begins, if that is known before.
+    pub(super) fn ends(&self) -> Option<Duration> {
+        match self {
+            Self::Open(schedule) => Some(schedule.ends()),
+            Self::Closed(closed) => closed.ends(),
+        }
     }
 }
 
@@ -84,6 +153,15 @@ mod tests {
         for (rate, millis, sends) in counts {
             assert_eq!(sends_in(rate, Duration::from_millis(millis)), sends, "{rate} for {millis} ms");
         }
+    }
+
+    #[test]
+    fn what_may_be_in_flight_is_shared_by_all_senders() {
+        let closed =
+            Closed { in_flight: 8, warm_up: Duration::from_secs(1), until: Until::Time(Duration::from_secs(3)) };
+        assert_eq!((0..3).map(|sender| closed.of_sender(sender, 3)).collect::<Vec<_>>(), [3, 3, 2]);
+        assert_eq!((closed.ends(), Pattern::Closed(closed).begins().as_secs()), (Some(Duration::from_secs(4)), 1));
+        assert_eq!(Closed { until: Until::Sends(5), ..closed }.ends(), None);
     }
 
     #[test]
