@@ -261,7 +261,7 @@ fn thousands_in_flight_do_not_pile_up() {
 #[test]
 fn r16_half_parcels_of_a_sender_and_strangers_cost_a_node_no_more_memory_than_the_bound() {
     let _turn = turn();
-    in_flight_behind_a_flood(256, 40, 2_000);
+    in_flight_behind_a_flood(256, 12, 1_000);
 }
 
 #[test]

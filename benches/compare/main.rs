@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        Options::parse_from(["compare", "--smoke"])
+        Options::parse_from(["compare", "--smoke", "--brief"])
     };
     ended(run(&options))
 }
@@ -113,7 +113,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     if !plan.two_clusters {
         proxied(&mut ground, &plan, &mut results)?;
     }
-    for condition in [Condition::Paused, Condition::Killed, Condition::Rolled] {
+    for condition in plan.troubles.iter().copied() {
         for amount in plan.amounts.iter().filter(|amount| amount.in_trouble) {
             let outcomes = measure(&mut ground, condition, amount, 1, 0, &plan)?;
             results.add(condition, amount.bytes, &outcomes);
@@ -149,15 +149,9 @@ fn whole(plan: &Plan, rows: &[Row]) -> Result<(), Failure> {
     let mut wanted = Vec::new();
     for amount in &plan.amounts {
         let quiet = amount.proxied > 0;
-        let conditions = [
-            (Condition::AllWell, true),
-            (Condition::AllWellProxied, quiet),
-            (Condition::Slow, quiet),
-            (Condition::Paused, amount.in_trouble),
-            (Condition::Killed, amount.in_trouble),
-            (Condition::Rolled, amount.in_trouble),
-        ];
-        for (condition, _) in conditions.into_iter().filter(|(_, runs)| *runs) {
+        let conditions = [(Condition::AllWell, true), (Condition::AllWellProxied, quiet), (Condition::Slow, quiet)];
+        let troubles = plan.troubles.iter().map(|condition| (*condition, amount.in_trouble));
+        for (condition, _) in conditions.into_iter().chain(troubles).filter(|(_, runs)| *runs) {
             for arm in Arm::ALL {
                 wanted.push((condition, amount.bytes, arm, "delivered p50"));
                 wanted.push((condition, amount.bytes, arm, "accepted p99"));

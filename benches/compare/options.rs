@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::figures::words::Condition;
 use crate::latency::Trouble;
 
 /// Compares Sealcast with what people use today, on three real brokers that it starts: `scripts/compare`.
@@ -17,6 +18,9 @@ pub struct Options {
     /// A few messages of everything, to see that all rows are printed: their figures mean nothing.
     #[arg(long)]
     pub smoke: bool,
+    /// With it: no broker is ended, which takes most of its time.
+    #[arg(long, requires = "smoke")]
+    pub brief: bool,
     /// Writes one JSON object for each row into this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -63,7 +67,9 @@ pub struct Plan {
     pub amounts: Vec<Amount>,
     /// Rounds before anything counts.
     pub warm_up: usize,
-    /// How trouble goes.
+    /// What troubles there are after all has been well.
+    pub troubles: &'static [Condition],
+    /// How they go.
     pub trouble: Trouble,
     /// Throughput: runs of each way, and how long each sends.
     pub runs: usize,
@@ -77,6 +83,7 @@ pub struct Plan {
     pub largest_step: u64,
 }
 
+const TROUBLES: [Condition; 3] = [Condition::Paused, Condition::Killed, Condition::Rolled];
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
@@ -110,6 +117,7 @@ impl Options {
                 amount(16 * MIB, 900, [8, 0], false),
             ],
             warm_up: 100,
+            troubles: &TROUBLES,
             trouble,
             runs: 3,
             each: seconds(8),
@@ -128,6 +136,7 @@ impl Options {
                     amount(MIB, 20, [1, 0], false),
                 ],
                 warm_up: 1,
+                troubles: if self.brief { &[Condition::Paused] } else { &TROUBLES },
                 trouble: Trouble {
                     calm: millis(50),
                     pause: millis(500),
