@@ -1,6 +1,7 @@
 //! What several test programs share.
 #![allow(dead_code)] // no test program uses all of it
 
+pub mod folders;
 pub mod kafka;
 pub mod ports;
 pub mod proxy;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::common::folders;
 use crate::shop::{LIMIT, Shop, committed, name};
 use crate::submitting::{options, position, reader, rejection, start};
 use bytes::Bytes;
@@ -37,19 +38,6 @@ async fn client_in(shop: &Shop, outbox: &Path) -> Client {
     Client::start(shop.transport.clone(), options).await.unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
-}
-
 /// Everything that is committed, in its order, as one node holds it.
 async fn all(reader: &Reader, fresh: Freshness) -> Result<Vec<String>, ReadError> {
     let mut feed = reader.subscribe(&orders(), Subscription::new(From::Start).until_end().fresh(fresh)).await?;
@@ -75,7 +63,7 @@ async fn r06_whatever_brings_a_transaction_it_is_committed_once() {
         tickets.push(handle.ticket().clone());
     }
     client.close().await;
-    copy(&outbox, &yesterday);
+    folders::copy(&outbox, &yesterday);
     let client = client_in(&shop, &outbox).await;
     for node in crate::shop::NODES {
         shop.start(node).await;

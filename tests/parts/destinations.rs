@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::folders;
 use crate::shop::{LIMIT, NODES, Shop, committed, name};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -146,20 +147,6 @@ async fn r20_while_a_destinations_whole_group_is_down_the_other_commits_and_each
     shop.shut().await;
 }
 
-/// Copies a folder of files and folders.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn r12_a_group_that_must_not_take_part_leaves_the_other_alone() {
     let mut shop = Shop::with_nodes_for(&BOTH).await;
@@ -168,7 +155,7 @@ async fn r12_a_group_that_must_not_take_part_leaves_the_other_alone() {
     committed(&shop.agreed("orders", &first, 3).await.verdict);
     shop.stop("c").await;
     let (orders, kept) = (shop.data("c").join("orders"), shop.data("c").join("kept"));
-    copy(&orders, &kept);
+    folders::copy(&orders, &kept);
     shop.start("c").await;
     let second = shop.header_to(&["orders"], b"second");
     shop.send(&second, b"second").await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealcast::client::{Client, Stage, Transaction, WaitError, Waited};
+use sealcast::client::{Client, Handle, Stage, Transaction, WaitError, Waited};
 use sealcast::core::directory::DestinationKey;
 use sealcast::core::id::{Epoch, Fate, First, NodeName, Position, RefusalReason, Rejection, SenderName, Suite, Time};
 use sealcast::core::limits;
@@ -17,13 +17,21 @@ use sealcast::store::outbox::{Outbox, Outcome};
 use sealcast::transport::adversary::{Adversary, AdversaryOptions, Mood};
 use sealcast::transport::{Domain, Record, Topic, Transport};
 
-use crate::client::world::{World, destination};
+use crate::client::world::{Opened, World, destination};
 
 async fn start(world: &World) -> Client {
     Client::start(world.transport.clone(), world.options()).await.unwrap()
 }
 
 const SOON: Duration = Duration::from_millis(300);
+
+/// A client that has submitted one transaction, and the parcel that brokers have of it.
+async fn one_submitted(world: &World) -> (Client, Handle, Vec<Opened>) {
+    let client = start(world).await;
+    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    (client, handle, opened)
+}
 
 #[tokio::test]
 async fn r13_a_majority_commits_and_all_complete() {
@@ -54,9 +62,7 @@ async fn r13_a_majority_commits_and_all_complete() {
 #[tokio::test]
 async fn r13_what_is_said_wrongly_does_not_count() {
     let world = World::new(3).await;
-    let client = start(&world).await;
-    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
-    let opened = world.opened("orders", 1).await;
+    let (client, handle, opened) = one_submitted(&world).await;
     let committed = world.statement(&opened[0], 0, Verdict::Committed);
     // Another payload, another position, another deadline, a stranger's signature.
     let mut other = committed.clone();
@@ -150,9 +156,7 @@ async fn a_fate_that_came_while_the_client_was_away_is_found() {
 #[tokio::test]
 async fn r15_what_was_said_is_found_though_another_partition_cannot_be_read() {
     let world = World::new(3).await;
-    let client = start(&world).await;
-    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
-    let opened = world.opened("orders", 1).await;
+    let (client, handle, opened) = one_submitted(&world).await;
     let committed = world.statement(&opened[0], 0, Verdict::Committed);
     let tag = world.directory.destinations[&destination("orders")].tag;
     for (node, key) in world.nodes.iter().take(2) {
@@ -235,9 +239,7 @@ async fn what_nodes_miss_is_sent_again() {
 #[tokio::test]
 async fn r13_a_newer_directory_comes_by_notice_and_stays() {
     let mut world = World::new(3).await;
-    let client = start(&world).await;
-    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
-    let opened = world.opened("orders", 1).await;
+    let (client, handle, opened) = one_submitted(&world).await;
     let bytes = world.next_directory(|_| {});
     // Signed under a version that the client does not know yet.
     let committed = world.statement(&opened[0], 0, Verdict::Committed);
@@ -267,9 +269,7 @@ async fn r13_a_newer_directory_comes_by_notice_and_stays() {
 #[tokio::test]
 async fn r13_strangers_do_not_crowd_out_what_nodes_say_under_a_directory_that_is_to_come() {
     let mut world = World::new(3).await;
-    let client = start(&world).await;
-    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
-    let opened = world.opened("orders", 1).await;
+    let (client, handle, opened) = one_submitted(&world).await;
     let bytes = world.next_directory(|_| {});
     let committed = world.statement(&opened[0], 0, Verdict::Committed);
     // Whoever may write to the topic says as much as it likes in a node's name, under a version that nobody knows.
@@ -300,9 +300,7 @@ async fn r13_strangers_do_not_crowd_out_what_nodes_say_under_a_directory_that_is
 #[tokio::test]
 async fn r13_what_was_counted_under_a_version_is_decided_when_that_one_comes() {
     let mut world = World::new(3).await;
-    let client = start(&world).await;
-    let handle = client.submit("orders", Transaction::new("x")).await.unwrap();
-    let opened = world.opened("orders", 1).await;
+    let (client, handle, opened) = one_submitted(&world).await;
     let tag = world.directory.destinations[&destination("orders")].tag;
     // Decided under one that the client does not know, and signed under one that it does.
     let known = world.directory.version;
