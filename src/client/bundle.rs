@@ -19,7 +19,7 @@ use super::window::WindowPlace;
 use crate::core::id::{DestinationName, Ticket, Time, TransactionId};
 use crate::core::seal::transaction::Payload;
 use crate::seams::{Clock, Work};
-use crate::store::outbox::{LastTicket, NewBody, NewParcel, Outbox, Reservation};
+use crate::store::outbox::{NewBody, NewParcel, Outbox, Reservation};
 use crate::telemetry::logs::parcel_span;
 
 /// Most transactions of a parcel that is bundled here.
@@ -46,6 +46,8 @@ pub struct Prepared {
     pub started: Duration,
     /// Where it goes, ascending.
     pub destinations: Vec<DestinationName>,
+    /// Its place in the order of submissions to this outbox, from 1: it has one when it is bundled, or its key is held for it.
+    pub number: u64,
     /// Whom it follows, per destination.
     pub predecessors: BTreeMap<DestinationName, Ticket>,
     /// What reading it once told of a payload that is read twice.
@@ -63,16 +65,6 @@ impl Prepared {
             Some(key) => self.destinations.iter().map(|name| (name.clone(), key.to_vec())).collect(),
             None => Vec::new(),
         }
-    }
-
-    /// What becomes the last ticket of its key.
-    pub fn last(&self) -> Vec<LastTicket> {
-        let last = |(name, ordering_key): (DestinationName, Vec<u8>)| LastTicket {
-            ordering_key,
-            ticket: self.ticket(&name),
-            committed: false,
-        };
-        self.keys().into_iter().map(last).collect()
     }
 }
 
@@ -307,7 +299,7 @@ impl Bundler {
                     self.bundle(Entry { prepared: *prepared, place, answer }, &mut last, &mut bundles);
                 }
                 Submission::Hold { mut prepared, answer } => {
-                    self.name_predecessors(&mut prepared, &last);
+                    self.take_place(&mut prepared, &last);
                     held.extend(claims.iter().cloned());
                     blocked.extend(claims.iter().cloned());
                     // Refused by a caller that has gone, the guard ends the wait at once.
@@ -319,8 +311,9 @@ impl Bundler {
         (bundles.into_values().flatten().collect(), left, again)
     }
 
-    /// Says whom a transaction follows at each destination (R9).
-    fn name_predecessors(&self, prepared: &mut Prepared, last: &BTreeMap<Key, Ticket>) {
+    /// Says which place a transaction has, and whom it follows at each destination (R9).
+    fn take_place(&self, prepared: &mut Prepared, last: &BTreeMap<Key, Ticket>) {
+        prepared.number = self.tracker.next_number();
         prepared.predecessors.clone_from(&prepared.transaction.after);
         for key in prepared.keys() {
             if prepared.predecessors.contains_key(&key.0) {
@@ -356,7 +349,7 @@ impl Bundler {
             Ok(room) => room,
             Err(error) => return entry.refuse(error.into()),
         };
-        self.name_predecessors(&mut entry.prepared, last);
+        self.take_place(&mut entry.prepared, last);
         for key in entry.prepared.keys() {
             let ticket = entry.prepared.ticket(&key.0);
             last.insert(key, ticket);
@@ -405,10 +398,9 @@ impl Bundler {
                 }
             };
             let Sealed { row, body, transactions, stripes } = sealed;
-            let last: Vec<LastTicket> = entries.iter().flat_map(|entry| entry.prepared.last()).collect();
-            kept.push((stripes, transactions.clone(), last.clone()));
+            kept.push((stripes, transactions.clone()));
             let body: NewBody = body;
-            parcels.push(NewParcel { row, body, transactions, last, reservation });
+            parcels.push(NewParcel { row, body, transactions, reservation });
             entries_of.push(entries);
         }
         if parcels.is_empty() {
@@ -421,7 +413,7 @@ impl Bundler {
                 return all.for_each(|entry| entry.refuse(error.clone().into()));
             }
         };
-        for ((row, (stripes, transactions, last)), entries) in rows.into_iter().zip(kept).zip(entries_of) {
+        for ((row, (stripes, transactions)), entries) in rows.into_iter().zip(kept).zip(entries_of) {
             let mut tracked = Vec::new();
             let mut answers = Vec::new();
             for (transaction, Entry { prepared, place, answer }) in transactions.into_iter().zip(entries) {
@@ -430,7 +422,7 @@ impl Bundler {
             }
             let _in = parcel_span("publish", row.parcel).entered();
             tracing::debug!(transactions = tracked.len(), stripes = row.stripes, "durable in the outbox");
-            let handles = self.tracker.add(row.clone(), tracked, &last);
+            let handles = self.tracker.add(row.clone(), tracked);
             self.publishing.fresh(&row, &stripes);
             for (answer, handles) in answers.into_iter().zip(handles) {
                 // Dropping a handle never cancels.

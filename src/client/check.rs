@@ -35,6 +35,7 @@ impl Client {
                     submitted: now,
                     started: self.inner.seams.clock.monotonic(),
                     destinations,
+                    number: 0,
                     predecessors: BTreeMap::new(),
                     measured: None,
                 })

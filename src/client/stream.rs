@@ -204,9 +204,8 @@ impl Streaming {
     async fn end(self, ended: Ended, answer: oneshot::Sender<Result<Vec<Handle>, ClientError>>) {
         let Ended { mut begun, mut feed, kept, row, transaction, stripes, prepared, place, held } = ended;
         let Kept { file, reservation } = kept;
-        let last = prepared.last();
         let transactions = vec![transaction.clone()];
-        let new = NewParcel { row, body: NewBody::File(file), transactions, last: last.clone(), reservation };
+        let new = NewParcel { row, body: NewBody::File(file), transactions, reservation };
         let row = match self.outbox.add(vec![new]).await.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => row,
             other => {
@@ -217,7 +216,7 @@ impl Streaming {
         };
         begun.ended_well = true;
         tracing::debug!(transactions = 1, stripes = row.stripes, "durable in the outbox");
-        let handles = self.tracker.add(row.clone(), vec![(transaction, prepared.started, place)], &last);
+        let handles = self.tracker.add(row.clone(), vec![(transaction, prepared.started, place)]);
         drop(answer.send(handles.into_iter().next().ok_or(ClientError::Closed)));
         // Only now may its successors go.
         drop(held);

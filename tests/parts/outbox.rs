@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use sealcast::core::id::{Digest, ParcelId, PayloadTag, Position, Ticket, Time, TransactionId};
+use sealcast::core::id::{Digest, ParcelId, PayloadTag, Position, Time, TransactionId};
 use sealcast::seams::Seams;
 use sealcast::store::outbox::{
-    Bodies, Change, LastTicket, NewBody, NewParcel, Outbox, OutboxError, OutboxOptions, Outcome, OutcomeRow, ParcelRow,
+    Bodies, Change, NewBody, NewParcel, Outbox, OutboxError, OutboxOptions, Outcome, OutcomeRow, ParcelRow,
     StripeFrame, TransactionRow,
 };
 
@@ -32,7 +32,6 @@ fn options(folder: Option<&Path>, bytes: u64) -> OutboxOptions {
 }
 
 fn new_parcel(outbox: &Outbox, number: u8, body: NewBody, bytes: u64) -> NewParcel {
-    let ticket = Ticket { destination: "orders".parse().unwrap(), transaction: transaction(number), deadline: Time(5) };
     NewParcel {
         row: ParcelRow {
             parcel: parcel(number),
@@ -50,6 +49,7 @@ fn new_parcel(outbox: &Outbox, number: u8, body: NewBody, bytes: u64) -> NewParc
             id: transaction(number),
             deadline: Time(5),
             submitted: Time(1),
+            number: 40 + u64::from(number),
             parcel: parcel(number),
             index: 0,
             payload_bytes: 11,
@@ -58,7 +58,6 @@ fn new_parcel(outbox: &Outbox, number: u8, body: NewBody, bytes: u64) -> NewParc
             ordering_key: Some(b"customer-42".to_vec()),
             outcomes: vec![OutcomeRow::submitted("orders".parse().unwrap(), Time(1))],
         }],
-        last: vec![LastTicket { ordering_key: b"customer-42".to_vec(), ticket, committed: false }],
         reservation: outbox.reserve(bytes).unwrap(),
     }
 }
@@ -88,8 +87,7 @@ async fn r03_what_was_added_is_there_again_byte_for_byte() {
         }
         assert_eq!(outbox.stripe(row, frames.len() as u32).unwrap(), None);
     }
-    let last = outbox.last(&"orders".parse().unwrap(), b"customer-42").unwrap().unwrap();
-    assert_eq!(last.ticket.transaction, transaction(2));
+    assert_eq!(contents.transactions.iter().map(|row| row.number).collect::<Vec<_>>(), [41, 42]);
     assert_eq!(outbox.bytes().0, contents.parcels.iter().map(|row| row.sealed_bytes).sum::<u64>());
 }
 
@@ -129,30 +127,22 @@ async fn a_full_outbox_says_so_and_has_room_again_after_a_fate() {
 }
 
 #[tokio::test]
-async fn outcomes_change_and_last_tickets_are_forgotten_only_by_their_own() {
+async fn outcomes_change_and_are_forgotten() {
     let (outbox, _) = Outbox::open(&options(None, 1 << 20), &Seams::real()).unwrap();
     for number in 1..=2 {
         let parcel = new_parcel(&outbox, number, NewBody::Frames(frames(1, 10)), 1000);
         outbox.add(vec![parcel]).await.unwrap();
     }
-    let destination = "orders".parse().unwrap();
     let mut row = outbox.transaction(transaction(1)).unwrap().unwrap();
     row.outcomes[0].signers = vec!["alfa".parse().unwrap(), "bravo".parse().unwrap()];
     row.outcomes[0].first = Some(transaction(7));
     row.outcomes[0].outcome = Outcome::Complete(Position { index: 9, number: 1 });
-    let ticket = row.ticket(&destination);
-    let forget = LastTicket { ordering_key: b"customer-42".to_vec(), ticket, committed: true };
-    outbox
-        .change(Change { transactions: vec![row.clone()], forget_last: vec![forget.clone()], ..Change::default() })
-        .await
-        .unwrap();
+    outbox.change(Change { transactions: vec![row.clone()], ..Change::default() }).await.unwrap();
     assert_eq!(outbox.transaction(transaction(1)).unwrap(), Some(row));
-    let last = outbox.last(&destination, b"customer-42").unwrap().unwrap();
-    assert_eq!(last.ticket.transaction, transaction(2), "the second one is still the last");
-    let mut forget = forget;
-    forget.ticket.transaction = transaction(2);
-    outbox.change(Change { forget_last: vec![forget], ..Change::default() }).await.unwrap();
-    assert_eq!(outbox.last(&destination, b"customer-42").unwrap(), None);
+    let forget_transactions = vec![transaction(1)];
+    outbox.change(Change { forget_transactions, ..Change::default() }).await.unwrap();
+    assert_eq!(outbox.transaction(transaction(1)).unwrap(), None);
+    assert!(outbox.transaction(transaction(2)).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -182,30 +172,6 @@ async fn adds_that_wait_together_all_become_durable() {
     }
     let (_, contents) = Outbox::open(&options, &Seams::real()).unwrap();
     assert_eq!(contents.parcels.len(), 100);
-}
-
-#[tokio::test]
-async fn a_late_word_about_a_last_ticket_does_not_undo_a_later_one() {
-    let (outbox, _) = Outbox::open(&options(None, 1 << 20), &Seams::real()).unwrap();
-    for number in 1..=2 {
-        let parcel = new_parcel(&outbox, number, NewBody::Frames(frames(1, 10)), 1000);
-        outbox.add(vec![parcel]).await.unwrap();
-    }
-    let destination = "orders".parse().unwrap();
-    let committed = |number| {
-        let ticket = outbox.transaction(transaction(number)).unwrap().unwrap().ticket(&destination);
-        LastTicket { ordering_key: b"customer-42".to_vec(), ticket, committed: true }
-    };
-    // The first one became committed, and then complete, while the second one was added.
-    let (last, forget_last) = (vec![committed(1)], vec![committed(1)]);
-    outbox.change(Change { last, ..Change::default() }).await.unwrap();
-    let there = outbox.last(&destination, b"customer-42").unwrap().unwrap();
-    assert_eq!((there.ticket.transaction, there.committed), (transaction(2), false));
-    outbox.change(Change { last: vec![committed(1)], forget_last, ..Change::default() }).await.unwrap();
-    let there = outbox.last(&destination, b"customer-42").unwrap().unwrap();
-    assert_eq!((there.ticket.transaction, there.committed), (transaction(2), false));
-    outbox.change(Change { last: vec![committed(2)], ..Change::default() }).await.unwrap();
-    assert!(outbox.last(&destination, b"customer-42").unwrap().unwrap().committed, "the last one's own word counts");
 }
 
 #[tokio::test]
@@ -251,7 +217,7 @@ async fn a_parcel_whose_file_was_taken_away_is_named() {
     std::fs::File::options().write(true).open(file(3)).unwrap().set_len(1000).unwrap();
     let (_, contents) = Outbox::open(&options(Some(folder.path()), 1 << 30), &Seams::real()).unwrap();
     assert_eq!(contents.missing, [parcel(1), parcel(3)]);
-    assert_eq!((contents.parcels.len(), contents.last.len()), (3, 1));
+    assert_eq!((contents.parcels.len(), contents.transactions.len()), (3, 3));
 }
 
 #[tokio::test]

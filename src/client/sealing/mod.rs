@@ -264,6 +264,7 @@ impl Sealer {
             id: prepared.id,
             deadline: prepared.deadline,
             submitted: prepared.submitted,
+            number: prepared.number,
             parcel,
             index: sealed.index,
             payload_bytes: sealed.payload.bytes,

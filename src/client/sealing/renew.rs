@@ -149,7 +149,7 @@ impl Sealer {
         outbox.append(&mut file, &frames)?;
         // Something may be said of these transactions since the old parcel went out.
         row.notices_from.clone_from(&old.notices_from);
-        Ok(NewParcel { row, body: NewBody::File(file), transactions, last: Vec::new(), reservation })
+        Ok(NewParcel { row, body: NewBody::File(file), transactions, reservation })
     }
 }
 

@@ -2,6 +2,7 @@
 //! follows whom. It moves on events (a stripe accepted, a fate verified: `stages`), tells handles at once (`waiting`), and
 //! gathers what the outbox must remember. Must not talk to brokers or verify anything.
 
+mod order;
 mod stages;
 mod state;
 mod waiting;
@@ -21,7 +22,7 @@ use super::handle::{Ended, Handle, Progress, Receipt};
 use super::window::{Window, WindowPlace};
 use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
 use crate::seams::Clock;
-use crate::store::outbox::{Contents, LastTicket, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow};
+use crate::store::outbox::{Contents, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow};
 use crate::telemetry::logs::transaction_span;
 use crate::telemetry::{Meter, names};
 
@@ -67,6 +68,10 @@ impl Tracker {
             if let Some(parcel) = state.parcels.get_mut(&row.parcel) {
                 parcel.transactions.push(row.id);
             }
+            state.numbers = state.numbers.max(row.number);
+            for at in &row.outcomes {
+                state.order.stands(&row, &at.destination, at.outcome);
+            }
             let place = (!row.decided()).then(|| window.occupy(row.payload_bytes));
             let way = |at: &OutcomeRow| {
                 let mut progress = Progress::new(at.outcome);
@@ -76,14 +81,6 @@ impl Tracker {
             };
             let ways = row.outcomes.iter().map(way).collect();
             state.transactions.insert(row.id, Tracked { row, started: None, ways, _place: place });
-        }
-        for last in contents.last {
-            // One whose transaction is done with has nobody who could say that it needs not be named any more.
-            if state.transactions.contains_key(&last.ticket.transaction) {
-                state.last.insert((last.ticket.destination.clone(), last.ordering_key.clone()), last);
-            } else {
-                state.change.forget_last.push(last);
-            }
         }
         // A crash may have come between adding a parcel that was sealed anew and forgetting the old one.
         let empty = state.parcels.iter().filter(|(_, parcel)| parcel.transactions.is_empty());
@@ -150,12 +147,19 @@ impl Tracker {
             .min()
     }
 
-    /// The ticket that a transaction of this key follows at this destination (R9); none when what came last is known to be
-    /// decided, or complete where that is asked for.
+    /// The next place in the order of submissions.
+    pub fn next_number(&self) -> u64 {
+        let mut state = self.state();
+        state.numbers += 1;
+        state.numbers
+    }
+
+    /// The ticket that the next transaction of this key follows at this destination (R9): the latest that is not known to be
+    /// decided; when all are, and it is asked for, the latest that is not known to be complete.
     pub fn predecessor(&self, destination: &DestinationName, key: &[u8], release: Release) -> Option<Ticket> {
         let state = self.state();
-        let last = state.last.get(&(destination.clone(), key.to_vec()))?;
-        (!last.committed || release == Release::Complete).then(|| last.ticket.clone())
+        let id = state.order.latest(destination, key, release)?;
+        state.transactions.get(&id).map(|tracked| tracked.row.ticket(destination))
     }
 
     /// A parcel's stripes may be accepted from now on, though it is not sealed yet.
@@ -169,17 +173,8 @@ impl Tracker {
     }
 
     /// A parcel with its transactions is durable in the outbox; one handle for each transaction and destination, in order.
-    pub fn add(
-        &self,
-        row: ParcelRow,
-        transactions: Vec<(TransactionRow, Duration, WindowPlace)>,
-        last: &[LastTicket],
-    ) -> Vec<Vec<Handle>> {
+    pub fn add(&self, row: ParcelRow, transactions: Vec<(TransactionRow, Duration, WindowPlace)>) -> Vec<Vec<Handle>> {
         let mut state = self.state();
-        for last in last {
-            let place = (last.ticket.destination.clone(), last.ordering_key.clone());
-            state.last.insert(place, last.clone());
-        }
         let mut handles = Vec::new();
         let parcel = state.parcels.entry(row.parcel).or_default();
         parcel.transactions = transactions.iter().map(|(row, _, _)| row.id).collect();
@@ -192,6 +187,7 @@ impl Tracker {
             let mut ways = BTreeMap::new();
             let mut of_this = Vec::new();
             for at in &transaction.outcomes {
+                state.order.stands(&transaction, &at.destination, at.outcome);
                 let mut progress = Progress::new(at.outcome);
                 progress.parcel = Some(transaction.parcel);
                 progress.withheld = state.withheld.get(&at.destination).cloned().unwrap_or_default();

@@ -172,7 +172,7 @@ impl Tracker {
             tracked._place = None;
         }
         let row = tracked.row.clone();
-        state.follow_on(&row, destination, outcome);
+        state.order.stands(&row, destination, outcome);
         let finished = state.finish(&row, destination);
         state.settle(row);
         drop(state);
@@ -200,7 +200,7 @@ impl Tracker {
             tracked._place = None;
         }
         let row = tracked.row.clone();
-        state.forget_last(&row, &ticket.destination);
+        state.order.leave(&row, &ticket.destination);
         let finished = state.finish(&row, &ticket.destination);
         state.settle(row);
         drop(state);

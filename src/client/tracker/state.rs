@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use super::super::handle::{Progress, Withheld};
 use super::super::window::WindowPlace;
 use super::Finished;
+use super::order::Order;
 use crate::core::id::{DestinationName, ParcelId, Ticket, TransactionId};
-use crate::store::outbox::{Change, LastTicket, Outcome, ParcelRow, TransactionRow};
+use crate::store::outbox::{Change, ParcelRow, TransactionRow};
 
 pub(super) struct Tracked {
     pub(super) row: TransactionRow,
@@ -35,9 +36,10 @@ pub(super) struct TrackedParcel {
 pub(super) struct State {
     pub(super) transactions: BTreeMap<TransactionId, Tracked>,
     pub(super) parcels: BTreeMap<ParcelId, TrackedParcel>,
-    /// The last ticket of every ordering key that has one: all that the outbox holds, and ahead of it. Each belongs to a
-    /// transaction above, and goes with it.
-    pub(super) last: BTreeMap<(DestinationName, Vec<u8>), LastTicket>,
+    /// Whom the next transaction of a key follows: some of those above, each as long as it stands there.
+    pub(super) order: Order,
+    /// Submissions so far, those of former runs that are still here among them.
+    pub(super) numbers: u64,
     /// Tickets of other processes that somebody here waits for.
     pub(super) others: BTreeMap<Ticket, watch::Sender<Progress>>,
     pub(super) withheld: BTreeMap<DestinationName, Withheld>,
@@ -61,31 +63,6 @@ impl State {
             })
         };
         destinations.iter().filter(undecided).cloned().collect()
-    }
-
-    /// The next transaction of its key need not name it any more, or only one that waits for *complete*.
-    pub(super) fn follow_on(&mut self, row: &TransactionRow, destination: &DestinationName, outcome: Outcome) {
-        if !matches!(outcome, Outcome::Committed(_)) {
-            return self.forget_last(row, destination);
-        }
-        let Some(key) = &row.ordering_key else { return };
-        if let Some(last) = self.last.get_mut(&(destination.clone(), key.clone()))
-            && last.ticket.transaction == row.id
-        {
-            last.committed = true;
-            self.change.last.push(last.clone());
-        }
-    }
-
-    /// Nobody follows it any more at this destination, if it was the last of its key.
-    pub(super) fn forget_last(&mut self, row: &TransactionRow, destination: &DestinationName) {
-        let Some(key) = &row.ordering_key else { return };
-        let place = (destination.clone(), key.clone());
-        if self.last.get(&place).is_some_and(|last| last.ticket.transaction == row.id)
-            && let Some(last) = self.last.remove(&place)
-        {
-            self.change.forget_last.push(last);
-        }
     }
 
     /// Whether a parcel needs no publishing at this destination any more; its bytes go when that is so everywhere.
@@ -126,7 +103,7 @@ impl State {
 
     pub(super) fn forget(&mut self, id: TransactionId) {
         if let Some(Tracked { row, .. }) = self.transactions.remove(&id) {
-            row.outcomes.iter().for_each(|at| self.forget_last(&row, &at.destination));
+            row.outcomes.iter().for_each(|at| self.order.leave(&row, &at.destination));
         }
         self.changed_rows.remove(&id);
         self.change.forget_transactions.push(id);

@@ -19,9 +19,9 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 pub use bodies::ParcelFile;
-pub use rows::{Bodies, LastTicket, Outcome, OutcomeRow, ParcelRow, StripeFrame, TransactionRow};
+pub use rows::{Bodies, Outcome, OutcomeRow, ParcelRow, StripeFrame, TransactionRow};
 
-use crate::core::id::{DestinationName, ParcelId, TransactionId};
+use crate::core::id::{ParcelId, TransactionId};
 use crate::core::wire::WireError;
 use crate::seams::{Clock, Seams};
 use bodies::Store;
@@ -132,8 +132,6 @@ pub struct NewParcel {
     pub body: NewBody,
     /// Its transactions, ascending by index.
     pub transactions: Vec<TransactionRow>,
-    /// What became the last ticket of a destination's ordering key.
-    pub last: Vec<LastTicket>,
     /// The room that was set aside for it.
     pub reservation: Reservation,
 }
@@ -158,10 +156,6 @@ pub struct Change {
     pub forget_parcels: Vec<ParcelId>,
     /// Parcels whose rows change.
     pub parcels: Vec<ParcelRow>,
-    /// Last tickets to write anew, if they still name this transaction.
-    pub last: Vec<LastTicket>,
-    /// Last tickets to forget, if they still name this transaction.
-    pub forget_last: Vec<LastTicket>,
     /// A newer signed directory.
     pub directory: Option<Vec<u8>>,
 }
@@ -173,8 +167,6 @@ pub struct Contents {
     pub parcels: Vec<ParcelRow>,
     /// Transactions, ascending.
     pub transactions: Vec<TransactionRow>,
-    /// Last tickets, one for each destination and ordering key that has one.
-    pub last: Vec<LastTicket>,
     /// The newest signed directory that was adopted from a notice.
     pub directory: Option<Vec<u8>>,
     /// Parcels whose sealing had not finished: their bytes are gone, their ids are never used again (R3).
@@ -310,9 +302,6 @@ impl Outbox {
             for transaction in &parcel.transactions {
                 ops.push(Op::put(Table::Transactions, transaction.id.to_bytes(), transaction.encode()));
             }
-            for last in &parcel.last {
-                ops.push(Op::put(Table::Last, last.key(), last.value()));
-            }
             added.push(Added { file: kept, reservation: parcel.reservation, bytes: parcel.row.sealed_bytes });
             rows.push(parcel.row);
         }
@@ -332,26 +321,11 @@ impl Outbox {
         for id in &change.forget_transactions {
             ops.push(Op::delete(Table::Transactions, id.to_bytes()));
         }
-        for last in &change.last {
-            ops.push(Op::ChangeLast { key: last.key(), transaction: last.ticket.transaction, value: last.value() });
-        }
-        for last in &change.forget_last {
-            ops.push(Op::DeleteLast { key: last.key(), transaction: last.ticket.transaction });
-        }
         if let Some(directory) = change.directory {
             ops.push(Op::put(Table::Meta, *b"directory", directory));
         }
         ops.extend(change.forget_parcels.into_iter().map(Op::ForgetParcel));
         self.writer.write(ops, Vec::new()).await
-    }
-
-    /// The last ticket of an ordering key at a destination, if it still matters. Blocks for a moment.
-    pub fn last(&self, destination: &DestinationName, ordering_key: &[u8]) -> Result<Option<LastTicket>, OutboxError> {
-        let key = rows::last_key(destination, ordering_key);
-        self.get(Table::Last, &key)?
-            .map(|value| LastTicket::decode(destination, ordering_key, &value))
-            .transpose()
-            .map_err(Into::into)
     }
 
     /// A transaction's row. Blocks for a moment.
@@ -425,11 +399,6 @@ fn read_all(database: &Database) -> Result<Contents, OutboxError> {
         let (key, value) = item.map_err(failed)?;
         let id = TransactionId::from_bytes(uuid(key.value())?).map_err(invalid)?;
         contents.transactions.push(TransactionRow::decode(id, value.value())?);
-    }
-    for item in read.open_table(Table::Last.definition()).map_err(failed)?.iter().map_err(failed)? {
-        let (key, value) = item.map_err(failed)?;
-        let (destination, ordering_key) = rows::parse_last_key(key.value())?;
-        contents.last.push(LastTicket::decode(&destination, ordering_key, value.value())?);
     }
     let meta = read.open_table(Table::Meta.definition()).map_err(failed)?;
     contents.directory = meta.get(b"directory".as_slice()).map_err(failed)?.map(|value| value.value().to_vec());

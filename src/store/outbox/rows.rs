@@ -12,6 +12,9 @@ use crate::core::wire::{Reader, WireError, Writer, in_range};
 
 const VERSION: u8 = 1;
 
+/// Of a transaction's row. Those of version 1 have no number.
+const TRANSACTION_VERSION: u8 = 2;
+
 /// Longest stripe header in a row, in bytes: C with all its destinations, and some.
 const HEADER_BYTES: usize = 4096;
 
@@ -190,6 +193,8 @@ pub struct TransactionRow {
     pub deadline: Time,
     /// When it was submitted, by the sender's clock.
     pub submitted: Time,
+    /// Its place in the order of submissions to this outbox, from 1: those of an ordering key follow each other in it (R9).
+    pub number: u64,
     /// The parcel that it travels in.
     pub parcel: ParcelId,
     /// Its number in the parcel, from 0.
@@ -224,7 +229,8 @@ impl TransactionRow {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut to = Writer::default();
-        to.u8(VERSION).u64(self.deadline.0).u64(self.submitted.0).put(&self.parcel.to_bytes()).u32(self.index);
+        to.u8(TRANSACTION_VERSION).u64(self.deadline.0).u64(self.submitted.0).u64(self.number);
+        to.put(&self.parcel.to_bytes()).u32(self.index);
         to.u64(self.payload_bytes).put(&self.payload_tag.0).short_bytes(&self.wrapped_key);
         match &self.ordering_key {
             Some(key) => to.flag(true).short_bytes(key),
@@ -255,8 +261,12 @@ impl TransactionRow {
 
     pub(super) fn decode(id: TransactionId, bytes: &[u8]) -> Result<Self, WireError> {
         let mut from = Reader::new(bytes);
-        version(&mut from)?;
+        let version = match from.u8("version")? {
+            version @ VERSION..=TRANSACTION_VERSION => version,
+            other => return Err(WireError::Unknown { field: "version", value: other.into() }),
+        };
         let (deadline, submitted) = (Time(from.u64("deadline")?), Time(from.u64("submitted")?));
+        let number = if version == VERSION { 0 } else { from.u64("number")? };
         let parcel = ParcelId::from_bytes(from.array("parcel")?)
             .map_err(|_| WireError::Invalid { field: "parcel", expected: "a UUID of version 7" })?;
         let (index, payload_bytes) = (from.u32("index")?, from.u64("payload bytes")?);
@@ -292,6 +302,7 @@ impl TransactionRow {
             id,
             deadline,
             submitted,
+            number,
             parcel,
             index,
             payload_bytes,
@@ -319,53 +330,33 @@ fn position(from: &mut Reader<'_>) -> Result<Position, WireError> {
     Ok(Position { index: from.u64("index")?, number: from.u32("number")? })
 }
 
-/// What was submitted last under an ordering key at a destination: the next one's predecessor (R9).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastTicket {
-    /// The ordering key.
-    pub ordering_key: Vec<u8>,
-    /// Its ticket; names the destination.
-    pub ticket: Ticket,
-    /// Whether it is known to be committed: then only a successor that waits for *complete* still names it.
-    pub committed: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl LastTicket {
-    pub(super) fn key(&self) -> Vec<u8> {
-        last_key(&self.ticket.destination, &self.ordering_key)
+    #[test]
+    fn r09_a_row_keeps_its_place_in_the_order_and_one_of_version_1_has_none() {
+        let row = TransactionRow {
+            id: TransactionId::from_parts(Time(1_700_000_000_000), [1; 10]),
+            deadline: Time(5),
+            submitted: Time(1),
+            number: 7,
+            parcel: ParcelId::from_parts(Time(1_700_000_000_000), [2; 10]),
+            index: 3,
+            payload_bytes: 11,
+            payload_tag: PayloadTag([3; 32]),
+            wrapped_key: vec![1; 72],
+            ordering_key: Some(b"customer-42".to_vec()),
+            outcomes: vec![OutcomeRow::submitted("orders".parse().expect("a name"), Time(1))],
+        };
+        let mut bytes = row.encode();
+        assert_eq!(TransactionRow::decode(row.id, &bytes).expect("as it was written"), row);
+        // Version, deadline, time of the submission; then the number.
+        bytes.drain(17..25);
+        bytes[0] = 1;
+        let old = TransactionRow::decode(row.id, &bytes).expect("version 1");
+        assert_eq!(old, TransactionRow { number: 0, ..row.clone() });
+        bytes[0] = 3;
+        assert!(TransactionRow::decode(row.id, &bytes).is_err());
     }
-
-    pub(super) fn value(&self) -> Vec<u8> {
-        let mut to = Writer::default();
-        to.put(&self.ticket.transaction.to_bytes()).u64(self.ticket.deadline.0).flag(self.committed);
-        to.finish()
-    }
-
-    pub(super) fn decode(destination: &DestinationName, ordering_key: &[u8], value: &[u8]) -> Result<Self, WireError> {
-        let mut from = Reader::new(value);
-        let transaction = transaction(&mut from)?;
-        let deadline = Time(from.u64("deadline")?);
-        let committed = from.flag("committed")?;
-        from.finish("last ticket")?;
-        let ticket = Ticket { destination: destination.clone(), transaction, deadline };
-        Ok(Self { ordering_key: ordering_key.to_vec(), ticket, committed })
-    }
-}
-
-pub fn last_key(destination: &DestinationName, ordering_key: &[u8]) -> Vec<u8> {
-    [destination.as_str().as_bytes(), &[0], ordering_key].concat()
-}
-
-/// The destination and the ordering key of a key that [`last_key`] made.
-pub fn parse_last_key(key: &[u8]) -> Result<(DestinationName, &[u8]), WireError> {
-    let invalid =
-        WireError::Invalid { field: "last ticket's key", expected: "a destination, a zero byte, an ordering key" };
-    let mut parts = key.splitn(2, |byte| *byte == 0);
-    let name = parts.next().and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
-    name.zip(parts.next()).ok_or(invalid)
-}
-
-/// Whether a last ticket's value names this transaction.
-pub fn names(value: &[u8], transaction: TransactionId) -> bool {
-    value.starts_with(&transaction.to_bytes())
 }

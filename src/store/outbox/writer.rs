@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Database, Durability, ReadableTable, TableDefinition};
+use redb::{Database, Durability, TableDefinition};
 use tokio::sync::oneshot;
 
 use super::bodies::{ParcelFile, Store};
 use super::rows::{Bodies, ParcelRow};
 use super::{OutboxError, Reservation, failed};
-use crate::core::id::{ParcelId, TransactionId};
+use crate::core::id::ParcelId;
 use crate::seams::Work;
 
 /// The tables of an outbox.
@@ -22,21 +22,18 @@ pub enum Table {
     Frames,
     /// Transaction id to its row.
     Transactions,
-    /// Destination and ordering key to the last ticket.
-    Last,
     /// The directory.
     Meta,
 }
 
 impl Table {
-    const ALL: [Self; 5] = [Self::Parcels, Self::Frames, Self::Transactions, Self::Last, Self::Meta];
+    const ALL: [Self; 4] = [Self::Parcels, Self::Frames, Self::Transactions, Self::Meta];
 
     pub fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
         TableDefinition::new(match self {
             Self::Parcels => "parcels",
             Self::Frames => "frames",
             Self::Transactions => "transactions",
-            Self::Last => "last",
             Self::Meta => "meta",
         })
     }
@@ -47,17 +44,6 @@ impl Table {
 pub enum Op {
     Put(Table, Vec<u8>, Vec<u8>),
     Delete(Table, Vec<u8>),
-    /// Writes a last ticket anew if it still names this transaction: a later one of its key may have come in between.
-    ChangeLast {
-        key: Vec<u8>,
-        transaction: TransactionId,
-        value: Vec<u8>,
-    },
-    /// Forgets a last ticket if it still names this transaction.
-    DeleteLast {
-        key: Vec<u8>,
-        transaction: TransactionId,
-    },
     /// Removes a parcel, if it is there: rows in the commit, its file after it; a crash in between is mended when the outbox
     /// is opened.
     ForgetParcel(ParcelId),
@@ -188,18 +174,6 @@ impl Writer {
                 Op::Delete(table, key) => {
                     write.open_table(table.definition()).map_err(failed)?.remove(key.as_slice()).map_err(failed)?;
                 }
-                Op::ChangeLast { key, transaction, value } => {
-                    let mut table = write.open_table(Table::Last.definition()).map_err(failed)?;
-                    if names(&table, key, *transaction)? {
-                        table.insert(key.as_slice(), value.as_slice()).map_err(failed)?;
-                    }
-                }
-                Op::DeleteLast { key, transaction } => {
-                    let mut table = write.open_table(Table::Last.definition()).map_err(failed)?;
-                    if names(&table, key, *transaction)? {
-                        table.remove(key.as_slice()).map_err(failed)?;
-                    }
-                }
                 Op::ForgetParcel(parcel) => {
                     let key = parcel.to_bytes();
                     let mut parcels = write.open_table(Table::Parcels.definition()).map_err(failed)?;
@@ -229,15 +203,6 @@ impl Writer {
 }
 
 /// Whether the last ticket under this key is that of this transaction.
-fn names(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-    transaction: TransactionId,
-) -> Result<bool, OutboxError> {
-    let value = table.get(key).map_err(failed)?;
-    Ok(value.is_some_and(|value| super::rows::names(value.value(), transaction)))
-}
-
 /// Makes the tables, so that reading finds them.
 pub fn make_tables(database: &Database) -> Result<(), OutboxError> {
     let write = database.begin_write().map_err(failed)?;

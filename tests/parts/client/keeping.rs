@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sealcast::client::{Client, ClientError, Options, Transaction, WaitError};
-use sealcast::core::id::{Rejection, TransactionId};
+use sealcast::core::id::{Rejection, Time, TransactionId};
 use sealcast::core::receipt::Verdict;
 use sealcast::store::outbox::OutboxError;
 
@@ -80,6 +80,44 @@ async fn r09_order_holds_over_a_restart_though_a_fate_came_late() {
     let third = client.submit("orders", Transaction::new("3").key("k")).await.unwrap();
     let opened = world.opened("orders", 3).await;
     assert_eq!(predecessor(&opened, third.ticket().transaction), Some(second.ticket().transaction));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn r09_behind_one_that_expired_the_next_follows_the_latest_that_has_no_fate() {
+    let (world, disk) = (World::new(3).await, HeldDisk::default());
+    let mut client = start(&world, on(&disk, &world)).await;
+    let mut ids: Vec<TransactionId> = Vec::new();
+    // Ids that say the opposite of the order of submissions.
+    let now = Time(jiff::Timestamp::now().as_millisecond() as u64);
+    for number in 0..4u8 {
+        let id = TransactionId::from_parts(now, [9 - number; 10]);
+        let handle = client.submit("orders", Transaction::new("x").key("k").id(id)).await.unwrap();
+        ids.push(handle.ticket().transaction);
+    }
+    let expire = async |client: &Client, id: TransactionId, parcels: usize| {
+        let opened = world.opened("orders", parcels).await;
+        let at = |parcel: &Opened| parcel.transactions.iter().position(|(it, _)| it.header.id == id);
+        let (parcel, index) = opened.iter().find_map(|parcel| Some((parcel, at(parcel)?))).unwrap();
+        let expired = world.statement(parcel, index, |_| Verdict::Expired { group_time: Time(u64::MAX) });
+        for node in ["alfa", "bravo"] {
+            world.say(node, "orders", std::slice::from_ref(&expired)).await;
+        }
+        let handle = client.kept().into_iter().find(|handle| handle.ticket().transaction == id).unwrap();
+        assert!(matches!(handle.committed().await, Err(WaitError::Expired)));
+    };
+    // The last expires, then, in the next life, the one that is the last by then; those before them go on waiting.
+    expire(&client, ids[3], 4).await;
+    let next = client.submit("orders", Transaction::new("5").key("k")).await.unwrap().ticket().transaction;
+    assert_eq!(predecessor(&world.opened("orders", 5).await, next), Some(ids[2]));
+    client.close().await;
+    client = start(&world, on(&disk, &world)).await;
+    expire(&client, next, 5).await;
+    expire(&client, ids[2], 5).await;
+    let next = client.submit("orders", Transaction::new("6").key("k")).await.unwrap().ticket().transaction;
+    assert_eq!(predecessor(&world.opened("orders", 6).await, next), Some(ids[1]));
+    let other = client.submit("orders", Transaction::new("7").key("another")).await.unwrap().ticket().transaction;
+    assert_eq!(predecessor(&world.opened("orders", 7).await, other), None);
     client.close().await;
 }
 
