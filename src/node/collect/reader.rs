@@ -27,6 +27,10 @@ pub(super) const REREADS: usize = 2;
 /// How often the record before the mark is asked for while its broker is there and gives nothing.
 const PROBES: u32 = 40;
 
+/// How many reads in a row find a partition absent before that is said: the first ones after a start, or of a broker that is
+/// slow, mean nothing.
+const ABSENT_READS: u32 = 3;
+
 /// Records of one run that are read again at once; a longer run takes several reads.
 const REREAD_RUN: i64 = 64;
 
@@ -79,6 +83,28 @@ pub(super) struct Source {
 /// The collector is gone: nothing is left to do.
 struct Stopped;
 
+/// Why a partition cannot be read just now.
+#[derive(Debug)]
+struct Trouble {
+    error: ReadError,
+    /// Reads in a row that came to nothing.
+    times: u32,
+    said: bool,
+}
+
+impl Trouble {
+    /// After one more read that came to nothing.
+    fn after(before: Option<Self>, error: ReadError) -> Self {
+        let same = before.filter(|before| before.error.retryable() && error.retryable() || before.error == error);
+        let known = same.unwrap_or(Self { error, times: 0, said: false });
+        Self { times: known.times.saturating_add(1), ..known }
+    }
+
+    fn is_news(&self) -> bool {
+        !self.said && (!self.error.retryable() || self.times >= ABSENT_READS)
+    }
+}
+
 impl Source {
     fn partition(&self, number: i32) -> PartitionId {
         PartitionId { topic: self.topic.clone(), number }
@@ -98,13 +124,14 @@ impl Source {
         }
     }
 
-    /// Waits before a partition that cannot be read is read again. Says so once, and again when the cause is one that
-    /// somebody must mend, or no longer is.
-    async fn pause_in(&self, partition: i32, trouble: &mut Option<ReadError>, error: ReadError) -> Result<(), Stopped> {
-        let known = trouble.as_ref().is_some_and(|before| before.retryable() && error.retryable() || *before == error);
-        if !known {
-            self.tell(Arrival::Trouble { partition, cause: Some(error.to_string()) }).await?;
-            *trouble = Some(error);
+    /// Waits before a partition that cannot be read is read again. Says so once it is more than a moment's trouble, and again
+    /// when the cause is one that somebody must mend, or no longer is.
+    async fn pause_in(&self, partition: i32, trouble: &mut Option<Trouble>, error: ReadError) -> Result<(), Stopped> {
+        let after = Trouble::after(trouble.take(), error);
+        let now = trouble.insert(after);
+        if now.is_news() {
+            self.tell(Arrival::Trouble { partition, cause: Some(now.error.to_string()) }).await?;
+            now.said = true;
         }
         self.pause().await
     }
@@ -197,7 +224,7 @@ impl Source {
     }
 
     /// Compares the partition with the mark (R17): the offset to read from. A gap is told before anything is read.
-    async fn start(&self, partition: i32, mark: Option<Mark>, trouble: &mut Option<ReadError>) -> Result<i64, Stopped> {
+    async fn start(&self, partition: i32, mark: Option<Mark>, trouble: &mut Option<Trouble>) -> Result<i64, Stopped> {
         let seen = mark.unwrap_or_default();
         let mut probes = 0;
         loop {
@@ -328,6 +355,24 @@ fn check_one(gate: &Gate, partition: i32, record: Fetched, group_time: Time) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moments_trouble_is_not_said_and_what_somebody_must_mend_is_said_at_once() {
+        let partition = || PartitionId { topic: Topic::named("orders"), number: 0 };
+        let absent = || ReadError::Absent { partition: partition(), cause: "nobody answers".to_owned() };
+        let refused = || ReadError::Refused { partition: partition(), cause: "grant READ".to_owned() };
+        let mut trouble: Option<Trouble> = None;
+        let mut is_said = |error| {
+            let now = Trouble::after(trouble.take(), error);
+            let news = now.is_news();
+            trouble = Some(Trouble { said: now.said || news, ..now });
+            news
+        };
+        let heard =
+            [absent(), absent(), absent(), absent(), refused(), refused(), absent(), absent(), absent(), refused()];
+        let heard = heard.map(&mut is_said);
+        assert_eq!(heard, [false, false, true, false, true, false, false, false, true, true]);
+    }
 
     #[test]
     fn neighbours_are_read_in_one_run_of_bounded_length() {
