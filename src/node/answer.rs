@@ -15,7 +15,7 @@ use super::group::GroupContext;
 use super::receipts::Signer;
 use crate::core::decide::{Decision, Row, Standing, View, standing};
 use crate::core::id::{PayloadTag, Rejection, SenderName, Time, TransactionId};
-use crate::core::receipt::{Answered, Decided, Notice, Query, StageTimes, Statement, Verdict, is_query};
+use crate::core::receipt::{Answered, Decided, Notice, Present, Query, StageTimes, Statement, Verdict, is_query};
 use crate::store::StoreError;
 use crate::store::group::Snapshot;
 use crate::telemetry::labels::QueryOutcome;
@@ -113,7 +113,10 @@ impl Answerer {
                 return Ok(QueryOutcome::NotBelieved);
             }
         };
-        if !self.answered.is_due(&sender, &query, self.context.seams.clock.monotonic()) {
+        let clock = &self.context.seams.clock;
+        let group = *self.context.group_time.borrow();
+        let present = Present { monotonic: clock.monotonic(), wall: clock.now(), group };
+        if !self.answered.is_due(&sender, &query, &present) {
             return Ok(QueryOutcome::TooSoon);
         }
         let snapshot = self.context.store.snapshot()?;

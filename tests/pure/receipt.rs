@@ -12,8 +12,8 @@ use sealcast::core::id::{
 };
 use sealcast::core::limits;
 use sealcast::core::receipt::{
-    Added, Answered, Counter, Decided, Directories, Missing, Notice, NoticeError, NoticeRecord, Query, QueryError,
-    Refusal, Refusals, StageTimes, Statement, Verdict, Verified, is_query, notice_key, sign_receipts,
+    Added, Answered, Counter, Decided, Directories, Missing, Notice, NoticeError, NoticeRecord, Present, Query,
+    QueryError, Refusal, Refusals, StageTimes, Statement, Verdict, Verified, is_query, notice_key, sign_receipts,
 };
 use sealcast::core::sign::SecretKey;
 
@@ -466,40 +466,75 @@ fn r13_a_query_is_answered_for_senders_that_may_send_here() {
     assert!(matches!(Query::verify(&record, orders(), &directory()), Err(QueryError::Field(_))));
 }
 
-/// What of these queries of one sender is answered, each with the monotonic time at which it comes.
+/// What a node takes for the present at this moment: 100 s after the clocks began, and so much later.
+fn present(at: u64) -> Present {
+    Present { monotonic: Duration::from_millis(at), wall: Time(100_000 + at), group: Time(99_000 + at) }
+}
+
+/// Whether a query is answered that a client of a sender asked at such a time, and that comes at such a moment.
+fn is_answered(of: &mut Answered, client: u8, time: u64, at: u64) -> bool {
+    let query = Query { epoch: Epoch([client; 8]), time: Time(time), asked: Vec::new() };
+    of.is_due(&"web".parse().unwrap(), &query, &present(at))
+}
+
+/// What of these queries of one sender is answered, each with the moment at which it comes.
 fn answered(of: &mut Answered, queries: &[(u8, u64, u64)]) -> Vec<bool> {
-    let ask = |(client, time, at): &(u8, u64, u64)| {
-        let query = Query { epoch: Epoch([*client; 8]), time: Time(*time), asked: Vec::new() };
-        of.is_due(&"web".parse().unwrap(), &query, Duration::from_millis(*at))
-    };
-    queries.iter().map(ask).collect()
+    queries.iter().map(|(client, time, at)| is_answered(of, *client, *time, *at)).collect()
 }
 
 #[test]
 fn r13_a_query_is_answered_once_however_often_and_late_it_is_replayed() {
     let mut of = Answered::default();
     // It lies in two partitions; its client asks again a moment later, which is too soon, and then in time.
-    assert_eq!(answered(&mut of, &[(1, 500, 0), (1, 500, 3), (1, 501, 50), (1, 600, 100)]), [true, false, false, true]);
+    let queries = [(1, 100_500, 0), (1, 100_500, 3), (1, 100_501, 50), (1, 100_600, 100)];
+    assert_eq!(answered(&mut of, &queries), [true, false, false, true]);
     // An hour and a day later nobody gains anything by them.
     let hour = 3_600_000;
-    assert_eq!(answered(&mut of, &[(1, 500, hour), (1, 600, hour), (1, 501, 24 * hour)]), [false; 3]);
-    assert_eq!(answered(&mut of, &[(1, 601, 24 * hour)]), [true]);
+    let queries = [(1, 100_500, hour), (1, 100_600, hour), (1, 100_501, 24 * hour)];
+    assert_eq!(answered(&mut of, &queries), [false; 3]);
+    assert_eq!(answered(&mut of, &[(1, 100_601, 24 * hour)]), [true]);
 }
 
 #[test]
 fn r13_clients_of_one_sender_do_not_silence_each_other_though_their_clocks_differ() {
     let mut of = Answered::default();
-    // One's clock is an hour ahead, and it asks every second; another sender's queries are its own.
+    // One's clock is an hour ahead, another's stands; they ask every second. Another sender's queries are its own.
     for second in 0..20u64 {
         let at = second * 1000;
-        assert_eq!(answered(&mut of, &[(1, 3_600_000 + at, at), (2, at, at + 500)]), [true, true], "second {second}");
+        let queries = [(1, 3_600_000 + at, at), (2, second + 1, at + 300), (3, 100_000 + at, at + 500)];
+        assert_eq!(answered(&mut of, &queries), [true; 3], "second {second}");
     }
     // All of them together have a bound, and forgetting of a crowd only who asked first.
-    let crowd: Vec<_> = (0..200u8).map(|client| (client, 10_000_000, 30_000)).collect();
+    let crowd: Vec<_> = (0..200u8).map(|client| (client, 130_000, 30_000)).collect();
     let heard = answered(&mut of, &crowd).into_iter().filter(|heard| *heard).count();
     assert_eq!(heard, 32);
     let query = Query { epoch: Epoch([1; 8]), time: NOW, asked: Vec::new() };
-    assert!(of.is_due(&"shop".parse().unwrap(), &query, Duration::from_secs(30)), "another sender");
+    assert!(of.is_due(&"shop".parse().unwrap(), &query, &present(30_000)), "another sender");
+}
+
+#[test]
+fn r13_whoever_replays_what_many_clients_once_asked_silences_none_that_asks_now() {
+    let mut of = Answered::default();
+    // More clients than are remembered ask, ten a second; their queries are kept by a stranger.
+    let mut kept = Vec::new();
+    for client in 0..200u8 {
+        let at = u64::from(client) * 100;
+        kept.push((client, 100_000 + at));
+        assert!(is_answered(&mut of, client, 100_000 + at, at), "client {client}");
+    }
+    // He plays all of them again, over and over, between any two questions of one client that asks every second, and of
+    // others that have just begun. A restarted node, which remembers nothing, and what is a day old by then, are no different.
+    for (mut of, from) in [(of, 20_000), (Answered::default(), 21_000), (Answered::default(), 86_400_000)] {
+        for second in 1..30u64 {
+            let at = from + second * 1000;
+            let replays: Vec<_> = kept.iter().map(|(client, time)| (*client, *time, at)).collect();
+            let heard = answered(&mut of, &replays).into_iter().filter(|heard| *heard).count();
+            assert!(heard <= 8, "{heard} replays are answered in second {second} from {from}");
+            let (old, new) = (201, 210 + second as u8);
+            assert!(is_answered(&mut of, old, 100_010 + at, at + 10), "second {second} from {from}: who asked before");
+            assert!(is_answered(&mut of, new, 100_010 + at, at + 10), "second {second} from {from}: who begins");
+        }
+    }
 }
 
 proptest! {

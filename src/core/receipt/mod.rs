@@ -11,7 +11,7 @@ mod statement;
 pub use batch::{NoticeRecord, Receipts, sign_receipts};
 pub use count::{Added, Agreed, Counter, Refusals};
 pub use notice::{Missing, NOTICE_MAGIC, Notice, NoticeError, Refusal, Signed, Verified, notice_key};
-pub use query::{Answered, QUERY_MAGIC, Query, QueryError, is_query};
+pub use query::{Answered, Present, QUERY_MAGIC, Query, QueryError, is_query};
 pub use statement::{Decided, StageTimes, Statement, Verdict};
 
 /// The version of notices and queries that this code writes, and the only one that it reads.

@@ -144,47 +144,111 @@ const EVERY: Duration = Duration::from_millis(100);
 /// All clients of a sender together are answered so many times in each of these.
 const SPELL: Duration = Duration::from_secs(1);
 const A_SPELL: u32 = 32;
+/// Of these, so many for queries that may have been answered before.
+const DOUBTFUL_A_SPELL: u32 = 8;
+/// A query of a client that is not remembered is new only if it was asked so long before or after the present, at most.
+const PRESENT: Duration = Duration::from_secs(60);
+
+/// What a node takes for the present: two clocks, because each of them may stand still or be wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Present {
+    /// Its monotonic clock.
+    pub monotonic: Duration,
+    /// Its wall clock.
+    pub wall: Time,
+    /// Group time.
+    pub group: Time,
+}
+
+impl Present {
+    fn has(&self, time: Time) -> bool {
+        let (early, late) = (self.wall.min(self.group), self.wall.max(self.group));
+        time.after(PRESENT) >= early && time <= late.after(PRESENT)
+    }
+}
 
 /// How often each sender was answered. Takes only what was verified, so it holds no more than the directory lists, and of a
-/// sender at most [`limits::ASKING_EPOCHS`] clients.
+/// sender at most twice [`limits::ASKING_EPOCHS`] clients.
+///
+/// A query of a client that is remembered is told from a replay by its time. Clients are forgotten: when more of them ask, and
+/// with every restart of the node. What may be a replay of what they asked (it is not later than all that was forgotten, or
+/// not of the present) is answered seldom and remembered apart, so that whoever replays what other clients of a sender once
+/// asked takes neither the answers nor the memory of those that ask now.
 #[derive(Debug, Default)]
 pub struct Answered {
     senders: BTreeMap<SenderName, OfSender>,
 }
 
-#[derive(Debug, Default)]
+/// By client: the time in the last query that was answered, and when that was.
+type Clients = BTreeMap<Epoch, (Time, Duration)>;
+
+#[derive(Debug)]
 struct OfSender {
-    /// By client: the time in the last query that was answered, and when that was.
-    clients: BTreeMap<Epoch, (Time, Duration)>,
+    clients: Clients,
+    /// Clients of which nothing was answered that was surely new.
+    doubtful: Clients,
+    /// No client that was forgotten asked anything later.
+    forgotten: Time,
     /// When the present spell began, and how many were answered in it.
     spell: Duration,
     in_spell: u32,
+    doubtful_in_spell: u32,
+}
+
+impl OfSender {
+    /// One of which nothing is remembered: it may have asked up to now.
+    fn new(present: &Present) -> Self {
+        Self {
+            clients: Clients::new(),
+            doubtful: Clients::new(),
+            forgotten: present.group,
+            spell: present.monotonic,
+            in_spell: 0,
+            doubtful_in_spell: 0,
+        }
+    }
 }
 
 impl Answered {
-    /// Whether a query is to be answered `now`, in monotonic time; if so it counts as answered. Not one that was
-    /// answered before, nor one that comes too soon.
-    pub fn is_due(&mut self, sender: &SenderName, query: &Query, now: Duration) -> bool {
-        let of = self.senders.entry(sender.clone()).or_default();
-        if let Some((time, at)) = of.clients.get(&query.epoch)
+    /// Whether a query is to be answered now; if so it counts as answered. Not one that was answered before, nor one that
+    /// comes too soon.
+    pub fn is_due(&mut self, sender: &SenderName, query: &Query, present: &Present) -> bool {
+        let now = present.monotonic;
+        let of = self.senders.entry(sender.clone()).or_insert_with(|| OfSender::new(present));
+        let known = of.clients.get(&query.epoch);
+        if let Some((time, at)) = known.or_else(|| of.doubtful.get(&query.epoch))
             && (query.time <= *time || now.saturating_sub(*at) < EVERY)
         {
             return false;
         }
+        let new = known.is_some() || (query.time > of.forgotten && present.has(query.time));
         if now.saturating_sub(of.spell) >= SPELL {
-            (of.spell, of.in_spell) = (now, 0);
+            (of.spell, of.in_spell, of.doubtful_in_spell) = (now, 0, 0);
         }
-        if of.in_spell >= A_SPELL {
+        if of.in_spell >= A_SPELL || (!new && of.doubtful_in_spell >= DOUBTFUL_A_SPELL) {
             return false;
         }
         of.in_spell += 1;
-        if of.clients.len() >= limits::ASKING_EPOCHS
-            && !of.clients.contains_key(&query.epoch)
-            && let Some(oldest) = of.clients.iter().min_by_key(|(_, (_, at))| *at).map(|(epoch, _)| *epoch)
-        {
-            of.clients.remove(&oldest);
+        if new {
+            of.doubtful.remove(&query.epoch);
+            if let Some((time, _)) = remember(&mut of.clients, query, now)
+                && present.has(time)
+            {
+                of.forgotten = of.forgotten.max(time);
+            }
+        } else {
+            of.doubtful_in_spell += 1;
+            remember(&mut of.doubtful, query, now);
         }
-        of.clients.insert(query.epoch, (query.time, now));
         true
     }
+}
+
+/// Gives what is forgotten instead: the client that was answered least lately.
+fn remember(clients: &mut Clients, query: &Query, now: Duration) -> Option<(Time, Duration)> {
+    let full = clients.len() >= limits::ASKING_EPOCHS && !clients.contains_key(&query.epoch);
+    let oldest = clients.iter().min_by_key(|(_, (_, at))| *at).filter(|_| full).map(|(epoch, _)| *epoch);
+    let forgotten = oldest.and_then(|epoch| clients.remove(&epoch));
+    clients.insert(query.epoch, (query.time, now));
+    forgotten
 }
