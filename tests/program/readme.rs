@@ -15,6 +15,8 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::common::folders;
+
 /// The end of patience, no measure of speed.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -78,20 +80,11 @@ impl Drop for Group {
 
 /// Copies the example environment as git leaves it: everybody may read it.
 fn copy_example(to: &Path) {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir(to).expect("a folder");
-        for entry in fs::read_dir(from).expect("a folder") {
-            let entry = entry.expect("an entry");
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), &target).expect("copied");
-                fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).expect("a mode");
-            }
-        }
+    let to = to.join("keys-example");
+    folders::copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("keys-example"), &to);
+    for file in folders::files(&to) {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("a mode");
     }
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("keys-example"), &to.join("keys-example"));
 }
 
 /// Where cargo puts examples for this test.

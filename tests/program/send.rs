@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::folders;
 use crate::common::kafka::shared;
 use crate::common::world::{World, lines};
 use serde_json::Value;
@@ -206,8 +207,7 @@ fn send_waits_for_room_in_a_full_outbox_and_goes_on() {
     // Full from a former run, it goes on as soon as that has its fates: with files of every size, with lines, and with what
     // can be read only once.
     for copy in ["second", "third"] {
-        let copied = Command::new("cp").args(["-r", "first", copy]).current_dir(world.path()).status().unwrap();
-        assert!(copied.success());
+        folders::copy(&world.path().join("first"), &world.path().join(copy));
     }
     let output = std::thread::scope(|scope| {
         let piped = scope.spawn(|| send_all("third", "- --timeout 90s", &vec![7; 6_000_000]));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -11,12 +10,13 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{Later, NODES, Standing, Storm, Trouble};
+use crate::common::folders;
 use crate::common::world::{lines, payload};
 
 fn copy(from: &Path, to: &Path) {
     // What was there before goes: a copy is one moment's.
     let _ = std::fs::remove_dir_all(to);
-    assert!(Command::new("cp").args(["-a"]).arg(from).arg(to).status().unwrap().success());
+    folders::copy(from, to);
 }
 
 impl Storm {

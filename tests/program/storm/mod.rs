@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use client::Work;
 use sealcast::core::id::DestinationName;
 
+use crate::common::folders;
 use crate::common::kafka::shared;
 use crate::common::troubled::{Trouble, Troubled};
 use crate::common::world::World;
@@ -279,7 +280,7 @@ impl Drop for Storm {
             }
         }
         if let (true, Ok(keep)) = (std::thread::panicking(), std::env::var("SEALCAST_STORM_KEEP")) {
-            let copied = std::process::Command::new("cp").args(["-a"]).arg(self.world.path()).arg(&keep).status();
+            let copied = folders::try_copy(self.world.path(), &PathBuf::from(&keep));
             println!("kept in {keep}: {copied:?}");
             if let Some(brokers) = &self.brokers {
                 // It is removed with the cluster only when nothing panicked.
