@@ -20,7 +20,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Storm {
-    fn after(&mut self, from: u64, to: u64, later: Later) {
+    pub(super) fn after(&mut self, from: u64, to: u64, later: Later) {
         let at = Instant::now() + self.dice.millis(from, to);
         self.later.push((at, later));
     }
@@ -77,6 +77,13 @@ impl Storm {
                 self.nodes.insert(node, Standing::Runs);
             }
             Later::Start(node) => self.start(node),
+            Later::Copy => {
+                self.folder();
+                if self.copies.is_empty() {
+                    self.after(1000, 3000, Later::Copy);
+                }
+            }
+            Later::Restore(node) => self.restore(node),
             Later::PutBack(node) => self.put_back(node),
             Later::Broker(number, trouble) => {
                 self.troubled.remove(&number);
@@ -188,45 +195,69 @@ impl Storm {
         self.after(0, 1000, Later::StartClient(client));
     }
 
-    /// A node's folder is copied, or put back to the copy for a while.
+    /// Ends what keeps nodes from running.
+    fn everybody_runs(&mut self) {
+        let ends = |later: &Later| matches!(later, Later::Resume(_) | Later::Start(_));
+        let (now, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.later).into_iter().partition(|(_, it)| ends(it));
+        self.later = left;
+        for (_, later) in now {
+            self.happen(later);
+        }
+        let running = NODES.into_iter().filter(|node| self.nodes[node] == Standing::Runs);
+        running.for_each(|node| self.world.listens(node));
+    }
+
+    /// How far a node has applied each destination's log, once it says both.
+    fn applied(&self, node: &str) -> Option<BTreeMap<String, u64>> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(5) {
+            let status = self.status().into_iter().filter(|((of, _), _)| of == node);
+            let index = |value: &serde_json::Value| value["state_index"].as_u64().expect("how far it has applied");
+            let last: BTreeMap<_, _> = status.map(|((_, to), value)| (to, index(&value))).collect();
+            if last.len() == 2 {
+                return Some(last);
+            }
+        }
+        None
+    }
+
+    /// A node's folder is copied. Later it starts with the copy, for a while.
     fn folder(&mut self) {
-        if self.nodes.values().any(|standing| *standing != Standing::Runs) {
-            return;
+        let without: Vec<_> = NODES.into_iter().filter(|node| !self.copies.contains_key(node)).collect();
+        let Some(node) = without.get(self.dice.below(without.len() as u64) as usize).copied() else { return };
+        self.everybody_runs();
+        let Some(last) = self.applied(node) else { return };
+        self.note(&format!("the folder of {node} is copied at {last:?}"));
+        self.kill(node);
+        let to = self.world.path().join(format!("folder-of-{node}"));
+        copy(&self.data(node), &to);
+        self.copies.insert(node, (to, last));
+        self.start(node);
+        self.after(3000, 12_000, Later::Restore(node));
+    }
+
+    fn restore(&mut self, node: &'static str) {
+        let (from, then) = self.copies[node].clone();
+        // One at a time: the others must be there to say so, and know of something that it did since.
+        if self.nodes.values().all(|standing| *standing != Standing::Restored) {
+            self.everybody_runs();
         }
-        let Some(node) = self.one_of(Standing::Runs) else { return };
-        let status = self.status();
-        let last: BTreeMap<String, u64> = status
-            .iter()
-            .filter(|((of, _), _)| of == node)
-            .filter_map(|((_, destination), value)| Some((destination.clone(), value["last_index"].as_u64()?)))
-            .collect();
-        if last.len() < 2 {
-            return;
+        let all_run = self.nodes.values().all(|standing| *standing == Standing::Runs);
+        let last = self.applied(node).filter(|_| all_run).unwrap_or_default();
+        if !then.iter().all(|(to, index)| last.get(to).is_some_and(|last| last > &(index + 5))) {
+            return self.after(1000, 3000, Later::Restore(node));
         }
-        match self.copies.get(node).cloned() {
-            // What it did since is known to the others.
-            Some((from, then)) if then.iter().all(|(destination, index)| last[destination] > index + 5) => {
-                self.note(&format!("{node} starts with an older folder: {then:?}, it was at {last:?}"));
-                self.kill(node);
-                let newest = self.world.path().join(format!("newest-of-{node}"));
-                let _ = std::fs::remove_dir_all(&newest);
-                std::fs::rename(self.data(node), &newest).unwrap();
-                copy(&from, &self.data(node));
-                self.restored.insert(node, self.world.log_of(node).len());
-                self.start(node);
-                self.nodes.insert(node, Standing::Restored);
-                self.after(3000, 6000, Later::PutBack(node));
-            }
-            Some(_) => {}
-            None => {
-                self.note(&format!("the folder of {node} is copied at {last:?}"));
-                self.kill(node);
-                let to = self.world.path().join(format!("folder-of-{node}"));
-                copy(&self.data(node), &to);
-                self.copies.insert(node, (to, last));
-                self.start(node);
-            }
-        }
+        self.note(&format!("{node} starts with an older folder: {then:?}, it was at {last:?}"));
+        self.kill(node);
+        let newest = self.world.path().join(format!("newest-of-{node}"));
+        // What was there before goes.
+        let _ = std::fs::remove_dir_all(&newest);
+        std::fs::rename(self.data(node), &newest).unwrap();
+        copy(&from, &self.data(node));
+        self.restored.insert(node, self.world.log_of(node).len());
+        self.start(node);
+        self.nodes.insert(node, Standing::Restored);
+        self.after(3000, 6000, Later::PutBack(node));
     }
 
     fn put_back(&mut self, node: &'static str) {

@@ -68,6 +68,10 @@ enum Standing {
 enum Later {
     Resume(&'static str),
     Start(&'static str),
+    /// A node's folder is copied.
+    Copy,
+    /// A node starts with the copy of its folder.
+    Restore(&'static str),
     /// The newest copy of a node's folder comes back.
     PutBack(&'static str),
     Broker(u32, Trouble),
@@ -94,7 +98,7 @@ struct Storm {
     clients: Vec<ClientProcess>,
     nodes: BTreeMap<&'static str, Standing>,
     troubled: BTreeMap<u32, Trouble>,
-    /// Copies of nodes' folders, with the log's last index in each destination.
+    /// Copies of nodes' folders, with how far each destination's log was applied.
     copies: BTreeMap<&'static str, (PathBuf, BTreeMap<String, u64>)>,
     /// Whose folder was put back, with the length of its log before that.
     restored: BTreeMap<&'static str, usize>,
@@ -239,6 +243,10 @@ impl Storm {
         let now = Instant::now();
         // Those that wait for others come last.
         let order = |later: &Later| matches!(later, Later::Broker(_, Trouble::Dead));
+        if all {
+            // It would begin what has to end.
+            self.later.retain(|(_, later)| !matches!(later, Later::Copy | Later::Restore(_)));
+        }
         let (mut due, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.later).into_iter().partition(|(at, _)| all || *at <= now);
         self.later = left;
@@ -258,6 +266,9 @@ impl Storm {
             std::thread::sleep(Duration::from_millis(50));
         }
         let end = Instant::now() + lasts;
+        if own_brokers {
+            storm.after(1000, 6000, Later::Copy);
+        }
         while Instant::now() < end {
             storm.due(false);
             storm.watch();
