@@ -403,11 +403,11 @@ impl Outlet {
         let outlet = self.clone();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
-            let acknowledged = pending.await.map(drop);
+            let acknowledged = pending.await;
             let now = outlet.clock.monotonic();
             if let Some(token) = token {
                 match &acknowledged {
-                    Ok(()) => outlet.domains().acknowledged(&token, now),
+                    Ok(ack) => outlet.domains().acknowledged(&token, ack.took, now),
                     Err(AppendError::Closed) => outlet.domains().forgotten(&token),
                     Err(_) => outlet.domains().failed(&token, now),
                 }
@@ -417,7 +417,7 @@ impl Outlet {
                 outlet.meter.count(names::TRANSPORT_APPENDED_BYTES, bytes);
             }
             // Whoever waited may have what it wanted from others.
-            let _ = answer.send(acknowledged);
+            let _ = answer.send(acknowledged.map(drop));
         });
         answered.await.unwrap_or(Err(AppendError::Closed))
     }

@@ -59,7 +59,8 @@ pub struct StripeRecords {
 }
 
 impl StripeRecords {
-    fn bytes(&self) -> usize {
+    /// What its records take, in bytes.
+    pub fn bytes(&self) -> usize {
         self.records.iter().map(|record| record.value.len()).sum()
     }
 }
@@ -278,11 +279,8 @@ impl<T: Transport> Lane<T> {
         let mut tick = self.clock.sleep(TICK);
         loop {
             tokio::select! {
-                order = orders.recv() => match order {
-                    Some(Command::Publish { stripe, again, credit }) => self.publish(stripe, again, credit),
-                    Some(Command::Forget(parcel)) => self.forget(parcel),
-                    None => return,
-                },
+                // Acknowledgements that are here are heard before anybody is found to be slow.
+                biased;
                 Some((number, answer)) = self.acknowledgements.next() => self.answered(number, answer),
                 () = &mut tick => {
                     self.look_around();
@@ -290,6 +288,11 @@ impl<T: Transport> Lane<T> {
                     let busy = self.stripes.values().any(|stripe| stripe.records.is_some());
                     tick = self.clock.sleep(if busy { TICK } else { IDLE_TICK });
                 }
+                order = orders.recv() => match order {
+                    Some(Command::Publish { stripe, again, credit }) => self.publish(stripe, again, credit),
+                    Some(Command::Forget(parcel)) => self.forget(parcel),
+                    None => return,
+                },
             }
         }
     }
@@ -459,6 +462,8 @@ impl<T: Transport> Lane<T> {
         let pending = self.transport.append(to, record).map_err(|Full(record)| record)?;
         let now = self.clock.monotonic();
         self.published.increment(1);
+        let (parcel, stripe, shard) = (id.parcel, id.index, place.shard);
+        tracing::trace!(%parcel, stripe, shard, partition = place.partition, "a segment is handed over");
         if let Some(token) = self.domains.sent(place.partition, now) {
             let number = self.next;
             self.next += 1;
@@ -472,10 +477,12 @@ impl<T: Transport> Lane<T> {
         let Some(sent) = self.on_the_way.remove(&number) else { return };
         let now = self.clock.monotonic();
         match answer {
-            Ok(_) => {
-                self.domains.acknowledged(&sent.token, now);
+            Ok(ack) => {
+                self.domains.acknowledged(&sent.token, ack.took, now);
                 let domain = self.domains.of(sent.place.partition).map(|(name, _)| name);
                 self.acknowledged.note(domain, sent.bytes, now.saturating_sub(sent.since));
+                let (parcel, stripe, shard) = (sent.stripe.parcel, sent.stripe.index, sent.place.shard);
+                tracing::trace!(%parcel, stripe, shard, took_us = ack.took.as_micros() as u64, "a segment is acknowledged");
                 if let Some(stripe) = self.stripes.get_mut(&sent.stripe) {
                     stripe.placement.acknowledged(sent.place);
                 }

@@ -104,7 +104,7 @@ fn r15_a_broker_that_goes_away_in_between_costs_only_its_shards() {
             domains.failed(token, START + milliseconds(5));
             placement.failed(*place);
         } else {
-            domains.acknowledged(token, START + milliseconds(2));
+            domains.acknowledged(token, milliseconds(2), START + milliseconds(2));
             placement.acknowledged(*place);
         }
     }
@@ -125,7 +125,7 @@ fn r14_a_late_domain_keeps_its_shards_and_others_get_copies() {
         for _ in 0..8 {
             let token = domains.sent(partition, START).unwrap();
             let took = if partition == 0 { 200 } else { 3 };
-            domains.acknowledged(&token, START + milliseconds(took));
+            domains.acknowledged(&token, milliseconds(took), START + milliseconds(took));
         }
     }
     let now = START + milliseconds(300);
@@ -143,7 +143,7 @@ fn r15_a_silent_broker_is_noticed_by_what_it_leaves_waiting() {
     let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
     for partition in 0..3 {
         let token = domains.sent(partition, START).unwrap();
-        domains.acknowledged(&token, START + milliseconds(4));
+        domains.acknowledged(&token, milliseconds(4), START + milliseconds(4));
     }
     let _waiting = domains.sent(1, START + milliseconds(10)).unwrap();
     assert_eq!(domains.standing("broker-1", START + milliseconds(20)), Standing::Present);
@@ -234,7 +234,7 @@ proptest! {
                     }
                     (false, 2) if round < 40 => waiting.push((token, place)),
                     (false, _) => {
-                        domains.acknowledged(&token, now);
+                        domains.acknowledged(&token, Duration::MAX, now);
                         placement.acknowledged(place);
                         held.entry(domain_of(&domains, place)).or_default().insert(place.shard);
                     }
@@ -247,4 +247,53 @@ proptest! {
         prop_assert_eq!(placement.accepted(&domains, now), alive >= 2);
         prop_assert_eq!(survives_any_domain(k, &held) && !held.is_empty(), alive >= 2);
     }
+}
+
+/// Domains whose acknowledgements took so many milliseconds, one after the other.
+fn after(took: [&[u64]; 3]) -> Domains {
+    let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
+    for (partition, times) in (0..).zip(took) {
+        for time in times {
+            let token = domains.sent(partition, START).unwrap();
+            domains.acknowledged(&token, milliseconds(*time), START + milliseconds(*time));
+        }
+    }
+    domains
+}
+
+#[test]
+fn r14_what_slows_all_domains_alike_makes_none_late() {
+    let mut domains = after([&[5; 20]; 3]);
+    for partition in 0..3 {
+        let _waits = domains.sent(partition, START).unwrap();
+    }
+    let all = |domains: &Domains, at: u64| {
+        ["broker-0", "broker-1", "broker-2"].map(|name| domains.standing(name, START + milliseconds(at)))
+    };
+    assert_eq!(all(&domains, 2_000), [Standing::Present; 3], "this process was held up, or all are under load");
+    let mut domains = after([&[5; 20], &[40, 60, 40, 60, 40, 60, 40, 60], &[50; 8]]);
+    let _waits = domains.sent(1, START).unwrap();
+    assert_eq!(domains.standing("broker-0", START), Standing::Present);
+    assert_eq!(domains.standing("broker-1", START), Standing::Present, "within twice the others' median");
+}
+
+#[test]
+fn r14_one_slow_answer_among_many_says_nothing_while_the_others_have_such_too() {
+    let spread: Vec<u64> = (0..64).map(|number| if number % 8 == 0 { 70 } else { 5 }).collect();
+    let mut domains = after([&spread; 3]);
+    let _waits = domains.sent(2, START).unwrap();
+    assert_eq!(domains.standing("broker-2", START + milliseconds(139)), Standing::Present);
+    assert_eq!(domains.standing("broker-2", START + milliseconds(141)), Standing::Late);
+    let steady = after([&spread, &spread, &[71; 8]]);
+    assert_eq!(steady.standing("broker-2", START), Standing::Late, "all of its recent ones are slow");
+}
+
+#[test]
+fn r15_what_waits_in_this_process_is_not_the_domains() {
+    let mut domains = after([&[4; 8]; 3]);
+    for _ in 0..8 {
+        let token = domains.sent(0, START).unwrap();
+        domains.acknowledged(&token, milliseconds(4), START + milliseconds(400));
+    }
+    assert_eq!(domains.standing("broker-0", START + milliseconds(400)), Standing::Present);
 }

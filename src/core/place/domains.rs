@@ -10,6 +10,13 @@ use super::{ALWAYS_LATE, GONE, LEFT_ALONE, NEVER_LATE};
 /// How many acknowledgement times of a domain are "recent".
 const RECENT: usize = 8;
 
+/// How many acknowledgement times of a domain say how far they spread.
+const SPREAD: usize = 64;
+
+/// Of [`SPREAD`] times so many are longer than what counts as usual in a bad moment: one in sixteen, so that a domain like
+/// the others is hardly ever called late.
+const OUTLIERS: usize = 16;
+
 /// A partition as the transport knows it now, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownPartition {
@@ -47,7 +54,12 @@ pub struct SendToken {
 struct Domain {
     /// Its partitions that are up, ascending by number, with their copies.
     partitions: Vec<(i32, u8)>,
-    recent: VecDeque<Duration>,
+    /// The last [`SPREAD`] acknowledgement times.
+    times: VecDeque<Duration>,
+    /// The median of the last [`RECENT`] of them; `None` before the first.
+    usual: Option<Duration>,
+    /// What an acknowledgement takes in a bad moment of now; `None` before the first.
+    bad: Option<Duration>,
     /// When each record still on its way was sent; the first is the oldest.
     on_the_way: BTreeMap<u64, Duration>,
     /// Since when it is away: no partition up, or nothing but failures.
@@ -61,16 +73,20 @@ impl Domain {
         self.partitions.is_empty() || self.failed_at.is_some_and(|at| now.saturating_sub(at) < LEFT_ALONE)
     }
 
-    /// The median of the recent acknowledgement times; `None` before the first.
-    fn usual(&self) -> Option<Duration> {
-        let mut times: Vec<Duration> = self.recent.iter().copied().collect();
-        median(&mut times)
+    fn took(&mut self, time: Duration) {
+        if self.times.len() == SPREAD {
+            self.times.pop_front();
+        }
+        self.times.push_back(time);
+        self.usual = median(&mut self.times.iter().rev().take(RECENT).copied().collect::<Vec<_>>());
+        let mut times: Vec<Duration> = self.times.iter().copied().collect();
+        times.sort_unstable();
+        self.bad = times.iter().rev().nth(times.len() / OUTLIERS).copied();
     }
 
-    /// What it takes now: the usual time, or longer when the oldest record on its way has waited longer.
-    fn takes(&self, now: Duration) -> Option<Duration> {
-        let waiting = self.on_the_way.values().next().map(|sent| now.saturating_sub(*sent));
-        self.usual().max(waiting)
+    /// How long the oldest record on its way has waited.
+    fn waits(&self, now: Duration) -> Option<Duration> {
+        self.on_the_way.values().next().map(|sent| now.saturating_sub(*sent))
     }
 }
 
@@ -142,14 +158,12 @@ impl Domains {
         Some(SendToken { domain: name.clone(), number })
     }
 
-    /// The transport acknowledged a record.
-    pub fn acknowledged(&mut self, token: &SendToken, now: Duration) {
+    /// The transport acknowledged a record `took` after it got it. That may be less than the time until the caller heard of
+    /// it: what waits in this process is not the domain's.
+    pub fn acknowledged(&mut self, token: &SendToken, took: Duration, now: Duration) {
         let Some(domain) = self.domains.get_mut(&token.domain) else { return };
         if let Some(sent) = domain.on_the_way.remove(&token.number) {
-            if domain.recent.len() == RECENT {
-                domain.recent.pop_front();
-            }
-            domain.recent.push_back(now.saturating_sub(sent));
+            domain.took(took.min(now.saturating_sub(sent)));
             domain.failed_at = None;
             if !domain.partitions.is_empty() {
                 domain.away_since = None;
@@ -182,18 +196,26 @@ impl Domains {
                 _ => Standing::Absent,
             };
         }
-        let Some(takes) = domain.takes(now) else { return Standing::Present };
-        let mut others: Vec<Duration> = self
-            .domains
-            .iter()
-            .filter(|(other, domain)| other.as_ref() != name && !domain.away(now))
-            .filter_map(|(_, domain)| domain.usual())
-            .collect();
-        let limit = match median(&mut others) {
-            Some(median) => (median * 2).max(NEVER_LATE),
-            None => ALWAYS_LATE,
+        let of = |time: &dyn Fn(&Domain) -> Option<Duration>| {
+            let others = self.domains.iter().filter(|(other, domain)| other.as_ref() != name && !domain.away(now));
+            median(&mut others.filter_map(|(_, domain)| time(domain)).collect::<Vec<_>>())
         };
-        if takes > limit { Standing::Late } else { Standing::Present }
+        let waits = domain.waits(now).unwrap_or_default();
+        let Some(usual) = of(&|domain| domain.usual) else {
+            return if domain.usual.unwrap_or_default().max(waits) > ALWAYS_LATE {
+                Standing::Late
+            } else {
+                Standing::Present
+            };
+        };
+        // Twice the others' median (R14); below what they take in a bad moment it means nothing.
+        let bad = of(&|domain| domain.bad).unwrap_or_default();
+        let late = domain.usual.unwrap_or_default() > (usual * 2).max(bad).max(NEVER_LATE);
+        // One record that waits says less than many that came, and what slows all alike, load or a pause of this process, lets
+        // the others' records wait too.
+        let others_wait = of(&|domain| Some(domain.waits(now).unwrap_or_default())).unwrap_or_default();
+        let silent = waits > (usual.max(bad).max(others_wait) * 2).max(NEVER_LATE);
+        if late || silent { Standing::Late } else { Standing::Present }
     }
 
     /// Every domain of the topic with its standing, ascending by name.
