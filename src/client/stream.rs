@@ -117,7 +117,7 @@ impl Streaming {
         let prepared = Arc::new(prepared);
         let (sealer, outbox, for_sealing) = (self.sealer.clone(), self.outbox.clone(), prepared.clone());
         let started = self.run(move || -> Result<_, ClientError> {
-            let (row, sealer) = sealer.start(&for_sealing)?;
+            let (row, sealer) = sealer.start(&for_sealing, length)?;
             let kept = Kept { reservation: outbox.reserve(0)?, file: outbox.start_file(row.parcel)? };
             Ok((row, sealer, kept))
         });

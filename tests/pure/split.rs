@@ -149,6 +149,32 @@ fn a_parcel_without_bytes_is_none_and_the_key_must_be_the_senders() {
 }
 
 #[test]
+fn a_profile_that_fits_a_known_length_loses_any_one_domain_at_no_more_cost() {
+    let lengths =
+        [1, 65_537, 68_000, 98_304, 131_072, 262_144, 300_000, 600_000, 1 << 20, (1 << 20) + 3_000, 3 << 20, 64 << 20];
+    for (domains, length) in (1..=12).flat_map(|domains| lengths.map(|length| (domains, length))) {
+        let (profile, coded) = (Profile::fitting(domains, length), Profile::coded(domains));
+        let (of, stripe) = (format!("{length} bytes over {domains}: {profile:?}"), profile.stripe_bytes() as u64);
+        if domains > 1 {
+            assert!(profile.n().div_ceil(domains) <= profile.m(), "{of}");
+        }
+        assert!(profile.n() * coded.k() <= coded.n() * profile.k(), "{of}");
+        assert!(profile.shard_bytes() <= Profile::FITTING_SHARD_BYTES as usize, "{of}");
+        let (stripes, last) = (length.div_ceil(stripe), length - (length - 1) / stripe * stripe);
+        assert!(stripes == 1 || last > stripe / 2, "{of}");
+        assert!(stripes <= length.div_ceil(coded.stripe_bytes() as u64), "{of}");
+    }
+    let shape = |length| {
+        let profile = Profile::fitting(3, length);
+        (profile.k(), profile.m(), length.div_ceil(profile.stripe_bytes() as u64))
+    };
+    assert_eq!(
+        [68_000, 262_144, (1 << 20) + 3_000, 16 << 20].map(shape),
+        [(2, 1, 1), (4, 2, 1), (8, 4, 1), (8, 4, 13)]
+    );
+}
+
+#[test]
 fn the_named_profiles_work_at_their_full_sizes() {
     for (profile, length) in
         [(Profile::coded(3), 600_000), (Profile::small(), 65_536), (Profile::replicated(), 1_300_000)]

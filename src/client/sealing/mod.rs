@@ -115,11 +115,18 @@ impl Sealer {
 
     /// The most bytes that a transaction can take in the outbox: header, chunk tags, padding, frame.
     pub fn most_bytes(prepared: &Prepared) -> u64 {
+        Self::most_bytes_with(prepared, prepared.transaction.payload.len() as u64)
+    }
+
+    /// The same for a payload of `payload` bytes that comes by itself.
+    fn most_bytes_with(prepared: &Prepared, payload: u64) -> u64 {
         let transaction = &prepared.transaction;
-        let payload = transaction.payload.len() as u64;
         let headers: usize = transaction.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         let rest = 2048 + headers + 64 * prepared.destinations.len();
-        payload + payload / 8 + payload / 4096 + rest as u64
+        // Padmé adds up to an eighth, zstd a 256th and a frame to what it cannot compress.
+        let grown = if transaction.pad { (payload + headers as u64) / 8 } else { 0 }
+            + if transaction.compress { payload / 256 + 1024 } else { 0 };
+        payload + grown + payload / 4096 + rest as u64
     }
 
     /// The most bytes that a parcel takes beside its transactions: envelope, a header.
@@ -135,10 +142,12 @@ impl Sealer {
         if layouts.iter().all(|layout| layout.replicated) {
             return Profile::replicated();
         }
-        if sealed_bytes.is_some_and(|bytes| bytes <= Profile::small().stripe_bytes() as u64) {
-            return Profile::small();
+        let domains = layouts.iter().map(|layout| layout.domains).min().unwrap_or(USUAL_DOMAINS);
+        match sealed_bytes {
+            Some(bytes) if bytes <= Profile::small().stripe_bytes() as u64 => Profile::small(),
+            Some(bytes) => Profile::fitting(domains, bytes),
+            None => Profile::coded(domains),
         }
-        Profile::coded(layouts.iter().map(|layout| layout.domains).min().unwrap_or(USUAL_DOMAINS))
     }
 
     /// Starts a parcel of this many transactions; `sealed_bytes`, where it is known, is at least its length.
@@ -318,6 +327,7 @@ impl Sealer {
             let payload = Payload { bytes: plain.len() as u64, carried: carried.len() as u64, tag: self.tag(plain) };
             let header = self.header(one, &begun.directory, Some(payload));
             out.clear();
+            out.reserve(carried.len() + carried.len() / 4096 + 1024);
             let sealed = begun.sealer.seal(header, carried, &mut out).map_err(seal_error)?;
             transactions.push(self.transaction_row(one, begun.row.parcel, &sealed)?);
             stripes.extend(begun.splitter.push(&out).map_err(seal_error)?);
@@ -339,9 +349,13 @@ impl Sealer {
     }
 
     /// Starts a parcel whose one transaction is pushed piece by piece. Its lengths and tag come in its trailer, unless they
-    /// are known: the payload is at hand, or was read once before. Blocks. Errors: [`ClientError`].
-    pub fn start(&self, prepared: &Prepared) -> Result<(ParcelRow, StreamSealer), ClientError> {
-        let mut begun = self.begin(&prepared.destinations, prepared.deadline, 1, None)?;
+    /// are known: the payload is at hand, or was read once before. `length`, where it is known, is the payload's. Blocks.
+    /// Errors: [`ClientError`].
+    pub fn start(&self, prepared: &Prepared, length: Option<u64>) -> Result<(ParcelRow, StreamSealer), ClientError> {
+        let most = length.map(|length| {
+            Self::most_bytes_with(prepared, length) + Self::most_bytes_of_parcel(prepared.destinations.len())
+        });
+        let mut begun = self.begin(&prepared.destinations, prepared.deadline, 1, most)?;
         let _in = parcel_span("seal", begun.row.parcel).entered();
         tracing::debug!(transaction = %prepared.id, "sealing as it is read");
         let transaction = &prepared.transaction;

@@ -55,6 +55,9 @@ impl Profile {
     /// Shard length of the coded and the small profile, in bytes.
     pub const CODED_SHARD_BYTES: u32 = 64 * 1024;
 
+    /// Longest shard of a parcel whose length is known, in bytes.
+    pub const FITTING_SHARD_BYTES: u32 = 160 * 1024;
+
     /// A profile within the limits: k in 1 to 32, m in 0 to 32, shards of 1 to 524,288 bytes. Errors:
     /// [`WireError::Range`].
     pub fn new(k: u8, m: u8, shard_bytes: u32) -> Result<Self, WireError> {
@@ -70,6 +73,22 @@ impl Profile {
         let others = if domains < 2 { 2 } else { domains - 1 };
         let m = usize::from(Self::CODED_K).div_ceil(others);
         Self { k: Self::CODED_K, m: u8::try_from(m).unwrap_or(Self::CODED_K), shard_bytes: Self::CODED_SHARD_BYTES }
+    }
+
+    /// For a parcel of known length: as safe against the loss of any one domain as [`Profile::coded`], and as cheap or cheaper, in
+    /// as few records as its length needs. Each domain gets 1 shard of a stripe, or 2, 3, ... where shards would otherwise be
+    /// far above 64 KiB; eight data shards grow to 160 KiB before there is a second stripe. Stripes are of one length, so that none
+    /// is left with a few bytes.
+    pub fn fitting(domains: usize, sealed_bytes: u64) -> Self {
+        let others = if domains < 2 { 2 } else { domains - 1 };
+        let most = usize::from(Self::CODED_K);
+        let length = usize::try_from(sealed_bytes).unwrap_or(usize::MAX).max(1);
+        let each = length.saturating_add(others * Self::CODED_SHARD_BYTES as usize / 2)
+            / (others * Self::CODED_SHARD_BYTES as usize);
+        let k = others.saturating_mul(each.max(1)).min(most);
+        let stripes = length.div_ceil(k * Self::FITTING_SHARD_BYTES as usize);
+        let shard_bytes = length.div_ceil(stripes).div_ceil(k).max(Self::CODED_SHARD_BYTES as usize);
+        Self { k: k as u8, m: k.div_ceil(others) as u8, shard_bytes: shard_bytes as u32 }
     }
 
     /// For a parcel known to fit one shard: k = 1, m = 2, 64 KiB. The three shards are equal copies.

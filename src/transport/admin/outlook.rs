@@ -67,11 +67,12 @@ impl Outlook {
         match self.layout {
             Layout::Replicated { .. } => Profile::replicated(),
             Layout::PinnedToEach if self.sealed_bytes() <= Profile::small().stripe_bytes() as u64 => Profile::small(),
-            Layout::PinnedToEach => Profile::coded(self.domains),
+            Layout::PinnedToEach => Profile::fitting(self.domains, self.sealed_bytes()),
         }
     }
 
-    /// The profile of parcels too large for one shard.
+    /// The profile of parcels whose length is not known when they begin, which is also the costliest of those that are no small
+    /// ones.
     pub fn large_profile(&self) -> Profile {
         match self.layout {
             Layout::Replicated { .. } => Profile::replicated(),
