@@ -66,8 +66,10 @@ pub const ENTRY_BYTES: usize = 2 * 1024 * 1024;
 /// Longest gRPC message that a node takes, in bytes.
 pub const RPC_BYTES: usize = 4 * 1024 * 1024;
 
-/// A transaction whose ciphertext is at most this many bytes lies in the group's database; a larger one is a file.
-pub const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// A transaction whose ciphertext is at most this many bytes lies in the group's database, and becomes durable with the others
+/// that are staged at once; a larger one is a file, with two fsyncs of its own. Payloads of 64 KiB with all that goes with
+/// them are below it.
+pub const SMALL_BODY_BYTES: usize = 128 * 1024;
 
 /// Small bodies that a node holds in memory until they are staged, for one destination, in bytes; beyond it they go to files.
 /// More than collecting lets wait to be opened and stored, so that only half-opened parcels ever come to it.

@@ -323,6 +323,9 @@ impl Bodies {
             Event::End(transaction) => {
                 if let Some(writer) = self.current.take() {
                     let item = ManifestItem::of(&transaction, &context.tag, context.ring.index_secret());
+                    // Before its file is made durable, which has nothing to do with it.
+                    let (node, destination, id) = (&context.node, &context.destination, item.transaction);
+                    tracing::debug!(%node, %destination, transaction = %id, "opened: whole and genuine");
                     self.whole.push((item, transaction.key.clone(), writer.finish()?));
                 }
             }
@@ -409,8 +412,6 @@ impl Opening {
         let digest = delivery.digest;
         let (mut items, mut new_bodies) = (Vec::new(), Vec::new());
         for (item, key, body) in bodies.whole {
-            let (node, destination, transaction) = (&context.node, &context.destination, item.transaction);
-            tracing::debug!(%node, %destination, %transaction, "opened: whole and genuine");
             let mut nonce = [0; NONCE_BYTES];
             context.seams.randomness.fill(&mut nonce).map_err(|error| local(error.to_string()))?;
             let wrapped = storage.wrap(&context.node, &digest, &item.transaction, &key, &nonce);

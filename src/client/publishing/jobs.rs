@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::SoFar;
 use crate::core::id::ParcelId;
 use crate::store::outbox::ParcelRow;
+use crate::transport::publisher::StripeRecords;
 
 /// Why stripes are read from the outbox and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,15 @@ pub(super) struct Job {
     pub(super) next: u32,
     pub(super) end: u32,
     pub(super) why: Why,
+    /// Stripes that need not be read and coded again.
+    pub(super) ready: Ready,
+}
+
+/// Stripes at hand, by their number, and the room that they take.
+#[derive(Default)]
+pub(super) struct Ready {
+    pub(super) stripes: BTreeMap<u32, StripeRecords>,
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Job {
@@ -140,7 +150,7 @@ mod tests {
             bodies: Bodies::Row,
             notices_from: Vec::new(),
         };
-        Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why }
+        Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why, ready: Ready::default() }
     }
 
     fn taken(jobs: &mut Jobs) -> Vec<(u8, u32)> {

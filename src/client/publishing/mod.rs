@@ -9,10 +9,10 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use jobs::{Job, Jobs, Source, Why};
+use jobs::{Job, Jobs, Ready, Source, Why};
 
 use super::handle::Withheld;
 use super::tracker::{Finished, Tracker};
@@ -35,6 +35,10 @@ const MISSING_EVERY: Duration = Duration::from_secs(5);
 
 /// A fresh stripe waits this long for credit; after that the outbox takes over.
 const CREDIT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Fresh stripes that wait for credit stay in memory up to so many bytes of records, for all destinations; others are read from
+/// the outbox and coded again when their turn comes.
+const WAITING_BYTES: usize = 24 * 1024 * 1024;
 
 /// Starts a topic's publisher.
 pub type StartPublisher =
@@ -74,6 +78,8 @@ struct Shared {
     paces: Mutex<BTreeMap<(ParcelId, DestinationName), Pace>>,
     /// Parcels whose sealing goes on.
     growing: Mutex<BTreeMap<ParcelId, watch::Receiver<SoFar>>>,
+    /// Of [`WAITING_BYTES`].
+    waiting: Arc<Semaphore>,
     tracker: Arc<Tracker>,
     outbox: Outbox,
     work: Arc<dyn Work>,
@@ -130,6 +136,7 @@ impl Publishing {
             lanes: Mutex::default(),
             paces: Mutex::default(),
             growing: Mutex::default(),
+            waiting: Arc::new(Semaphore::new(WAITING_BYTES)),
             tracker,
             outbox,
             work,
@@ -173,19 +180,32 @@ impl Publishing {
         for destination in &row.destinations {
             self.pace(row.parcel, destination);
             let lane = self.lane(destination);
-            let mut left = 0..row.stripes;
+            let (mut left, mut ready) = (0..row.stripes, Ready::default());
             logs::parcel_span("publish", row.parcel)
                 .in_scope(|| tracing::debug!(%destination, stripes = row.stripes, "handed to the publisher"));
             for stripe in stripes {
-                if let Err(Full(_)) = lane.publisher.try_publish(records(stripe)) {
+                if let Err(Full(first)) = lane.publisher.try_publish(records(stripe)) {
+                    ready = self.at_hand(first, stripes);
                     break;
                 }
                 left.start += 1;
             }
             if !left.is_empty() {
-                self.push(destination, row.clone(), left, Why::Behind);
+                self.push_ready(destination, row.clone(), left, Why::Behind, ready);
             }
         }
+    }
+
+    /// Keeps what has no credit yet at hand, if there is room for all of it: this stripe and those behind it.
+    fn at_hand(&self, first: StripeRecords, all: &[Stripe]) -> Ready {
+        let from = first.id.index;
+        let behind = all.iter().filter(|stripe| stripe.header.stripe > from).map(records);
+        let stripes: BTreeMap<u32, StripeRecords> =
+            std::iter::once(first).chain(behind).map(|stripe| (stripe.id.index, stripe)).collect();
+        let bytes: usize = stripes.values().map(StripeRecords::bytes).sum();
+        let room =
+            u32::try_from(bytes).ok().and_then(|bytes| self.shared.waiting.clone().try_acquire_many_owned(bytes).ok());
+        if room.is_some() { Ready { stripes, _room: room } } else { Ready::default() }
     }
 
     /// Starts the publishing of a parcel that is still being sealed.
@@ -206,9 +226,13 @@ impl Publishing {
     }
 
     fn push(&self, destination: &DestinationName, row: ParcelRow, stripes: Range<u32>, why: Why) {
+        self.push_ready(destination, row, stripes, why, Ready::default());
+    }
+
+    fn push_ready(&self, destination: &DestinationName, row: ParcelRow, stripes: Range<u32>, why: Why, ready: Ready) {
         logs::parcel_span("publish", row.parcel)
             .in_scope(|| tracing::debug!(%destination, ?why, ?stripes, "sent from the outbox"));
-        let job = Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why };
+        let job = Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why, ready };
         self.push_job(destination, job);
     }
 
@@ -304,7 +328,10 @@ impl Publishing {
         if let Some(row) = self.shared.tracker.undecided_parcel(stripe.parcel, destination) {
             self.push(destination, row, next..end, Why::TopUp);
         } else if let Some(so_far) = growing {
-            self.push_job(destination, Job { source: Source::Growing(so_far), next, end, why: Why::TopUp });
+            self.push_job(
+                destination,
+                Job { source: Source::Growing(so_far), next, end, why: Why::TopUp, ready: Ready::default() },
+            );
         }
     }
 
@@ -350,6 +377,7 @@ impl Publishing {
             }
             idle = 0;
             let (outbox, index) = (self.shared.outbox.clone(), job.next);
+            let at_hand = job.ready.stripes.remove(&index);
             let read = move || -> Result<Option<StripeRecords>, String> {
                 let frame = outbox.stripe(&row, index).map_err(|error| error.to_string())?;
                 let Some(frame) = frame else { return Ok(None) };
@@ -357,7 +385,11 @@ impl Publishing {
                     .map(|stripe| Some(records(&stripe)))
                     .map_err(|error| error.to_string())
             };
-            match self.shared.work.run(read).await {
+            let stripe = match at_hand {
+                Some(stripe) => Ok(Ok(Some(stripe))),
+                None => self.shared.work.run(read).await,
+            };
+            match stripe {
                 Ok(Ok(Some(stripe))) => {
                     if let Some(reason) = job.why.reason() {
                         let count = stripe.records.len() as u64;
@@ -450,7 +482,7 @@ impl Feed {
             if !sent {
                 *behind = true;
                 let source = Source::Growing(self.so_far.subscribe());
-                let job = Job { source, next: index, end: u32::MAX, why: Why::Behind };
+                let job = Job { source, next: index, end: u32::MAX, why: Why::Behind, ready: Ready::default() };
                 self.publishing.push_job(destination, job);
             }
         }

@@ -8,9 +8,10 @@
 //! Owns chunks. Must not know what the plaintext means.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 use chacha20poly1305::{AeadInOut as _, ChaCha20Poly1305, KeyInit as _, Nonce, Tag};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::optimization_barrier;
 
 /// Plaintext bytes of a full chunk.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -52,6 +53,37 @@ impl StreamError {
 pub fn sealed_bytes(plaintext: u64) -> u64 {
     let chunks = plaintext.div_ceil(CHUNK_BYTES as u64).max(1);
     plaintext.saturating_add(chunks.saturating_mul(TAG_BYTES as u64))
+}
+
+/// A buffer of plaintext: empty or wiped whenever it is not in use. Wiped in one stroke, because byte after byte would take as
+/// long as opening.
+struct Wiped(Vec<u8>);
+
+/// Overwrites what the buffer holds with zeros and empties it.
+fn wipe(buffer: &mut Vec<u8>) {
+    buffer.fill(0);
+    optimization_barrier(buffer.as_slice());
+    buffer.clear();
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+impl Deref for Wiped {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Wiped {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
 }
 
 /// A length as the chunks' u64.
@@ -97,13 +129,13 @@ impl Chunks {
 /// the last.
 pub struct StreamSealer {
     chunks: Chunks,
-    pending: Zeroizing<Vec<u8>>,
+    pending: Wiped,
 }
 
 impl StreamSealer {
     /// Starts under a key that seals nothing else.
     pub fn new(key: &[u8; 32]) -> Self {
-        Self { chunks: Chunks::new(key), pending: Zeroizing::new(Vec::new()) }
+        Self { chunks: Chunks::new(key), pending: Wiped(Vec::new()) }
     }
 
     /// Seals more plaintext; what became complete is appended to `out`.
@@ -117,7 +149,7 @@ impl StreamSealer {
                 return;
             }
             seal_into(&mut self.chunks, &self.pending, false, out);
-            self.pending.clear();
+            wipe(&mut self.pending);
         }
         // A chunk is not the last only if something follows it.
         while plaintext.len() > CHUNK_BYTES {
@@ -162,14 +194,14 @@ pub struct StreamOpener {
     chunks: Chunks,
     /// Plaintext bytes still to come; `None` while only the end of the bytes ends the stream.
     left: Option<u64>,
-    buffer: Zeroizing<Vec<u8>>,
+    buffer: Wiped,
     done: bool,
 }
 
 impl StreamOpener {
     /// Starts a stream of `length` plaintext bytes, or, with `None`, one that ends where the bytes end.
     pub fn new(key: &[u8; 32], length: Option<u64>) -> Self {
-        Self { chunks: Chunks::new(key), left: length, buffer: Zeroizing::new(Vec::new()), done: false }
+        Self { chunks: Chunks::new(key), left: length, buffer: Wiped(Vec::new()), done: false }
     }
 
     /// Whether the final chunk was opened.
@@ -244,9 +276,9 @@ impl StreamOpener {
         };
         let tag = Tag::from(*tag);
         self.chunks.open(chunk, &tag, last)?;
-        sink(chunk)?;
-        chunk.zeroize();
-        self.buffer.clear();
+        let taken = sink(chunk);
+        wipe(&mut self.buffer);
+        taken?;
         Ok(())
     }
 }

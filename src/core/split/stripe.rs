@@ -189,6 +189,10 @@ impl Splitter {
             if self.pending.len() == full {
                 stripes.push(self.emit(false)?);
             }
+            if self.pending.capacity() == 0 {
+                // At once, as far as it is known how much comes: growing would copy it again and again.
+                self.pending.reserve_exact(rest.len().min(full));
+            }
             let (taken, after) = rest.split_at(rest.len().min(full - self.pending.len()));
             self.pending.extend_from_slice(taken);
             rest = after;

@@ -96,7 +96,12 @@ impl Collector {
 
     fn take(&mut self, record: Checked, now: Time) -> Vec<Action> {
         match &record.outcome {
-            Ok(_) => self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", "taken"),
+            Ok(segment) => {
+                self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", "taken");
+                let (node, header, shard) = (&self.context.node, segment.header(), segment.index());
+                let read_us = self.context.seams.clock.monotonic().saturating_sub(record.read).as_micros() as u64;
+                tracing::trace!(%node, parcel = %header.core.parcel, stripe = header.stripe, shard, read_us, "a segment is genuine");
+            }
             Err(skip) => {
                 let outcome = if skip.retryable() { "deferred" } else { "refused" };
                 self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", outcome);

@@ -51,6 +51,9 @@ const OPENING_BYTES: usize = 8 * 1024 * 1024;
 /// What stripes that are being recovered may take together beside their shards, in bytes; a larger one is recovered alone.
 const RECOVERING_BYTES: usize = 8 * 1024 * 1024;
 
+/// A stripe whose shards are no longer than this together is recovered at once, in some tens of microseconds.
+const AT_ONCE_BYTES: usize = 128 * 1024;
+
 /// How often time alone is asked for work, and offsets are written down.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -406,10 +409,12 @@ impl Collector {
                 self.context.meter.count(names::GATHER_STRIPES_RECOVERED, 1);
             }
             let (work, done) = (Arc::clone(&self.context.seams.work), self.recovered.clone());
-            work.start(Box::new(move || {
+            let job = move || {
                 // The collector may have stopped meanwhile: then nobody needs the result.
                 let _ = done.send((bytes, job.run()));
-            }));
+            };
+            // Handing so little to another thread would take about as long.
+            if bytes <= AT_ONCE_BYTES { job() } else { work.start(Box::new(job)) }
         }
     }
 
@@ -420,7 +425,7 @@ impl Collector {
                 Action::Recover(job) => self.complete.push_back(job),
                 Action::Deliver(delivery) => {
                     let _span = logs::parcel_span("collect", delivery.parcel.parcel).entered();
-                    tracing::debug!(stripe = delivery.header.stripe, "a stripe is whole");
+                    tracing::debug!(node = %self.context.node, stripe = delivery.header.stripe, "a stripe is whole");
                     let first = delivery.since.map(|since| now.wall_at(since));
                     self.stage.deliver(delivery, first);
                 }

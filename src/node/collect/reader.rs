@@ -31,6 +31,11 @@ const PROBES: u32 = 40;
 /// slow, mean nothing.
 const ABSENT_READS: u32 = 3;
 
+/// So few records of so few bytes together are checked at once, on the reader's own thread: a tenth of a millisecond at most.
+const FEW_RECORDS: usize = 4;
+/// See [`FEW_RECORDS`].
+const FEW_BYTES: usize = 160 * 1024;
+
 /// Records of one run that are read again at once; a longer run takes several reads.
 const REREAD_RUN: i64 = 64;
 
@@ -41,6 +46,8 @@ pub(super) struct Checked {
     pub identity: Identity,
     /// When the broker appended it.
     pub time: Time,
+    /// When it was read, by the monotonic clock.
+    pub read: Duration,
     pub outcome: Result<VerifiedSegment, Skip>,
 }
 
@@ -146,17 +153,23 @@ impl Source {
         }
     }
 
-    /// Hashes and checks records where blocking work runs.
+    /// Hashes and checks records: many where blocking work runs.
     async fn check(&self, partition: i32, records: Vec<Fetched>) -> Result<Vec<Checked>, Stopped> {
         if records.is_empty() {
             return Ok(Vec::new());
         }
+        let bytes: usize = records.iter().map(bytes_of).sum();
         let gate = Arc::clone(&self.gate);
-        let group_time = *self.group_time.borrow();
+        let (group_time, read) = (*self.group_time.borrow(), self.seams.clock.monotonic());
+        let few = records.len() <= FEW_RECORDS && bytes <= FEW_BYTES;
         let job = move || {
             let gate = gate.read().unwrap_or_else(PoisonError::into_inner);
-            records.into_iter().map(|record| check_one(&gate, partition, record, group_time)).collect()
+            records.into_iter().map(|record| check_one(&gate, partition, record, group_time, read)).collect()
         };
+        // Handing so little to another thread would take about as long.
+        if few {
+            return Ok(job());
+        }
         self.seams.work.run(job).await.map_err(|_| Stopped)
     }
 
@@ -195,10 +208,9 @@ impl Source {
                             self.meter.count_as(names::RECEIPT_QUERIES, "outcome", QueryOutcome::NoRoom.word());
                         }
                     }
-                    let bytes = |record: &Fetched| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
                     self.meter.count(names::TRANSPORT_READ_RECORDS, batch.records.len() as u64);
                     self.meter
-                        .count(names::TRANSPORT_READ_BYTES, batch.records.iter().map(bytes).sum::<usize>() as u64);
+                        .count(names::TRANSPORT_READ_BYTES, batch.records.iter().map(bytes_of).sum::<usize>() as u64);
                     let records = self.check(partition, batch.records).await?;
                     if let Some(record) = records.last() {
                         last = Some((record.at.offset, record.identity));
@@ -347,9 +359,14 @@ fn identity(record: &Fetched) -> Identity {
     Identity::of(&record.key, &value(record))
 }
 
-fn check_one(gate: &Gate, partition: i32, record: Fetched, group_time: Time) -> Checked {
+fn bytes_of(record: &Fetched) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
+}
+
+fn check_one(gate: &Gate, partition: i32, record: Fetched, group_time: Time, read: Duration) -> Checked {
     let at = Address { partition, offset: record.offset };
-    Checked { at, identity: identity(&record), time: record.time, outcome: gate.check(&value(&record), group_time) }
+    let (identity, outcome) = (identity(&record), gate.check(&value(&record), group_time));
+    Checked { at, identity, time: record.time, read, outcome }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! One broker's producer, with its own credit (R15): what piles up for one broker never delays another.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -9,7 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as NativeError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 use tokio::sync::oneshot;
 
 use super::KafkaError;
@@ -22,6 +24,11 @@ use crate::transport::contract::{Ack, AppendError, Full, PartitionId, Pending, R
 /// A record that was not acknowledged this long after its leader went absent is given up, to go elsewhere: with the time
 /// between two looks, within the 250 ms of R15.
 pub(super) const GIVE_UP: Duration = Duration::from_millis(200);
+
+/// How long the thread that hears acknowledgements goes on before it looks whether it is still needed. rdkafka waits in whole
+/// milliseconds and spins for what is left: its own thread, which looks ten times a second, costs each producer a hundredth of a
+/// core though nothing happens.
+const HEAR: Duration = Duration::from_secs(1);
 
 type Answer = oneshot::Sender<Result<Ack, AppendError>>;
 
@@ -50,7 +57,8 @@ struct Reports {
 /// The producer of one broker.
 pub(super) struct Lane {
     broker: BrokerId,
-    producer: ThreadedProducer<Reports>,
+    producer: Arc<BaseProducer<Reports>>,
+    ended: Arc<AtomicBool>,
     flights: Arc<Mutex<Flights>>,
     clock: Arc<dyn Clock>,
     credit: usize,
@@ -116,6 +124,14 @@ impl ProducerContext for Reports {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // Who waits learns it now and not when the thread has ended.
+        lock(&self.flights).under_way.values_mut().for_each(|flight| drop(flight.answer.take()));
+    }
+}
+
 impl Lane {
     pub(super) fn new(
         broker: BrokerId,
@@ -127,9 +143,21 @@ impl Lane {
         let flights: Arc<Mutex<Flights>> = Arc::default();
         let watch = Watch(Arc::downgrade(board));
         let reports = Reports { flights: flights.clone(), watch, broker, clock: clock.clone() };
-        let producer = ThreadedProducer::from_config_and_context(config, reports)
+        let producer = BaseProducer::from_config_and_context(config, reports)
             .map_err(|error| KafkaError::Client { cause: error.to_string() })?;
-        Ok(Self { broker, producer, flights, clock: clock.clone(), credit })
+        let (producer, ended) = (Arc::new(producer), Arc::<AtomicBool>::default());
+        let (heard, over) = (producer.clone(), ended.clone());
+        // It outlives the lane by up to so long; by then nobody waits for an answer.
+        let hear = move || {
+            while !over.load(Ordering::Relaxed) {
+                heard.poll(HEAR);
+            }
+        };
+        thread::Builder::new()
+            .name("kafka-acks".to_owned())
+            .spawn(hear)
+            .map_err(|error| KafkaError::Client { cause: format!("cannot start a thread: {error}") })?;
+        Ok(Self { broker, producer, ended, flights, clock: clock.clone(), credit })
     }
 
     /// Hands a record to librdkafka, or gives it back when the broker's credit is used up. One record always fits.

@@ -35,6 +35,8 @@ const MOST_READERS: usize = 6;
 const IDLE: Duration = Duration::from_secs(2);
 /// How often a waiting read looks at its queue though nobody called it.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the thread that serves a consumer looks whether it is still needed.
+const SERVE: Duration = Duration::from_millis(500);
 /// How long a question for watermarks may take.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -125,7 +127,7 @@ impl Reader {
         // Serves logs, errors and statistics, and keeps the consumer until the transport is closed.
         let serve = move || {
             while !board.closed() {
-                if let Some(Ok(message)) = served.poll(LOOK) {
+                if let Some(Ok(message)) = served.poll(SERVE) {
                     let id = PartitionId { topic: Topic::named(message.topic()), number: message.partition() };
                     if let Some(stray) = marks.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
                         stray.store(true, Ordering::Release);
