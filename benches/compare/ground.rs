@@ -20,6 +20,7 @@ use crate::flights::{Flights, Until};
 use crate::records::{Records, Setup, Then, answers_of, make_topics};
 use crate::sealcast::Sealcast;
 use crate::sealed::Seal;
+use crate::stages::Stages;
 
 /// A way that a message can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,14 +81,20 @@ pub struct Sender {
 }
 
 impl Ground {
-    /// Starts all arms on a cluster. Payloads have at most `largest` bytes.
-    pub fn start(cluster: Cluster, proxies: Vec<Proxy>, flights: &Arc<Flights>, largest: u64) -> Result<Self, Failure> {
+    /// Starts these arms on a cluster. Payloads have at most `largest` bytes.
+    pub fn start(
+        cluster: Cluster,
+        proxies: Vec<Proxy>,
+        arms: &[Arm],
+        (flights, stages): (&Arc<Flights>, &Option<Arc<Stages>>),
+        largest: u64,
+    ) -> Result<Self, Failure> {
         let seams = Seams::real();
         // Stores belong on a disk, which /tmp need not be.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let runtime = Runtime::new()?;
         let brokers = cluster.brokers();
-        let plain: Vec<Arm> = Arm::ALL.into_iter().filter(|arm| !arm.is_sealcast()).collect();
+        let plain: Vec<Arm> = arms.iter().copied().filter(|arm| !arm.is_sealcast()).collect();
         let mut topics: Vec<(String, usize)> = plain.iter().map(|arm| (topic(*arm), arm.factor())).collect();
         topics.extend([(answers_of(&topic(Arm::Pipeline)), 3), (SMALL_RECORDS.to_owned(), 3)]);
         runtime.block_on(make_topics(&brokers, &topics))?;
@@ -101,7 +108,7 @@ impl Ground {
         let setup =
             Setup { arm: Arm::PlainThree, topic: SMALL_RECORDS, then: Then::Store, linger: "1", folder: folder.path() };
         records.insert(Way::SmallRecords, Arc::new(Records::start(&brokers, &setup, &seal, flights)?));
-        let sealcast = runtime.block_on(Sealcast::start(&brokers, folder.path(), &seams, flights))?;
+        let sealcast = runtime.block_on(Sealcast::start(&brokers, folder.path(), arms, &seams, (flights, stages)))?;
         let mut random = vec![0; usize::try_from(largest)? + SPARE];
         seams.randomness.fill(&mut random)?;
         Ok(Self {
@@ -189,7 +196,7 @@ impl Sender {
             }
         } else {
             let sealcast = self.sealcast.clone();
-            self.runtime.spawn(async move { sealcast.send(arm, number, payload).await.unwrap_or_else(failed) });
+            self.runtime.spawn(async move { sealcast.send(arm, number, due, payload).await.unwrap_or_else(failed) });
         }
     }
 }

@@ -55,7 +55,13 @@ pub struct Trouble {
 }
 
 /// Sends to all arms under this condition, and gives what became of each message.
-pub fn run(ground: &mut Ground, condition: Condition, load: Load, how: &Trouble) -> Result<Vec<Outcome>, Failure> {
+pub fn run(
+    ground: &mut Ground,
+    arms: &[Arm],
+    condition: Condition,
+    load: Load,
+    how: &Trouble,
+) -> Result<Vec<Outcome>, Failure> {
     let sender = ground.sender();
     let (cluster, proxies) = (&mut ground.cluster, &ground.proxies);
     if condition == Condition::Slow {
@@ -67,9 +73,9 @@ pub fn run(ground: &mut Ground, condition: Condition, load: Load, how: &Trouble)
         let mut due = began;
         let mut round = 0;
         while round < load.rounds || !trouble.is_finished() {
-            for place in order(Arm::ALL.len(), round) {
+            for place in order(arms.len(), round) {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
-                if let Some(arm) = Arm::ALL.get(place) {
+                if let Some(arm) = arms.get(place) {
                     sender.send(Way::Of(*arm), load.block, load.bytes, due, Until::Everything, None);
                 }
                 due += load.gap;

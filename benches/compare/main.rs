@@ -25,12 +25,13 @@ mod options;
 mod records;
 mod sealcast;
 mod sealed;
+mod stages;
 mod throughput;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -43,6 +44,7 @@ use flights::Flights;
 use ground::Ground;
 use latency::Load;
 use options::{Amount, Options, Plan};
+use stages::Stages;
 
 /// What goes wrong here is told and ends the run.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -96,34 +98,49 @@ fn run(options: &Options) -> Result<(), Failure> {
         return publish(options, &facts, &figures::growth::rows(&growth::points(plan.largest_step)?));
     }
     let flights = Arc::new(Flights::default());
-    hear::listen(flights.clone())?;
+    let stages = options.stages.then(|| Arc::new(Stages::default()));
+    hear::listen(flights.clone(), stages.clone())?;
     let mut results = Results::default();
     let mut rows = Vec::new();
-    let largest = plan.amounts.iter().map(|amount| amount.bytes).max().unwrap_or(0);
+    let largest = plan
+        .amounts
+        .iter()
+        .map(|amount| amount.bytes)
+        .chain(plan.through.iter().copied())
+        .max()
+        .unwrap_or(0)
+        .max(64 << 10);
 
-    progress("starting three brokers, three nodes, all clients and consumers");
-    let (cluster, proxies) = match plan.two_clusters {
-        true => (Cluster::start_fast(), Vec::new()),
-        false => Cluster::start_behind_proxies(),
-    };
-    let mut ground = Ground::start(cluster, proxies, &flights, largest)?;
-    warm_up(&mut ground, &plan)?;
-    quiet(&mut ground, Condition::AllWell, &plan, &mut results, |amount| amount.rounds)?;
-    rows.extend(throughput::rows(&ground, &plan)?);
-    if !plan.two_clusters {
-        proxied(&mut ground, &plan, &mut results)?;
-    }
-    for condition in plan.troubles.iter().copied() {
-        for amount in plan.amounts.iter().filter(|amount| amount.in_trouble) {
-            let outcomes = measure(&mut ground, condition, amount, 1, 0, &plan)?;
-            results.add(condition, amount.bytes, &outcomes);
+    if !plan.two_clusters || plan.unproxied() {
+        progress("starting three brokers, three nodes, all clients and consumers");
+        let (cluster, proxies) = match plan.two_clusters {
+            true => (Cluster::start_fast(), Vec::new()),
+            false => Cluster::start_behind_proxies(),
+        };
+        let mut ground = Ground::start(cluster, proxies, &plan.arms, (&flights, &stages), largest)?;
+        warm_up(&mut ground, &plan)?;
+        // What was heard while warming up does not count.
+        stages.iter().for_each(|stages| drop(stages.rows()));
+        if plan.has(Condition::AllWell) {
+            quiet(&mut ground, Condition::AllWell, &plan, &mut results, |amount| amount.rounds)?;
         }
+        rows.extend(stages.iter().flat_map(|stages| stages.rows()));
+        rows.extend(throughput::rows(&ground, &plan)?);
+        if !plan.two_clusters {
+            proxied(&mut ground, &plan, &mut results)?;
+        }
+        for condition in plan.troubles() {
+            for amount in plan.amounts.iter().filter(|amount| amount.in_trouble) {
+                let outcomes = measure(&mut ground, condition, amount, 1, 0, &plan)?;
+                results.add(condition, amount.bytes, &outcomes);
+            }
+        }
+        ground.end()?;
     }
-    ground.end()?;
-    if plan.two_clusters {
+    if plan.two_clusters && plan.proxied() {
         progress("starting three brokers behind proxies, and all others anew");
         let (cluster, proxies) = Cluster::start_fast_behind_proxies();
-        let mut ground = Ground::start(cluster, proxies, &flights, largest)?;
+        let mut ground = Ground::start(cluster, proxies, &plan.arms, (&flights, &stages), largest)?;
         warm_up(&mut ground, &plan)?;
         proxied(&mut ground, &plan, &mut results)?;
         ground.end()?;
@@ -150,7 +167,7 @@ fn whole(plan: &Plan, rows: &[Row]) -> Result<(), Failure> {
     for amount in &plan.amounts {
         let quiet = amount.proxied > 0;
         let conditions = [(Condition::AllWell, true), (Condition::AllWellProxied, quiet), (Condition::Slow, quiet)];
-        let troubles = plan.troubles.iter().map(|condition| (*condition, amount.in_trouble));
+        let troubles = plan.troubles().into_iter().map(|condition| (condition, amount.in_trouble));
         for (condition, _) in conditions.into_iter().chain(troubles).filter(|(_, runs)| *runs) {
             for arm in Arm::ALL {
                 wanted.push((condition, amount.bytes, arm, "delivered p50"));
@@ -179,13 +196,18 @@ fn whole(plan: &Plan, rows: &[Row]) -> Result<(), Failure> {
 }
 
 fn proxied(ground: &mut Ground, plan: &Plan, results: &mut Results) -> Result<(), Failure> {
-    quiet(ground, Condition::AllWellProxied, plan, results, |amount| amount.proxied)?;
-    quiet(ground, Condition::Slow, plan, results, |amount| amount.proxied)
+    for condition in [Condition::AllWellProxied, Condition::Slow] {
+        if plan.has(condition) {
+            quiet(ground, condition, plan, results, |amount| amount.proxied)?;
+        }
+    }
+    Ok(())
 }
 
 fn warm_up(ground: &mut Ground, plan: &Plan) -> Result<(), Failure> {
     progress("warming up");
-    let amount = plan.amounts.iter().find(|amount| amount.in_trouble).ok_or("nothing to warm up with")?;
+    let usual = Amount { bytes: 64 << 10, rounds: 0, proxied: 0, in_trouble: true, gap: Duration::from_millis(15) };
+    let amount = plan.amounts.iter().find(|amount| amount.in_trouble).unwrap_or(&usual);
     measure(ground, Condition::AllWell, amount, plan.warm_up, 0, plan).map(drop)
 }
 
@@ -217,8 +239,8 @@ fn measure(
     let of = size(amount.bytes);
     progress(&format!("{}, {of}, block {} of {}", condition.word(), block + 1, plan.blocks));
     let load = Load { bytes: amount.bytes, rounds, gap: amount.gap, block };
-    let outcomes = latency::run(ground, condition, load, &plan.trouble)?;
-    for arm in Arm::ALL {
+    let outcomes = latency::run(ground, &plan.arms, condition, load, &plan.trouble)?;
+    for arm in plan.arms.iter().copied() {
         let of_arm = || outcomes.iter().filter(move |outcome| outcome.arm == arm);
         let missing = of_arm().filter(|outcome| outcome.delivered.iter().any(Option::is_none)).count();
         let accepted = of_arm().filter(|outcome| outcome.accepted.is_some()).count();
@@ -266,7 +288,7 @@ fn facts(plan: &Plan) -> Vec<String> {
          median."
             .to_owned(),
     ];
-    facts.extend(Arm::ALL.map(|arm| format!("**{}**: {}", arm.word(), arm.gives())));
+    facts.extend(plan.arms.iter().map(|arm| format!("**{}**: {}", arm.word(), arm.gives())));
     facts
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::figures::words::Condition;
+use crate::figures::words::{Arm, Condition, size, typed};
 use crate::latency::Trouble;
 
 /// Compares Sealcast with what people use today, on three real brokers that it starts: `scripts/compare`.
@@ -21,6 +21,22 @@ pub struct Options {
     /// With it: no broker is ended, which takes most of its time.
     #[arg(long, requires = "smoke")]
     pub brief: bool,
+    /// Only these arms; ratios need the one that is compared with. Comma-separated.
+    #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = arm, conflicts_with_all = ["smoke", "write"])]
+    pub arms: Vec<Arm>,
+    /// Latency only under these conditions. Comma-separated.
+    #[arg(long, value_name = "CONDITION", value_delimiter = ',', value_parser = condition, conflicts_with_all = ["smoke", "write"])]
+    pub conditions: Vec<Condition>,
+    /// Only these sizes: `1KiB`, `64KiB`, `1MiB`, `16MiB`; of throughput `256B`, `64KiB`, `256KiB`, `1MiB`. Comma-separated.
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = payload, conflicts_with_all = ["smoke", "write"])]
+    pub payloads: Vec<u64>,
+    /// Only this: `latency` or `throughput`.
+    #[arg(long, value_name = "WHAT", value_parser = ["latency", "throughput"], conflicts_with_all = ["smoke", "write"])]
+    pub only: Option<String>,
+    /// Also where the time of a transaction goes until it is delivered: the median moment of each step. Hearing of so many
+    /// steps costs time itself.
+    #[arg(long, conflicts_with = "smoke")]
+    pub stages: bool,
     /// Writes one JSON object for each row into this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -39,6 +55,19 @@ pub struct Options {
     /// What `cargo bench` says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn arm(text: &str) -> Result<Arm, String> {
+    typed(text, &Arm::ALL, Arm::slug)
+}
+
+fn condition(text: &str) -> Result<Condition, String> {
+    typed(text, &Condition::ALL, Condition::slug)
+}
+
+fn payload(text: &str) -> Result<u64, String> {
+    let sizes = [256, KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB];
+    typed(text, &sizes, |bytes| size(bytes).replace(' ', ""))
 }
 
 /// How many messages of which size.
@@ -63,14 +92,18 @@ pub struct Plan {
     pub name: &'static str,
     /// Parts of the latency runs that are apart in time.
     pub blocks: usize,
+    /// Ways that are compared.
+    pub arms: Vec<Arm>,
+    /// Conditions of latency.
+    pub conditions: Vec<Condition>,
     /// Sizes.
     pub amounts: Vec<Amount>,
     /// Rounds before anything counts.
     pub warm_up: usize,
-    /// What troubles there are after all has been well.
-    pub troubles: &'static [Condition],
     /// How they go.
     pub trouble: Trouble,
+    /// Sizes of throughput.
+    pub through: Vec<u64>,
     /// Throughput: runs of each way, and how long each sends.
     pub runs: usize,
     /// See `runs`.
@@ -83,13 +116,59 @@ pub struct Plan {
     pub largest_step: u64,
 }
 
-const TROUBLES: [Condition; 3] = [Condition::Paused, Condition::Killed, Condition::Rolled];
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
+impl Plan {
+    /// Whether latency is measured under this condition.
+    pub fn has(&self, condition: Condition) -> bool {
+        self.conditions.contains(&condition)
+    }
+
+    /// What is measured after all has been well, and is no longer well then.
+    pub fn troubles(&self) -> Vec<Condition> {
+        let troubles = [Condition::Paused, Condition::Killed, Condition::Rolled];
+        troubles.into_iter().filter(|trouble| self.has(*trouble)).collect()
+    }
+
+    /// Whether anything is measured without proxies.
+    pub fn unproxied(&self) -> bool {
+        self.has(Condition::AllWell) || !self.through.is_empty() || !self.troubles().is_empty()
+    }
+
+    /// Whether anything is measured behind proxies.
+    pub fn proxied(&self) -> bool {
+        self.has(Condition::AllWellProxied) || self.has(Condition::Slow)
+    }
+}
+
 impl Options {
-    /// The amounts that the options mean.
+    /// The amounts that the options mean, and of these what was chosen.
     pub fn plan(&self) -> Plan {
+        let mut plan = self.whole_plan();
+        let narrowed = !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty());
+        if !self.arms.is_empty() {
+            plan.arms.retain(|arm| self.arms.contains(arm));
+        }
+        if !self.conditions.is_empty() {
+            plan.conditions.retain(|condition| self.conditions.contains(condition));
+        }
+        if !self.payloads.is_empty() {
+            plan.amounts.retain(|amount| self.payloads.contains(&amount.bytes));
+            plan.through.retain(|bytes| self.payloads.contains(bytes));
+        }
+        match self.only.as_deref() {
+            Some("latency") => plan.through.clear(),
+            Some(_) => plan.conditions.clear(),
+            None => {}
+        }
+        if narrowed || self.only.is_some() {
+            plan.name = if self.quick { "quick, narrowed" } else { "full, narrowed" };
+        }
+        plan
+    }
+
+    fn whole_plan(&self) -> Plan {
         let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
         let amount = |bytes, gap, [rounds, proxied]: [usize; 2], in_trouble| Amount {
             bytes,
@@ -110,6 +189,8 @@ impl Options {
         let full = Plan {
             name: "full",
             blocks: 3,
+            arms: Arm::ALL.to_vec(),
+            conditions: Condition::ALL.to_vec(),
             amounts: vec![
                 amount(KIB, 15, [200, 150], true),
                 amount(64 * KIB, 15, [200, 150], true),
@@ -117,8 +198,8 @@ impl Options {
                 amount(16 * MIB, 900, [8, 0], false),
             ],
             warm_up: 100,
-            troubles: &TROUBLES,
             trouble,
+            through: vec![256, 64 * KIB, 256 * KIB, MIB],
             runs: 3,
             each: seconds(8),
             under_way: usize::MAX,
@@ -136,7 +217,10 @@ impl Options {
                     amount(MIB, 20, [1, 0], false),
                 ],
                 warm_up: 1,
-                troubles: if self.brief { &[Condition::Paused] } else { &TROUBLES },
+                conditions: Condition::ALL
+                    .into_iter()
+                    .filter(|condition| !(self.brief && matches!(condition, Condition::Killed | Condition::Rolled)))
+                    .collect(),
                 trouble: Trouble {
                     calm: millis(50),
                     pause: millis(500),
@@ -151,6 +235,7 @@ impl Options {
                 under_way: 2,
                 two_clusters: false,
                 largest_step: 4,
+                ..full
             };
         }
         if self.quick {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -23,6 +23,7 @@ use sealcast::transport::{AnyTransport, Topic, TransportOptions};
 use crate::Failure;
 use crate::figures::words::Arm;
 use crate::flights::Flights;
+use crate::stages::Stages;
 
 /// How long the nodes may take to find each other.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,6 +41,7 @@ pub struct Sealcast {
     nodes: Vec<Node>,
     clients: BTreeMap<Arm, (Client, &'static str)>,
     flights: Arc<Flights>,
+    stages: Option<Arc<Stages>>,
 }
 
 fn named<T: std::str::FromStr>(text: &str) -> Result<T, Failure>
@@ -51,7 +53,13 @@ where
 
 impl Sealcast {
     /// Writes an environment, makes its topics, and starts its nodes and clients.
-    pub async fn start(brokers: &str, folder: &Path, seams: &Seams, flights: &Arc<Flights>) -> Result<Self, Failure> {
+    pub async fn start(
+        brokers: &str,
+        folder: &Path,
+        arms: &[Arm],
+        seams: &Seams,
+        (flights, stages): (&Arc<Flights>, &Option<Arc<Stages>>),
+    ) -> Result<Self, Failure> {
         let names = ["a", "b", "c"].into_iter().map(named).collect::<Result<Vec<_>, Failure>>()?;
         let settings = TransportSettings::Kafka {
             brokers: brokers.split(',').map(str::to_owned).collect(),
@@ -95,7 +103,7 @@ impl Sealcast {
             ready.map_err(|_| "the nodes do not become ready")??;
         }
         let mut clients = BTreeMap::new();
-        for (arm, sender, destination) in ARMS {
+        for (arm, sender, destination) in ARMS.into_iter().filter(|(arm, ..)| arms.contains(arm)) {
             let path = written.senders.get(&named(sender)?).ok_or("a sender is missing")?;
             let mut options = Options::from_config(&ClientConfig::load(&Sources::file(path))?, seams.clone())?;
             if arm == Arm::Memory {
@@ -103,14 +111,17 @@ impl Sealcast {
             }
             clients.insert(arm, (Client::start(open()?, options).await?, destination));
         }
-        Ok(Self { seams: seams.clone(), nodes, clients, flights: flights.clone() })
+        Ok(Self { seams: seams.clone(), nodes, clients, flights: flights.clone(), stages: stages.clone() })
     }
 
     /// Submits a message and follows it until it is complete; returns when it is submitted.
-    pub async fn send(&self, arm: Arm, number: u64, payload: Bytes) -> Result<(), Failure> {
+    pub async fn send(&self, arm: Arm, number: u64, due: Instant, payload: Bytes) -> Result<(), Failure> {
         let (client, destination) = self.clients.get(&arm).ok_or("no such arm")?;
         let id = TransactionId::from_parts(self.seams.clock.now(), self.seams.randomness.array()?);
         self.flights.travels_as(number, id.to_string());
+        if let Some(stages) = self.stages.as_ref().filter(|_| arm == Arm::Memory) {
+            stages.submits(id.to_string(), due, payload.len() as u64);
+        }
         let mut transaction = Transaction::new(payload).id(id).deadline(Duration::from_secs(600));
         let handle = loop {
             match client.submit(destination, transaction).await {

@@ -59,16 +59,17 @@ struct Ran {
 }
 
 /// Runs all series as planned, and gives their rows.
-pub fn rows(ground: &Ground, Plan { runs, each, under_way, .. }: &Plan) -> Result<Vec<Row>, Failure> {
+pub fn rows(ground: &Ground, Plan { arms, through, runs, each, under_way, .. }: &Plan) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
-    for series in SERIES {
+    for series in SERIES.into_iter().filter(|series| through.contains(&series.bytes)) {
         let series = Series { under_way: series.under_way.min(*under_way), ..series };
         progress(&format!("throughput at {}", crate::figures::words::size(series.bytes)));
         let mut all: Vec<Vec<Ran>> = series.ways.iter().map(|_| Vec::new()).collect();
+        let chosen = |way: Way| arms.contains(&way.arm());
         for run in 0..*runs {
             for place in 0..series.ways.len() {
                 let at = (place + run) % series.ways.len();
-                if let (Some(way), Some(ran)) = (series.ways.get(at), all.get_mut(at)) {
+                if let (Some(way), Some(ran)) = (series.ways.get(at).filter(|way| chosen(**way)), all.get_mut(at)) {
                     ran.push(one(ground, series, *way, *each)?);
                 }
             }

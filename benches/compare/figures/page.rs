@@ -11,8 +11,10 @@ pub const END: &str = "<!-- scripts/compare: end -->";
 /// Everything that is printed, in Markdown.
 pub fn report(facts: &[String], rows: &[Row]) -> String {
     let facts: String = facts.iter().map(|fact| format!("- {fact}\n")).collect();
+    let stages = table::stages(rows);
+    let stages = if stages.is_empty() { stages } else { format!("\n### Where the time goes\n{stages}") };
     format!(
-        "{facts}\n### Ratios and targets\n\n{}\n### Latency\n{}\n### All other figures\n\n{}",
+        "{facts}\n### Ratios and targets\n\n{}\n### Latency\n{}{stages}\n### All other figures\n\n{}",
         table::targets(rows),
         table::latency(rows),
         table::others(rows)

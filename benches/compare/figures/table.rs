@@ -110,9 +110,35 @@ pub fn targets(rows: &[Row]) -> String {
     table(&HEADS, &lines)
 }
 
-/// All rows that are in no table of latency and have no target.
+/// Whether it is a moment of a transaction's way.
+fn is_stage(row: &Row) -> bool {
+    row.name.starts_with("until ")
+}
+
+/// Where the time goes: the moments of a transaction's way, a table for each size; nothing without such rows.
+pub fn stages(rows: &[Row]) -> String {
+    let mut sizes: Vec<u64> = rows.iter().filter(|row| is_stage(row)).map(|row| row.payload).collect();
+    sizes.dedup();
+    let mut text = String::new();
+    for size in sizes {
+        let of_size: Vec<&Row> = rows.iter().filter(|row| is_stage(row) && row.payload == size).collect();
+        let mut before = 0.0;
+        let line = |row: &&Row| {
+            let after = std::mem::replace(&mut before, row.value);
+            let tenths = format!("{} to {}", number(row.least), number(row.most));
+            vec![row.name.clone(), number(row.value), number(row.value - after), tenths]
+        };
+        let lines: Vec<_> = of_size.iter().map(line).collect();
+        let of = of_size.first().map(|row| row.of()).unwrap_or_default();
+        let heads = ["moment", "median, ms since it was due", "after the one before", "a tenth below, a tenth above"];
+        text.push_str(&format!("\n**{of}**\n\n{}", table(&heads, &lines)));
+    }
+    text
+}
+
+/// All rows that are in no other table.
 pub fn others(rows: &[Row]) -> String {
-    let rest = |row: &&Row| !is_latency(row) && row.target.is_none();
+    let rest = |row: &&Row| !is_latency(row) && !is_stage(row) && row.target.is_none();
     let lines: Vec<_> = rows.iter().filter(rest).map(cells).collect();
     table(&HEADS, &lines)
 }

@@ -56,6 +56,11 @@ impl Arm {
         }
     }
 
+    /// Its name as it is typed: `sealcast-memory-outbox`.
+    pub fn slug(self) -> String {
+        self.word().to_lowercase().replace(", ", "-").replace(' ', "-")
+    }
+
     /// What it does, and what it gives and does not give.
     pub fn gives(self) -> &'static str {
         match self {
@@ -133,6 +138,15 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::AllWell, Self::AllWellProxied, Self::Slow, Self::Paused, Self::Killed, Self::Rolled];
+
+    /// Its name as it is typed: `one-broker-killed`.
+    pub fn slug(self) -> String {
+        self.word().replace(", ", "-").replace(' ', "-").replace('+', "")
+    }
+
     /// Its name in tables and in JSON.
     pub fn word(self) -> &'static str {
         match self {
@@ -152,6 +166,13 @@ impl Condition {
             _ => Self::AllWell,
         }
     }
+}
+
+/// What a person typed, among these by their typed names; the error lists them.
+pub fn typed<T: Copy>(text: &str, all: &[T], slug: impl Fn(T) -> String) -> Result<T, String> {
+    let known = all.iter().copied().find(|one| slug(*one) == text);
+    let list = || all.iter().map(|one| slug(*one)).collect::<Vec<_>>().join(", ");
+    known.ok_or_else(|| format!("not one of {}", list()))
 }
 
 /// A size in bytes as people write it: `64 KiB`.
