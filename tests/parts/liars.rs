@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use sealcast::client::{Client, Options, Transaction};
 use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::directory::{Directory, Draft, KeyState, SenderEntry};
 use sealcast::core::gather::DeferReason;
-use sealcast::core::id::{Digest, Epoch, RefusalReason, Rejection, Suite, Time};
+use sealcast::core::id::{Digest, Epoch, RefusalReason, Rejection, SenderName, Suite, Time};
 use sealcast::core::receipt::{Query, Verdict};
 use sealcast::core::seal::transaction::PrivateHeader;
 use sealcast::core::sign::SecretKey;
@@ -19,11 +20,12 @@ use sealcast::core::split::segment::{Segment, SignatureCache};
 use sealcast::core::split::stripe::{Splitter, Stripe};
 use sealcast::keys::{KeyRing, OperatorKey, SecretFile};
 use sealcast::node::{Node, NodeOptions};
-use sealcast::seams::SystemClock;
+use sealcast::seams::{HookedDisk, Seams, SystemClock};
 use sealcast::transport::adversary::{Adversary, AdversaryOptions, Mood};
 use sealcast::transport::{AnyTransport, Topic, Transport};
 
 use crate::client::renewing::Hurried;
+use crate::node::Filled;
 use crate::segments::forge;
 use crate::shop::{LIMIT, NODES, Shop, committed, name};
 
@@ -430,6 +432,67 @@ async fn r22_who_refuses_what_a_majority_staged_raises_an_alarm_and_fetches() {
         assert!(!alarms(&shop, node).contains(&"refused-but-committed".to_owned()));
     }
     shop.agree().await;
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r22_a_parcel_is_refused_whole_and_a_refusal_is_said_once_it_is_noted() {
+    let mut shop = Shop::open().await;
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let disk = Arc::new(HookedDisk::real(Filled(free.clone())));
+    shop.start("a").await;
+    shop.start("b").await;
+    shop.start_on("c", shop.transport.clone(), Seams { disk, ..shop.seams.clone() }).await;
+    shop.ready().await;
+    // Two are announced; the second ends too early.
+    let (header, beside) = (shop.header(b"whole"), shop.header(b"cut off"));
+    let both = [(header.clone(), b"whole".as_slice()), (beside, b"cut off")];
+    let core = core_of(&shop.seal(&both, Suite::X25519));
+    let mut sealed = shop.sealed(&core, &both);
+    sealed.truncate(sealed.len() - 10);
+    let cut = shop.split(core, &sealed);
+    // c has no room to note anything.
+    free.store(1000, Ordering::SeqCst);
+    shop.publish(&cut).await;
+    refused(&shop, &["a", "b"], digest_of(&cut), RefusalReason::Stream).await;
+    until("c cannot note it", async || alarms(&shop, "c").contains(&"notes-not-kept".to_owned())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!shop.refused().await.contains_key("c"), "it would not know of it after a restart");
+    free.store(u64::MAX, Ordering::SeqCst);
+    refused(&shop, &NODES, digest_of(&cut), RefusalReason::Stream).await;
+    for node in NODES {
+        assert!(!staged(&shop, node, &digest_of(&cut)), "{node}");
+    }
+    assert!(shop.said(&header).await.is_empty(), "and nothing of it is decided");
+    shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r21_that_a_sender_is_listed_no_more_when_its_parcel_was_opened_is_no_verdict() {
+    let mut shop = Shop::with_nodes().await;
+    let all = Vec::from_iter(shop.nodes.values().map(|node| node.served()[&name("orders")].context.clone()));
+    // Nothing is opened for now.
+    let mut held = Vec::new();
+    for context in &all {
+        let permits = context.openings.available_permits() as u32;
+        held.push(context.openings.clone().acquire_many_owned(permits).await.unwrap());
+    }
+    let header = shop.header(b"on its way");
+    shop.send(&header, b"on its way").await;
+    until("enough of it was read", async || all.iter().all(|context| context.lag.borrow().records >= 8)).await;
+    let web = shop.directory.senders[&name::<SenderName>("web")].clone();
+    put_in_force(&mut shop, |draft| drop(draft.senders.remove(&web.name))).await;
+    drop(held);
+    for node in NODES {
+        let unknown = DeferReason::UnknownSender;
+        until("it is put aside", async || deferred(&shop, node).contains_key(&unknown)).await;
+    }
+    put_in_force(&mut shop, |draft| {
+        draft.add_sender(web);
+    })
+    .await;
+    committed(&shop.receipts(&header, 3).await);
+    assert!(shop.refusals().await.is_empty());
     shop.shut().await;
 }
 

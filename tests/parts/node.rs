@@ -417,7 +417,7 @@ async fn an_alarm_stands_until_its_reason_ends_or_somebody_looked_and_its_gauge_
 
 /// Says that so many bytes are free.
 #[derive(Clone)]
-struct Filled(Arc<AtomicU64>);
+pub struct Filled(pub Arc<AtomicU64>);
 
 impl DiskHook for Filled {
     fn free(&self, _: u64) -> u64 {
@@ -454,6 +454,7 @@ async fn r19_a_node_whose_disk_was_full_goes_on_by_itself_once_it_has_room() {
     free.store(u64::MAX, Ordering::SeqCst);
     alarmed(&shop, false).await;
     committed(&shop.receipts(&header, 3).await);
+    assert!(shop.refusals().await.is_empty(), "that there was no room says nothing of the bytes (R21)");
     shop.agree().await;
     shop.shut().await;
 }

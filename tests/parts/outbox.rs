@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::disk::CrashDisk;
+use crate::ledger;
 use sealcast::core::id::{Digest, ParcelId, PayloadTag, Position, Time, TransactionId};
 use sealcast::seams::Seams;
 use sealcast::store::outbox::{
@@ -89,6 +91,34 @@ async fn r03_what_was_added_is_there_again_byte_for_byte() {
     }
     assert_eq!(contents.transactions.iter().map(|row| row.number).collect::<Vec<_>>(), [41, 42]);
     assert_eq!(outbox.bytes().0, contents.parcels.iter().map(|row| row.sealed_bytes).sum::<u64>());
+}
+
+#[tokio::test]
+async fn r03_what_was_acknowledged_survives_a_power_cut_stripe_by_stripe() {
+    let disk = CrashDisk::new();
+    let (options, seams) = (options(Some(Path::new("/outbox")), 1 << 30), |disk: CrashDisk| ledger::seams(disk, 1));
+    let (outbox, _) = Outbox::open(&options, &seams(disk.clone())).unwrap();
+    let (small, large) = (frames(2, 1000), frames(5, 100_000));
+    outbox.add(vec![new_parcel(&outbox, 1, NewBody::Frames(small.clone()), 4000)]).await.unwrap();
+    // Each part is published as soon as it is written.
+    let mut file = outbox.start_file(parcel(2)).unwrap();
+    for part in large.chunks(2) {
+        outbox.append(&mut file, part).unwrap();
+        let path = Path::new("/outbox/parcels").join(parcel(2).to_string());
+        let cut = disk.crash();
+        assert!(cut.files().contains(&path), "the file has its name");
+        assert_eq!(cut.bytes(&path).len() as u64, file.length());
+    }
+    let abandoned = Outbox::open(&options, &seams(disk.crash())).unwrap().1;
+    assert_eq!((abandoned.parcels.len(), abandoned.abandoned), (1, vec![parcel(2)]));
+    outbox.add(vec![new_parcel(&outbox, 2, NewBody::File(file), 600_000)]).await.unwrap();
+    let (outbox, contents) = Outbox::open(&options, &seams(disk.crash())).unwrap();
+    assert_eq!((contents.parcels.len(), contents.transactions.len()), (2, 2));
+    for (row, frames) in contents.parcels.iter().zip([&small, &large]) {
+        for (index, frame) in frames.iter().enumerate() {
+            assert_eq!(outbox.stripe(row, index as u32).unwrap().as_ref(), Some(frame));
+        }
+    }
 }
 
 #[tokio::test]

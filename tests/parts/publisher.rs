@@ -138,7 +138,14 @@ async fn r14_one_bad_broker_of_three_never_prevents_acceptance() {
             }
         }
         if bad == Broker::Throttled {
-            // Backpressure is no absence: what is queued goes out when there is credit again.
+            // Backpressure is no absence: the others have all of theirs meanwhile, and what is queued goes out when there
+            // is credit again.
+            let others = async {
+                while brokers.taken(0).len() < 80 || brokers.taken(2).len() < 80 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), others).await.expect("nobody waits for the throttled one");
             brokers.set(1, Broker::Well);
             until_accepted(&mut events, 19).await;
             assert!(!brokers.taken(1).is_empty());

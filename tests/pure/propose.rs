@@ -401,6 +401,23 @@ fn entries_stay_within_their_limit_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn r05_what_found_no_room_beside_its_predecessor_waits_for_its_fate() {
+    let (mut tally, model) = (Tally::new(), Model::founded());
+    let waiting = |parcel| (1..=1024).map(move |number| after(item(parcel * 1024 + number), &item(0))).collect();
+    let parcels: Vec<Manifest> = (1..=20).map(|parcel| manifest(parcel, waiting(parcel))).collect();
+    all_report(&mut tally, 1, 1, NOTHING, &[&[manifest(0, vec![item(0)])], &parcels[..]].concat());
+    let (number, first) = propose(&mut tally, &model, 0).unwrap();
+    let chosen_first = chosen(&first);
+    assert_eq!(chosen_first[0], item(0).transaction);
+    assert!(chosen_first.len() > 1 && chosen_first.len() < 20 * 1024, "some came with it, some found no room");
+    // The entry may be lost yet, and what follows it in the log would come too early.
+    assert_eq!(propose(&mut tally, &model, 0), None);
+    tally.settled(number);
+    let (_, again) = propose(&mut tally, &model, 0).unwrap();
+    assert_eq!(chosen(&again)[0], item(0).transaction);
+}
+
+#[test]
 fn r05_ten_thousand_that_wait_for_one_cost_nothing_while_they_wait() {
     let (mut tally, mut model) = (Tally::new(), Model::founded());
     let parcels: Vec<Manifest> = (0..10)

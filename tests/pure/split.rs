@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use sealcast::core::gather::{Gate, Skip};
 use sealcast::core::id::{DestinationTag, Digest, RefusalReason, Time};
 use sealcast::core::limits;
-use sealcast::core::sign::SignError;
+use sealcast::core::sign::{SecretKey, SignError};
 use sealcast::core::split::code::CodeError;
 use sealcast::core::split::header::{self, CoreDestination, Profile, StripeHeader};
 use sealcast::core::split::merkle;
@@ -18,7 +18,11 @@ use sealcast::core::split::stripe::{RecoverError, SplitError, Splitter, Stripe, 
 use sealcast::core::wire::{WireError, label};
 
 fn verified(record: &Bytes) -> VerifiedSegment {
-    Segment::parse(record).unwrap().verify(&SignatureCache::default(), &web().public()).unwrap()
+    verified_of(&web(), record)
+}
+
+fn verified_of(sender: &SecretKey, record: &Bytes) -> VerifiedSegment {
+    Segment::parse(record).unwrap().verify(&SignatureCache::default(), &sender.public()).unwrap()
 }
 
 fn records(stripe: &Stripe) -> Vec<Bytes> {
@@ -333,7 +337,12 @@ fn first_stripe() -> Stripe {
 }
 
 fn parts(stripe: &Stripe) -> (Vec<Vec<u8>>, Vec<Vec<Digest>>) {
-    let shards: Vec<_> = records(stripe).iter().map(|record| verified(record).shard().to_vec()).collect();
+    parts_of(&web(), stripe)
+}
+
+fn parts_of(sender: &SecretKey, stripe: &Stripe) -> (Vec<Vec<u8>>, Vec<Vec<Digest>>) {
+    let shard = |record| verified_of(sender, record).shard().to_vec();
+    let shards: Vec<_> = records(stripe).iter().map(shard).collect();
     let leaves: Vec<_> = (0..).zip(&shards).map(|(index, shard)| merkle::leaf(index, shard)).collect();
     (shards, merkle::proofs(&leaves).unwrap().1)
 }
@@ -487,6 +496,40 @@ fn n39_what_belongs_elsewhere_does_not_come_through_the_gate() {
     later[4] = 2;
     let skip = gate.check(&later.into(), NOW).unwrap_err();
     assert!(skip.retryable() && skip.word() == "unknown-version");
+}
+
+#[test]
+fn r21_of_several_faults_the_gate_names_the_first_in_the_order_of_checks() {
+    let gate = gate();
+    let (late, stranger) = (Time(EXPIRY.0 + 1), secret(99));
+    let check = |sender: &SecretKey, faults: &[usize], at: Time| {
+        let mut core = core(sender, 1, Profile::small());
+        if faults.contains(&0) {
+            core.environment.0[0] ^= 1;
+        }
+        if faults.contains(&1) {
+            core.destinations[0].tag.0[0] ^= 1;
+        }
+        let stripe = &split(core, sender, b"sealed")[0];
+        let (shards, mut proofs) = parts_of(sender, stripe);
+        let mut signature = stripe.signature;
+        if faults.contains(&2) {
+            signature[40] ^= 1;
+        }
+        if faults.contains(&3) {
+            proofs[0][0].0[0] ^= 1;
+        }
+        gate.check(&encode(&stripe.header_bytes, &signature, 0, &proofs[0], &shards[0]).into(), at).unwrap_err()
+    };
+    // What is not for this destination is nobody's to judge; who is not known yet may be known when he is read again, and only
+    // then his expiry counts; the signature is what costs.
+    assert_eq!(check(&stranger, &[0, 1, 2, 3], late), Skip::OtherEnvironment);
+    assert_eq!(check(&stranger, &[1, 2, 3], late), Skip::OtherDestination);
+    assert_eq!(check(&web(), &[1, 2, 3], late), Skip::OtherDestination);
+    assert_eq!(check(&stranger, &[2, 3], late), Skip::UnknownSender(bytes_of(&stranger)));
+    assert_eq!(check(&web(), &[2, 3], late), Skip::Expired);
+    assert_eq!(check(&web(), &[2, 3], NOW), Skip::Signature);
+    assert_eq!(check(&web(), &[3], NOW), Skip::Proof);
 }
 
 #[test]

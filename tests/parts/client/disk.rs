@@ -33,9 +33,11 @@ impl HeldDisk {
         self.hand.1.notify_all();
     }
 
-    /// From now on no commit of the database ends.
-    pub fn hold(&self) {
+    /// From now on no commit of the database ends, until it is released or this goes: a test that fails ends too.
+    #[must_use]
+    pub fn hold(&self) -> Holding {
         self.set(|hand| hand.held = true);
+        Holding(self.clone())
     }
 
     /// Lets all go on.
@@ -58,6 +60,15 @@ impl HeldDisk {
         while self.hand.0.lock().unwrap().waiting == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// Lets all go on when it goes.
+pub struct Holding(HeldDisk);
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

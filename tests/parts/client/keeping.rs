@@ -57,6 +57,20 @@ async fn r09_the_retry_after_a_rejection_follows_nobody() {
         }
         retry.complete().await.unwrap();
     }
+    // Nor while its parcel still travels for another's sake.
+    let all = (0..20).map(|number| client.submit("orders", Transaction::new("1").key(format!("k{number}"))));
+    let handles: Vec<_> = futures_util::future::join_all(all).await.into_iter().map(Result::unwrap).collect();
+    let opened = world.opened("orders", 26).await;
+    let parcel = opened.iter().find(|it| it.transactions.len() > 1).expect("some came in one parcel");
+    let lost = world.statement(parcel, 0, |decided| Verdict::Rejected(decided, Rejection::Conflict));
+    for node in ["alfa", "bravo"] {
+        world.say(node, "orders", std::slice::from_ref(&lost)).await;
+    }
+    let number = handles.iter().position(|handle| handle.ticket().transaction == lost.transaction).unwrap();
+    assert!(matches!(handles[number].committed().await, Err(WaitError::Rejected(Rejection::Conflict))));
+    let retry = client.submit("orders", Transaction::new("2").key(format!("k{number}"))).await.unwrap();
+    let opened = world.opened("orders", 27).await;
+    assert_eq!(predecessor(&opened, retry.ticket().transaction), None);
     client.close().await;
 }
 
@@ -125,7 +139,7 @@ async fn r09_behind_one_that_expired_the_next_follows_the_latest_that_has_no_fat
 async fn r03_brokers_have_nothing_whole_before_the_outbox_has_it() {
     let (world, disk) = (World::new(3).await, HeldDisk::default());
     let client = start(&world, on(&disk, &world)).await;
-    disk.hold();
+    let _held = disk.hold();
     let submitting = tokio::spawn({
         let client = client.clone();
         let payload = vec![7; LARGE];
@@ -148,10 +162,30 @@ async fn r03_brokers_have_nothing_whole_before_the_outbox_has_it() {
 }
 
 #[tokio::test]
+async fn r03_a_bundle_is_published_when_the_outbox_has_it_and_not_before() {
+    let (world, disk) = (World::new(3).await, HeldDisk::default());
+    let client = start(&world, on(&disk, &world)).await;
+    let _held = disk.hold();
+    let submitting = tokio::spawn({
+        let client = client.clone();
+        async move { client.submit("orders", Transaction::new("small")).await }
+    });
+    disk.somebody_waits().await;
+    tokio::time::sleep(SOON).await;
+    assert!(
+        world.records("orders").await.is_empty(),
+        "a power cut now would leave brokers with what nobody sends again"
+    );
+    disk.release();
+    submitting.await.unwrap().unwrap().accepted().await.unwrap();
+    client.close().await;
+}
+
+#[tokio::test]
 async fn who_stops_waiting_in_the_middle_of_a_commit_has_submitted() {
     let (world, disk) = (World::new(3).await, HeldDisk::default());
     let client = start(&world, on(&disk, &world)).await;
-    disk.hold();
+    let _held = disk.hold();
     let submitting = tokio::spawn({
         let client = client.clone();
         let payload = vec![7; LARGE];

@@ -1,6 +1,7 @@
 //! The client against a transport, with the nodes played by the test: what is submitted arrives, survives restarts byte for
 //! byte, keeps its order, and gets exactly the fate that a majority signed.
 
+mod accepting;
 mod crashes;
 mod disk;
 mod fates;
@@ -15,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use sealcast::client::{Client, ClientError, Transaction};
 use sealcast::core::id::Position;
@@ -223,6 +225,9 @@ async fn r03_a_restarted_client_sends_the_kept_bytes_again_and_no_others() {
         assert!(after.remove(record), "the same bytes");
     }
     assert_eq!(after.len(), 3, "besides them, only the third transaction's");
+    let epoch = |record: &Bytes| Segment::parse(record).unwrap().header().core.epoch;
+    let [before, after] = [before, after].map(|all| all.iter().map(|(_, value)| epoch(value)).collect::<BTreeSet<_>>());
+    assert!(before.is_disjoint(&after), "each start is an epoch of its own");
     client.close().await;
 }
 

@@ -162,7 +162,7 @@ async fn a_parcel_that_finds_no_room_fails_alone_and_says_why() {
     options.seams.disk = disk.disk();
     let client = start(&world, options).await;
     // While this one is made durable, the others gather into one round.
-    disk.hold();
+    let _held = disk.hold();
     let mut first = Box::pin(client.submit("orders", Transaction::new("first")));
     assert!(poll!(&mut first).is_pending());
     disk.somebody_waits().await;

@@ -1,9 +1,10 @@
 //! Stripes are joined along the chain of their headers, and never across senders, cores or branches.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealcast::core::gather::{Caps, DeferReason, Missing, STALLED_AFTER};
+use sealcast::core::gather::{Action, Caps, DeferReason, Missing, STALLED_AFTER};
 use sealcast::core::limits;
 use sealcast::core::split::header::StripeHeader;
 use sealcast::core::split::stripe::Stripe;
@@ -148,6 +149,40 @@ fn n25_with_a_middle_stripe_missing_nothing_behind_it_is_handed_out_and_the_send
     node.send(&stripes[1].segments[2].record);
     assert_eq!(node.staged[&key_of(&core)].1, sealed);
     node.assert_clean();
+}
+
+#[test]
+fn n26_nothing_is_joined_behind_the_last_stripe() {
+    let (_, _, stripes) = parcel(1, 48 * 2);
+    let behind = |stripe| {
+        resigned(&stripes[0], |header| {
+            (header.stripe, header.last, header.previous) = (stripe, true, stripes[1].digest);
+        })
+    };
+    let all = stripes.iter().flat_map(|stripe| &stripe.segments).map(|segment| segment.record.clone());
+    let whole: Vec<Bytes> = all.collect();
+    // Before the last one and after it; the stage has not answered yet.
+    for records in [[behind(2), whole.clone()].concat(), [whole, behind(2), behind(7)].concat()] {
+        let mut node = Node::new(Caps::default());
+        let (mut handed_out, mut told) = (Vec::new(), 0);
+        for record in &records {
+            let at = node.append(0, record);
+            let mut actions = VecDeque::from(node.reassembler.take(node.gate.check(record, NOW), at, node.now));
+            while let Some(action) = actions.pop_front() {
+                match action {
+                    Action::Recover(job) => actions.extend(node.reassembler.recovered(job.run(), node.now)),
+                    Action::Deliver(delivery) => handed_out.push(delivery.header.stripe),
+                    Action::Equivocation(_) => told += 1,
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(handed_out, [0, 1]);
+        assert_eq!(told > 0, records.len() > 15, "what comes behind it contradicts it");
+        if records.len() > 15 {
+            assert_eq!(told, 10, "each of them, however far behind");
+        }
+    }
 }
 
 #[test]

@@ -45,14 +45,14 @@ fn r16_what_is_over_the_caps_is_deferred_and_finished_later() {
 fn r16_a_sender_that_fills_the_memory_does_not_keep_others_out() {
     let caps = Caps { sender_bytes: 90_000, total_bytes: 45_000, deferred: 10_000 };
     let mut node = Node::new(caps);
-    // Many parcels of which k - 1 shards come.
-    for number in 10..60 {
+    // Many parcels of which k - 1 shards come, until there is no room for more.
+    for number in 10..80 {
         let (_, _, stripes) = parcel(number, 48);
         stripes[0].segments.iter().take(2).for_each(|segment| {
             node.send(&segment.record);
         });
     }
-    assert!(node.reassembler.held_bytes() > 37_000);
+    assert!(node.reassembler.held_bytes() > caps.total_bytes / 10 * 9, "{}", node.reassembler.held_bytes());
     for number in 0..20 {
         let core = core(&shop(), number, tiny());
         let stripes = split(core.clone(), &shop(), &sealed(90, number));

@@ -118,6 +118,10 @@ fn r22_n15_a_suite_below_the_minimum_is_refused() {
 fn r22_n16_mixed_suites_are_refused() {
     refused_for(|core| core.suite = Suite::X25519, RefusalReason::Suite);
     refused_for(|core| core.destinations[0].key = key_suite_1().id, RefusalReason::Suite);
+    // Of two reasons all nodes name the same.
+    let (_, retired) = strict();
+    let both = |core: &mut Core| (core.suite, core.destinations[0].key) = (Suite::X25519, retired);
+    refused_for(both, RefusalReason::Suite);
 }
 
 #[test]

@@ -28,11 +28,21 @@ fn nonce(place: u64, last: bool) -> Nonce {
     nonce.into()
 }
 
+fn derived(transaction: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+    let mut key = [0; 32];
+    Hkdf::<Sha256>::from_prk(transaction).unwrap().expand(purpose, &mut key).unwrap();
+    key
+}
+
 /// The STREAM's key of a transaction.
 pub fn stream_key(transaction: &[u8; 32]) -> [u8; 32] {
-    let mut key = [0; 32];
-    Hkdf::<Sha256>::from_prk(transaction).unwrap().expand(label::STREAM, &mut key).unwrap();
-    key
+    derived(transaction, label::STREAM)
+}
+
+/// A transaction's length, as it is sealed.
+fn sealed_length(transaction: &[u8; 32], length: u64) -> Vec<u8> {
+    let aead = ChaCha20Poly1305::new(&derived(transaction, label::LENGTH).into());
+    aead.encrypt(&Nonce::default(), &length.to_be_bytes()[..]).unwrap()
 }
 
 /// A parcel of one transaction, its STREAM sealed again after a change of its chunks. `told`: its length is told in front.
@@ -49,24 +59,32 @@ fn lie(payload: usize, told: bool, change: impl FnOnce(&mut Vec<Chunk>)) -> Vec<
     resealed(&parcel, &sealed, change)
 }
 
-/// The STREAM of a parcel's only transaction, sealed again after a change of its chunks.
-fn resealed(parcel: &[u8], sealed: &SealedTransaction, change: impl FnOnce(&mut Vec<Chunk>)) -> Vec<u8> {
-    let (head, stream) = parcel.split_at(envelope_bytes(Suite::X25519, 1) + LENGTH_BYTES);
+/// What is in a transaction's STREAM.
+fn chunks(stream: &[u8], sealed: &SealedTransaction) -> Vec<Chunk> {
     let aead = ChaCha20Poly1305::new(&stream_key(sealed.key.bytes()).into());
     let count = stream.chunks(CHUNK_BYTES + TAG_BYTES).len() as u64;
-    let mut chunks: Vec<Chunk> = (0..)
+    (0..)
         .zip(stream.chunks(CHUNK_BYTES + TAG_BYTES))
         .map(|(place, chunk)| {
             let last = place + 1 == count;
             Chunk { place, last, plaintext: aead.decrypt(&nonce(place, last), chunk).unwrap() }
         })
-        .collect();
+        .collect()
+}
+
+/// These chunks as this transaction's STREAM.
+fn stream(chunks: Vec<Chunk>, sealed: &SealedTransaction) -> Vec<u8> {
+    let aead = ChaCha20Poly1305::new(&stream_key(sealed.key.bytes()).into());
+    let seal = |chunk: Chunk| aead.encrypt(&nonce(chunk.place, chunk.last), &chunk.plaintext[..]).unwrap();
+    chunks.into_iter().flat_map(seal).collect()
+}
+
+/// The STREAM of a parcel's last transaction, sealed again after a change of its chunks.
+fn resealed(parcel: &[u8], last: &SealedTransaction, change: impl FnOnce(&mut Vec<Chunk>)) -> Vec<u8> {
+    let (head, rest) = parcel.split_at(parcel.len() - last.ciphertext_bytes as usize + LENGTH_BYTES);
+    let mut chunks = chunks(rest, last);
     change(&mut chunks);
-    let mut out = head.to_vec();
-    for Chunk { place, last, plaintext } in chunks {
-        out.extend(aead.encrypt(&nonce(place, last), &plaintext[..]).unwrap());
-    }
-    out
+    [head, &stream(chunks, last)].concat()
 }
 
 /// The payload's length with which the STREAM's plaintext is exactly two chunks.
@@ -172,6 +190,16 @@ fn n07_a_commitment_with_one_bit_flipped() {
     }
 }
 
+/// The field of a transaction for which a parcel is refused.
+fn wrong_field(parcel: &[u8]) -> (u32, &'static str) {
+    let error = opened(parcel).expect_err("a lie");
+    assert_eq!(error.refusal(), Some(RefusalReason::Malformed), "{error}");
+    match error {
+        OpenError::Transaction { index, cause: BodyError::Content(WireError::Invalid { field, .. }) } => (index, field),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Writes another number of bytes wherever the plaintext from `from` on tells this one.
 fn tell(plaintext: &mut [u8], from: usize, is: u64, told: u64) {
     for at in from..plaintext.len() - 7 {
@@ -183,22 +211,18 @@ fn tell(plaintext: &mut [u8], from: usize, is: u64, told: u64) {
 
 #[test]
 fn n38_lengths_and_padding_that_do_not_agree_are_refused() {
-    let wrong = |parcel: &[u8]| match opened(parcel).expect_err("a lie") {
-        OpenError::Transaction { index: 0, cause: BodyError::Content(WireError::Invalid { field, .. }) } => field,
-        other => panic!("{other:?}"),
-    };
     // The header tells a byte fewer than the sealed length: what is over could be taken for padding.
     let shorter = lie(1000, true, |chunks| {
         *chunks[0].plaintext.last_mut().unwrap() = 0;
         tell(&mut chunks[0].plaintext, 0, 1000, 999);
     });
-    assert_eq!(wrong(&shorter), "transaction length");
+    assert_eq!(wrong_field(&shorter), (0, "transaction length"));
     // The trailer tells a byte more than came.
     let longer = lie(1000, false, |chunks| {
         let trailer = chunks[0].plaintext.len() - 48;
         tell(&mut chunks[0].plaintext, trailer, 1000, 1001);
     });
-    assert_eq!(wrong(&longer), "carried length");
+    assert_eq!(wrong_field(&longer), (0, "carried length"));
     // What hides a length hides nothing else.
     let (targets, payload, mut parcel) = (targets(Suite::X25519, &[1]), bytes(10_001, 3), Vec::new());
     let mut sealer = sealer(&targets, 1, &mut parcel);
@@ -207,5 +231,42 @@ fn n38_lengths_and_padding_that_do_not_agree_are_refused() {
     let sealed = sealer.seal(header, &payload, &mut parcel).unwrap();
     assert!(opened(&resealed(&parcel, &sealed, |_| {})).is_ok());
     let used = resealed(&parcel, &sealed, |chunks| *chunks[0].plaintext.last_mut().unwrap() = 1);
-    assert_eq!(wrong(&used), "padding");
+    assert_eq!(wrong_field(&used), (0, "padding"));
+}
+
+/// Writes other bytes of the same length over these, where they stand last.
+fn replace(plaintext: &mut [u8], is: &[u8], with: &[u8]) {
+    let at = plaintext.windows(is.len()).rposition(|found| found == is).expect("they stand there");
+    plaintext[at..at + is.len()].copy_from_slice(with);
+}
+
+#[test]
+fn n09_one_id_for_two_transactions_of_a_parcel_is_refused() {
+    let targets = targets(Suite::X25519, &[1]);
+    let (parcel, all) = sealed(&targets, &[bytes(40, 1), bytes(50, 2)]);
+    assert!(opened(&resealed(&parcel, &all[1], |_| {})).is_ok());
+    let twice = resealed(&parcel, &all[1], |chunks| {
+        replace(&mut chunks[0].plaintext, &id(1).to_bytes(), &id(0).to_bytes());
+    });
+    assert_eq!(wrong_field(&twice), (1, "transaction id"));
+}
+
+#[test]
+fn n11_a_transaction_for_other_destinations_than_its_parcel_is_refused() {
+    let elsewhere = lie(1000, true, |chunks| replace(&mut chunks[0].plaintext, &tag(1).0, &tag(2).0));
+    assert_eq!(wrong_field(&elsewhere), (0, "destination tag"));
+}
+
+#[test]
+fn n06_a_transaction_without_end_is_alone_in_its_parcel() {
+    let targets = targets(Suite::X25519, &[1]);
+    let (alone, transaction) = sealed_open_ended(&targets, &bytes(1000, 3), Compression::None);
+    let mut content = chunks(&alone[envelope_bytes(Suite::X25519, 1) + LENGTH_BYTES..], &transaction);
+    // The second of two, that ends where the parcel does.
+    let (parcel, all) = sealed(&targets, &[bytes(40, 1), bytes(50, 2)]);
+    let head = &parcel[..parcel.len() - all[1].ciphertext_bytes as usize];
+    replace(&mut content[0].plaintext, &id(0).to_bytes(), &id(1).to_bytes());
+    let length = sealed_length(all[1].key.bytes(), u64::MAX);
+    let beside = [head, &length, &stream(content, &all[1])].concat();
+    assert_eq!(wrong_field(&beside), (1, "transaction length"));
 }

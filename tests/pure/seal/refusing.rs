@@ -164,6 +164,24 @@ fn n10_wraps_swapped_between_destinations() {
 }
 
 #[test]
+fn n10_a_wrap_is_for_one_destination_though_another_has_the_same_key() {
+    for suite in SUITES {
+        let mut targets = targets(suite, &[1, 2]);
+        targets[1].public = targets[0].public.clone();
+        let (parcel, _) = sealed(&targets, &[bytes(40, 1)]);
+        let wrap = envelope_bytes(suite, 2) - envelope_bytes(suite, 1);
+        let at = envelope_bytes(suite, 1) - wrap;
+        let mut swapped = parcel.clone();
+        swapped[at..at + 2 * wrap].rotate_left(wrap);
+        for number in [1, 2] {
+            let open = |parcel| open(&context(&targets), tag(number), secret(suite, 1), parcel, usize::MAX);
+            assert!(open(&parcel).is_ok());
+            assert_eq!(open(&swapped), Err(OpenError::Envelope(EnvelopeOpenError::Unopenable)), "{suite}");
+        }
+    }
+}
+
+#[test]
 fn n11_a_wrap_dropped_or_doubled() {
     refused_by_both(|[head, first, _, body]| [head, first, body].concat());
     refused_by_both(|[head, first, second, body]| [head, first, first, second, body].concat());

@@ -1,240 +1,22 @@
 //! A quorum holds before the log says so (R10, R11, R12): nodes that die between two steps, that cannot collect, cannot keep
-//! what they have, or come back with an older disk; queries that nobody sent. Each node runs in a runtime of its own, on a
-//! disk in memory, so that it can be killed at any moment.
+//! what they have, or come back with an older disk; queries that nobody sent.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+mod town;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::disk::CrashDisk;
+use self::town::{Death, Town, group, until};
 use crate::shop::{LIMIT, NODES, Shop, committed, name};
 use bytes::Bytes;
-use sealcast::config::{NodeConfig, Sources};
-use sealcast::core::id::{DestinationTag, Digest, Epoch, NodeName, Position, Suite, Time};
+use sealcast::core::id::{DestinationTag, Epoch, NodeName, Suite, Time};
 use sealcast::core::receipt::Query;
 use sealcast::core::seal::transaction::PrivateHeader;
 use sealcast::core::sign::SecretKey;
-use sealcast::node::{Node, NodeOptions};
 use sealcast::rpc::proto;
-use sealcast::seams::{BoxFuture, Connection, Listener, Network, Randomness, RealNetwork, Seams, SeededRandomness};
-use sealcast::transport::adversary::{Adversary, AdversaryOptions, Mood};
-use sealcast::transport::{AnyTransport, Domain, Record, Topic, Transport};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::runtime::Runtime;
-
-/// The machine's network, whose connections to others can be cut: those that it makes.
-#[derive(Clone, Default)]
-struct Outgoing(Arc<AtomicBool>);
-
-impl Outgoing {
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
-    }
-}
-
-impl Network for Outgoing {
-    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
-        Box::pin(async move {
-            self.check()?;
-            let inner = RealNetwork.connect(address).await?;
-            Ok(Box::new(Wire { inner, network: self.clone() }) as Box<dyn Connection>)
-        })
-    }
-
-    fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
-        RealNetwork.listen(address)
-    }
-}
-
-struct Wire {
-    inner: Box<dyn Connection>,
-    network: Outgoing,
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.network.check()?;
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.network.check()?;
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.network.check()?;
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-/// A node's machine.
-struct Machine {
-    runtime: Runtime,
-    disk: CrashDisk,
-    adversary: Box<Adversary<AnyTransport>>,
-    outgoing: Outgoing,
-}
-
-/// How a machine ends.
-#[derive(Debug, Clone, Copy)]
-enum Death {
-    /// The process is killed.
-    Killed,
-    /// The power goes, and nothing that was not synced is left.
-    PowerCut,
-    /// The power goes, and some of it is left, from a seed.
-    Some(u64),
-}
-
-/// Three machines.
-struct Town {
-    shop: Shop,
-    machines: BTreeMap<String, Machine>,
-}
-
-impl Town {
-    async fn new() -> Self {
-        let mut town = Self { shop: Shop::open().await, machines: BTreeMap::new() };
-        for node in NODES {
-            town.start(node, CrashDisk::new()).await;
-        }
-        town.shop.ready().await;
-        town
-    }
-
-    fn domains(&self) -> BTreeSet<Domain> {
-        let partitions = self.shop.transport.partitions(&Topic::segments(&name("test"), &name("orders")));
-        partitions.iter().map(|partition| partition.domain.clone()).collect()
-    }
-
-    /// Starts a node on a machine with this disk.
-    async fn start(&mut self, node: &str, disk: CrashDisk) {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let outgoing = Outgoing::default();
-        let seams =
-            Seams { disk: Arc::new(disk.clone()), network: Arc::new(outgoing.clone()), ..self.shop.seams.clone() };
-        let behind = self.shop.transport.as_ref().clone().behind_adversary(AdversaryOptions::harmless(1), &seams);
-        let AnyTransport::Adversary(adversary) = behind.clone() else { panic!("it is one") };
-        let config = NodeConfig::load(&Sources::file(&self.shop.written.nodes[&name(node)])).unwrap();
-        let mut options = NodeOptions::from_config(&config).unwrap();
-        options.http = None;
-        let started = runtime.spawn(async move { Node::start(options, seams, Arc::new(behind)).await });
-        self.shop.nodes.insert(name(node), started.await.unwrap().unwrap());
-        self.machines.insert(node.to_owned(), Machine { runtime, disk, adversary, outgoing });
-    }
-
-    /// Ends a machine at this moment; gives the disk that its next start finds.
-    async fn kill(&mut self, node: &str, death: Death) -> CrashDisk {
-        let machine = self.machines.remove(node).unwrap();
-        // Nobody hears it any more: then its disk is what it is.
-        machine.outgoing.0.store(true, Ordering::SeqCst);
-        self.mood(&machine, Mood::Away);
-        let left = match death {
-            Death::Killed => machine.disk.killed(),
-            Death::PowerCut => machine.disk.crash(),
-            Death::Some(seed) => {
-                let drawn: Box<dyn Randomness> = Box::new(SeededRandomness::new(seed));
-                machine.disk.crash_keeping(|| drawn.array::<1>().unwrap()[0] % 2 == 0)
-            }
-        };
-        drop(self.shop.nodes.remove(&name::<NodeName>(node)));
-        let ended = tokio::task::spawn_blocking(move || machine.runtime.shutdown_timeout(LIMIT));
-        ended.await.unwrap();
-        left
-    }
-
-    fn mood(&self, machine: &Machine, mood: Mood) {
-        for domain in self.domains() {
-            machine.adversary.set_mood(&domain, mood);
-        }
-    }
-
-    /// Whether a node can read and write topics.
-    fn sees(&self, node: &str, sees: bool) {
-        self.mood(&self.machines[node], if sees { Mood::Well } else { Mood::Away });
-    }
-
-    /// Who leads, once somebody does.
-    async fn leader(&self) -> String {
-        until("a leader", || {
-            let mut nodes = self.shop.nodes.iter();
-            nodes.find(|(_, node)| group(node).leadership().borrow().own).map(|(node, _)| node.to_string())
-        })
-        .await
-    }
-
-    fn others(&self, than: &str) -> [String; 2] {
-        let others: Vec<_> = NODES.into_iter().filter(|node| *node != than).map(str::to_owned).collect();
-        others.try_into().unwrap()
-    }
-
-    fn counts(&self, node: &str) -> sealcast::store::group::Counts {
-        let context = &self.shop.nodes[&name(node)].served()[&name("orders")].context;
-        context.store.progress().borrow().counts
-    }
-
-    /// A small transaction, and its parcel's D; it is published.
-    async fn send(&mut self, payload: &[u8]) -> (PrivateHeader, Digest) {
-        let header = self.shop.header(payload);
-        let stripes = self.shop.seal(&[(header.clone(), payload)], Suite::X25519);
-        self.shop.publish(&stripes).await;
-        let digest = stripes.last().unwrap().digest;
-        (header, digest)
-    }
-
-    /// Whether an entry of a node's log names this parcel, as far as it is durable.
-    fn is_in_log(&self, node: &str, digest: &Digest) -> bool {
-        let store = &self.shop.nodes[&name(node)].served()[&name("orders")].context.store;
-        let entries = store.snapshot().unwrap().log(0..u64::MAX, usize::MAX).unwrap();
-        entries.iter().any(|(_, bytes)| bytes.windows(32).any(|found| found == digest.0))
-    }
-
-    /// Waits until all three hold the same, and each has committed so many, once.
-    async fn settled(&self, position: Position, header: &PrivateHeader, count: u64) {
-        assert_eq!(committed(&self.shop.receipts(header, 3).await), position, "the first fate stays");
-        self.shop.agree().await;
-        for node in NODES {
-            let counts = self.counts(node);
-            assert_eq!((counts.committed, counts.undecided, counts.missing), (count, 0, 0), "{node}");
-        }
-    }
-
-    async fn end(mut self) {
-        for node in NODES {
-            if self.machines.contains_key(node) {
-                self.kill(node, Death::Killed).await;
-            }
-        }
-    }
-}
-
-fn group(node: &Node) -> &sealcast::raft::Group {
-    &node.served()[&name("orders")].group
-}
-
-async fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            if let Some(found) = there() {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
-}
+use sealcast::seams::{Randomness, SeededRandomness};
+use sealcast::transport::{Record, Topic, Transport};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r10_the_leader_dies_between_staged_and_proposed() {
@@ -260,7 +42,7 @@ async fn proposed_and_no_further(town: &mut Town) -> (String, Vec<PrivateHeader>
     // The others elect another leader when they miss this one for too long, which can be first on a slow machine.
     for _ in 0..10 {
         let leader = town.leader().await;
-        town.machines[&leader].outgoing.0.store(true, Ordering::SeqCst);
+        town.cut(&leader, true);
         let (header, digest) = town.send(b"proposed").await;
         sent.push(header);
         let others = town.others(&leader);
@@ -273,7 +55,7 @@ async fn proposed_and_no_further(town: &mut Town) -> (String, Vec<PrivateHeader>
             assert_eq!(town.counts(&leader).undecided, 1);
             return (leader, sent);
         }
-        town.machines[&leader].outgoing.0.store(false, Ordering::SeqCst);
+        town.cut(&leader, false);
         town.shop.receipts(sent.last().unwrap(), 3).await;
     }
     panic!("nobody leads for long enough to propose")
@@ -302,7 +84,7 @@ async fn r10_two_leaders_propose_the_same_parcel_and_it_is_committed_once() {
         town.others(&first).iter().find(|other| group(&town.shop.nodes[&name(other)]).leadership().borrow().own),
         None
     );
-    town.machines[&first].outgoing.0.store(false, Ordering::SeqCst);
+    town.cut(&first, false);
     town.settled(position, header, sent.len() as u64).await;
     town.end().await;
 }
@@ -373,7 +155,11 @@ async fn r11_a_member_that_lacks_a_body_votes_serves_what_it_holds_and_fetches()
     town.shop.send(&missing, &large).await;
     committed(&town.shop.receipts(&missing, 2).await);
     until("it to be missed", || (town.counts(&lacking).missing == 1).then_some(())).await;
-    let held = town.shop.nodes[&name(&lacking)].served()[&name("orders")].context.store.progress().borrow().held;
+    let context = town.shop.nodes[&name(&lacking)].served()[&name("orders")].context.clone();
+    // A parcel of which it cannot keep all it has not staged: that is local trouble, and an alarm (R21).
+    let failing = || context.alarms.standing().into_iter().any(|(alarm, _)| alarm == "staging-fails");
+    until("it to say that it cannot keep it", || failing().then_some(())).await;
+    let held = context.store.progress().borrow().held;
     // Nothing is committed any more without this one's vote.
     let disk = town.kill(&dying, Death::PowerCut).await;
     let after = town.send(b"with its vote").await.0;
@@ -381,6 +167,19 @@ async fn r11_a_member_that_lacks_a_body_votes_serves_what_it_holds_and_fetches()
     assert!(committed(&agreed.verdict) > held);
     assert!(agreed.signers.contains_key(&name::<NodeName>(&lacking)), "it has this one's bytes and signs");
     assert_eq!(town.counts(&lacking).missing, 1);
+    // Nor when somebody asks, who is answered about the rest.
+    let marked =
+        PrivateHeader { deadline: Time(town.shop.seams.clock.now().0 - 60_000), ..town.shop.header(b"marked") };
+    let asked = [&missing, &marked].map(|header| (header.id, header.deadline, None)).to_vec();
+    let query = Query { epoch: Epoch([1; 8]), time: town.shop.seams.clock.now(), asked };
+    let tag = town.shop.directory.destinations[&name("orders")].tag;
+    town.shop.publish_at(0, [query.sign(&town.shop.sender, tag).into()]).await;
+    let answered = async {
+        while !town.shop.said(&marked).await.contains_key(&lacking) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, answered).await.expect("it answers");
     assert_eq!(town.shop.said(&missing).await.get(&lacking), None, "what is not held is not signed");
     let request = proto::GetRequest { transaction: Bytes::copy_from_slice(&first.id.to_bytes()), ..Default::default() };
     let mut reader = town.shop.dialer.reader(&name(&lacking)).unwrap();
@@ -427,6 +226,36 @@ async fn r11_bytes_that_are_damaged_at_one_member_are_fetched_from_another() {
     assert_eq!(town.shop.get(&lacking, &header).await.unwrap().1, large);
     town.sees(&lacking, true);
     town.settled(committed(&town.shop.receipts(&header, 3).await), &header, 1).await;
+    town.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r13_every_ticket_of_a_transaction_whose_body_is_missing_is_told_of_when_it_comes() {
+    let mut town = Town::new().await;
+    let leader = town.leader().await;
+    let [lacking, _] = town.others(&leader);
+    // It does not see the parcel, and can ask nobody for what is in it.
+    town.sees_only(&lacking, 2);
+    town.cut(&lacking, true);
+    let header = town.shop.header(b"missing there");
+    let again = PrivateHeader { deadline: header.deadline.after(Duration::from_secs(1)), ..header.clone() };
+    let marker = town.shop.header(b"came behind");
+    for (header, payload, partition) in
+        [(&header, b"missing there".as_slice(), 0), (&again, b"missing there", 2), (&marker, b"came behind", 2)]
+    {
+        let stripes = town.shop.seal(&[(header.clone(), payload)], Suite::X25519);
+        let records = stripes[0].segments.iter().map(|segment| segment.record.clone());
+        town.shop.publish_at(partition, records).await;
+        committed(&town.shop.receipts(header, 2).await);
+    }
+    // What came behind is held there, and so the same transaction under its other ticket was seen.
+    committed(&town.shop.receipts(&marker, 3).await);
+    assert_eq!(town.counts(&lacking).missing, 1);
+    let said = async |header| town.shop.said(header).await.contains_key(&lacking);
+    assert!(!said(&header).await && !said(&again).await, "what is not held is not signed");
+    town.cut(&lacking, false);
+    let position = committed(&town.shop.receipts(&header, 3).await);
+    assert_eq!(committed(&town.shop.receipts(&again, 3).await), position);
     town.end().await;
 }
 
