@@ -203,3 +203,25 @@ async fn r17_what_is_lost_of_a_log_of_which_nothing_was_read_yet_is_a_gap_too() 
     }
     shop.shut().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r17_a_gap_is_said_once_though_the_node_starts_again_before_anything_else_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shop = Shop::with_nodes().await;
+    let header = shop.header(b"before");
+    shop.send(&header, b"before").await;
+    committed(&shop.receipts(&header, 3).await);
+    stop_all(&mut shop).await;
+    let empty = other_log(&shop, folder.path(), None).await;
+    start_over(&mut shop, &empty).await;
+    alarmed(&shop, "is above the end").await;
+    stop_all(&mut shop).await;
+    start_over(&mut shop, &empty).await;
+    let header = shop.header(b"after");
+    shop.send(&header, b"after").await;
+    committed(&shop.receipts(&header, 3).await);
+    for node in NODES {
+        assert_eq!(gaps(&shop, node).await, [""; 0], "where the log begins again was written down");
+    }
+    shop.shut().await;
+}

@@ -26,6 +26,8 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 /// Missing bodies that are in mind at a time, the earliest: the store knows the others. A node that was away may miss as many as
 /// were committed meanwhile.
 const IN_MIND: usize = 256;
+/// Other tickets of a transaction that are told of when its body comes; whoever holds one of further ones asks.
+const ALSO: usize = 64;
 /// A body that is missing for longer is an alarm.
 const LONG: Duration = Duration::from_secs(30);
 /// The alarm of bodies that no member gives.
@@ -35,7 +37,7 @@ pub(super) const MISSING_ALARM: &str = alarms::BODY_MISSING;
 pub(super) struct Missing {
     pub(super) row: Row,
     /// Deadlines of other tickets of the same transaction that a receipt is owed to.
-    pub(super) also: BTreeSet<Time>,
+    also: BTreeSet<Time>,
     pub(super) since: Duration,
     /// When it is fetched next; none while it is being fetched.
     pub(super) due: Option<Duration>,
@@ -43,6 +45,15 @@ pub(super) struct Missing {
     pub(super) begun: Begun,
     /// What the collector needs to know once the body is here.
     pub(super) parcel: Option<(ParcelKey, Time)>,
+}
+
+impl Missing {
+    /// A receipt is owed to the ticket with this deadline too.
+    pub(super) fn owe(&mut self, deadline: Time) {
+        if self.also.len() < ALSO {
+            self.also.insert(deadline);
+        }
+    }
 }
 
 /// A fetch that ended.

@@ -93,7 +93,7 @@ impl Holder {
                         && !self.say_row(snapshot, row, item.deadline, times)?
                         && let Some(missing) = self.missing.get_mut(&row.position)
                     {
-                        missing.also.insert(item.deadline);
+                        missing.owe(item.deadline);
                     }
                 }
             }

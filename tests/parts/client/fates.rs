@@ -319,6 +319,34 @@ async fn r13_what_was_counted_under_a_version_is_decided_when_that_one_comes() {
 }
 
 #[tokio::test]
+async fn r13_what_is_signed_under_a_directory_below_the_pinned_minimum_does_not_count() {
+    let mut world = World::new(3).await;
+    let first = world.directory.clone();
+    world.next_directory(|_| {});
+    let mut options = world.options();
+    options.minimum_version = 2;
+    let client = Client::start(world.transport.clone(), options).await.unwrap();
+    let handle = client.submit("orders", Transaction::new("1")).await.unwrap();
+    let opened = world.opened("orders", 1).await;
+    let committed = world.statement(&opened[0], 0, Verdict::Committed);
+    // Whoever has the keys of then can say this: the operator signed that directory, and it lists them.
+    world.publish(Notice::directory(first.bytes())).await;
+    let (tag, old) =
+        (world.directory.destinations[&destination("orders")].tag, Statement { directory: 1, ..committed.clone() });
+    for (node, key) in &world.nodes {
+        for record in sign_receipts(key, node, tag, 1, std::slice::from_ref(&old)) {
+            world.publish(record).await;
+        }
+    }
+    assert_eq!(handle.wait(Stage::Committed, SOON).await.unwrap(), Waited::Unknown);
+    for node in ["alfa", "bravo"] {
+        world.say(node, "orders", std::slice::from_ref(&committed)).await;
+    }
+    assert_eq!(handle.committed().await.unwrap().directory_version, 2);
+    client.close().await;
+}
+
+#[tokio::test]
 async fn r22_what_a_majority_refuses_is_sealed_anew() {
     let mut world = World::new(3).await;
     let client = start(&world).await;
