@@ -26,6 +26,7 @@ mod records;
 mod sealcast;
 mod sealed;
 mod stages;
+mod steady;
 mod throughput;
 
 use std::io::Write;
@@ -96,6 +97,15 @@ fn run(options: &Options) -> Result<(), Failure> {
                 .to_owned(),
         ];
         return publish(options, &facts, &figures::growth::rows(&growth::points(plan.largest_step)?));
+    }
+    if let Some(minutes) = options.steady {
+        let series = steady::run(Duration::from_secs(minutes * 60))?;
+        let load = format!(
+            "Real brokers, three `sealcast node run`, one `sealcast bench`: {}. Memory is what each process had resident, read every \
+             second; the slope leaves out the first quarter, in which caches fill.",
+            steady::load()
+        );
+        return publish(options, &[facts(&plan).swap_remove(0), load], &figures::steady::rows(&series));
     }
     let flights = Arc::new(Flights::default());
     let stages = options.stages.then(|| Arc::new(Stages::default()));

@@ -49,6 +49,9 @@ pub struct Options {
     /// Measures how Sealcast's own time and memory grow, instead of comparing.
     #[arg(long, conflicts_with_all = ["write", "parts"])]
     pub growth: bool,
+    /// Measures whether memory grows in so many minutes of load, instead of comparing.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["write", "parts", "growth"])]
+    pub steady: Option<u64>,
     /// Adds the rows of `cargo bench --bench parts -- --json FILE`.
     #[arg(long, value_name = "FILE")]
     pub parts: Option<PathBuf>,
@@ -243,13 +246,13 @@ impl Options {
                 name: "quick",
                 blocks: 2,
                 amounts: vec![
-                    amount(KIB, 15, [50, 30], false),
-                    amount(64 * KIB, 15, [50, 30], true),
-                    amount(MIB, 60, [15, 8], false),
-                    amount(16 * MIB, 900, [2, 0], false),
+                    amount(KIB, 15, [40, 24], false),
+                    amount(64 * KIB, 15, [40, 24], true),
+                    amount(MIB, 60, [12, 6], false),
+                    amount(16 * MIB, 900, [1, 0], false),
                 ],
                 warm_up: 20,
-                trouble: Trouble { calm: seconds(2), away: seconds(12), patience: seconds(20), ..trouble },
+                trouble: Trouble { calm: seconds(2), away: seconds(10), patience: seconds(20), ..trouble },
                 runs: 2,
                 each: millis(1000),
                 largest_step: 1 << 14,

@@ -12,6 +12,7 @@ use figures::page;
 use figures::results::{Outcome, Results};
 use figures::rows::{Row, Target};
 use figures::stats::{Spread, exponent, median, quantile, quantile_of_blocks};
+use figures::steady::Series;
 use figures::table;
 use figures::words::{Arm, Condition, size};
 
@@ -56,6 +57,25 @@ fn an_exponent_says_how_a_cost_grows() {
     assert!((grown(|x| 3.0 * x) - 1.0).abs() < 1e-9);
     assert!((grown(|x| x * x) - 2.0).abs() < 1e-9);
     assert_eq!(exponent(&[(5.0, 1.0), (5.0, 2.0)]), None, "one size tells nothing");
+}
+
+#[test]
+fn memory_that_rises_has_a_slope_and_what_fills_at_first_has_none() {
+    let of = |memory: fn(f64) -> f64| {
+        let mut series = Series::new("node a");
+        (1..=1200).map(f64::from).for_each(|second| series.push(second, memory(second)));
+        figures::steady::rows(&[series, Series::new("one that never ran")])
+    };
+    let figures = |rows: &[Row]| rows.iter().map(|row| (row.value * 1000.0).round() / 1000.0).collect::<Vec<_>>();
+    let risen = of(|second| 50.0 + second / 60.0);
+    let names: Vec<_> = risen.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["memory of node a, first quarter", "memory of node a, last quarter", "slope of memory of node a"]
+    );
+    assert_eq!(figures(&risen), [52.508, 67.5, 1.0], "a MiB a minute");
+    assert_eq!(risen[0].condition, "20 minutes of load");
+    assert_eq!(figures(&of(|second| 80.0 - 60.0 * (1.0 - second / 290.0).max(0.0)))[1..], [80.0, 0.0]);
 }
 
 fn outcome(arm: Arm, time: f64) -> Outcome {

@@ -8,5 +8,6 @@ pub mod page;
 pub mod results;
 pub mod rows;
 pub mod stats;
+pub mod steady;
 pub mod table;
 pub mod words;

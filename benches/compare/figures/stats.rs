@@ -1,4 +1,4 @@
-//! Quantiles, medians, spreads and exponents.
+//! Quantiles, medians, spreads, slopes and exponents.
 
 /// A value and how far it strayed: the lowest and the highest of its blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,10 +52,15 @@ fn spread(value: f64, single: &[f64]) -> Spread {
 pub fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     let logs: Vec<(f64, f64)> =
         points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (x.ln(), y.ln())).collect();
-    let count = logs.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / count;
+    slope(&logs)
+}
+
+/// The slope of the straight line that fits best (least squares). `None` with fewer than two different places.
+pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let across: f64 = logs.iter().map(|point| (point.0 - x) * (point.0 - x)).sum();
-    let along: f64 = logs.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
+    let across: f64 = points.iter().map(|point| (point.0 - x) * (point.0 - x)).sum();
+    let along: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
     (across > 0.0).then(|| along / across)
 }
