@@ -69,13 +69,12 @@ fn memory_that_rises_has_a_slope_and_what_fills_at_first_has_none() {
     let figures = |rows: &[Row]| rows.iter().map(|row| (row.value * 1000.0).round() / 1000.0).collect::<Vec<_>>();
     let risen = of(|second| 50.0 + second / 60.0);
     let names: Vec<_> = risen.iter().map(|row| row.name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["memory of node a, first quarter", "memory of node a, last quarter", "slope of memory of node a"]
-    );
-    assert_eq!(figures(&risen), [52.508, 67.5, 1.0], "a MiB a minute");
+    let quarters = ["first", "second", "third", "last"].map(|which| format!("memory of node a, {which} quarter"));
+    assert_eq!(names[..4], quarters);
+    assert_eq!(names[4..], ["slope of memory of node a, last quarter"]);
+    assert_eq!(figures(&risen), [52.508, 57.5, 62.5, 67.5, 1.0], "a MiB a minute");
     assert_eq!(risen[0].condition, "20 minutes of load");
-    assert_eq!(figures(&of(|second| 80.0 - 60.0 * (1.0 - second / 290.0).max(0.0)))[1..], [80.0, 0.0]);
+    assert_eq!(figures(&of(|second| 80.0 - 60.0 * (1.0 - second / 850.0).max(0.0)))[3..], [80.0, 0.0]);
 }
 
 fn outcome(arm: Arm, time: f64) -> Outcome {

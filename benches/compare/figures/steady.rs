@@ -23,8 +23,8 @@ impl Series {
     }
 }
 
-/// For each process the median of its first and its last quarter, and the slope over all but the first quarter, in which caches
-/// and pools fill. A process without points gives no rows.
+/// For each process the median of each quarter, and the slope of the last one: before it, caches and bounded tables fill. A
+/// process without points gives no rows.
 pub fn rows(all: &[Series]) -> Vec<Row> {
     let mut rows = Vec::new();
     for series in all {
@@ -50,15 +50,15 @@ pub fn rows(all: &[Series]) -> Vec<Row> {
                 met: None,
             });
         };
-        for (from, to, which) in [(0.0, 0.25, "first"), (0.75, 1.0, "last")] {
-            let points = between(from, to);
+        for (from, which) in [(0.0, "first"), (0.25, "second"), (0.5, "third"), (0.75, "last")] {
+            let points = between(from, from + 0.25);
             let sizes: Vec<f64> = points.iter().map(|point| point.1).collect();
             row(format!("memory of {}, {which} quarter", series.name), "MiB", &points, median(&sizes));
         }
-        let settled = between(0.25, 1.0);
+        let settled = between(0.75, 1.0);
         let minutes: Vec<(f64, f64)> = settled.iter().map(|(at, mib)| (at / 60.0, *mib)).collect();
         let fits = [(0.0, slope(&minutes).unwrap_or_default())];
-        row(format!("slope of memory of {}", series.name), "MiB a minute", &fits, slope(&minutes));
+        row(format!("slope of memory of {}, last quarter", series.name), "MiB a minute", &fits, slope(&minutes));
     }
     rows
 }
