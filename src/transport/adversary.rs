@@ -493,7 +493,7 @@ impl<T: Transport> Transport for Adversary<T> {
                     () = self.released(&from) => {}
                     () = self.seams.clock.sleep(READ_WAIT) => {}
                 }
-                return Ok(Batch { records: Vec::new(), next: at, low: 0, end: at });
+                return Ok(Batch { next: at, end: at, ..Batch::default() });
             }
             Mood::Slow(by) => self.seams.clock.sleep(by).await,
             Mood::Away => {
@@ -502,7 +502,7 @@ impl<T: Transport> Transport for Adversary<T> {
             }
             Mood::Silent => {
                 self.seams.clock.sleep(READ_WAIT).await;
-                return Ok(Batch { records: Vec::new(), next: at, low: 0, end: at });
+                return Ok(Batch { next: at, end: at, ..Batch::default() });
             }
         }
         let read = self.inner.read(from.clone(), at).await;

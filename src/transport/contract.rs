@@ -195,6 +195,9 @@ pub struct Batch {
     pub low: Offset,
     /// The offset after the last record that the partition has (for lag).
     pub end: Offset,
+    /// Which session of the transport it comes from, where sessions can end without a read that fails. A later one may be
+    /// with another log: who goes on behind an offset first compares the record before it (R17).
+    pub session: u64,
 }
 
 /// Why a read gave nothing.

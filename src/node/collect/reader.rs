@@ -183,7 +183,7 @@ impl Source {
         let mut trouble = None;
         // Trouble may stand from before this start, and an idle partition has no records that end it.
         let mut readable = false;
-        let mut next = self.start(partition, mark, &mut trouble).await?;
+        let (mut next, mut session) = self.start(partition, mark, &mut trouble).await?;
         let mut last = mark.filter(|mark| next == mark.offset).and_then(|mark| mark.previous);
         loop {
             match self.read(partition, next).await? {
@@ -192,10 +192,11 @@ impl Source {
                         self.tell(Arrival::Trouble { partition, cause: None }).await?;
                     }
                     readable = true;
-                    if trouble.is_some() {
-                        // After trouble the partition may have been cut and filled anew behind the same offset.
+                    if trouble.is_some() || session != Some(batch.session) {
+                        // Meanwhile the partition may have been cut and filled anew behind the same offset.
                         let seen = Mark { offset: next, previous: last };
-                        let from = self.start(partition, Some(seen), &mut trouble).await?;
+                        let from;
+                        (from, session) = self.start(partition, Some(seen), &mut trouble).await?;
                         trouble = None;
                         self.tell(Arrival::Trouble { partition, cause: None }).await?;
                         if from != next {
@@ -223,7 +224,8 @@ impl Source {
                 }
                 Err(ReadError::OutOfRange { .. }) => {
                     let seen = Mark { offset: next, previous: last };
-                    let from = self.start(partition, Some(seen), &mut trouble).await?;
+                    let from;
+                    (from, session) = self.start(partition, Some(seen), &mut trouble).await?;
                     if from != next {
                         (next, last) = (from, None);
                     }
@@ -235,13 +237,19 @@ impl Source {
         }
     }
 
-    /// Compares the partition with the mark (R17): the offset to read from. A gap is told before anything is read.
-    async fn start(&self, partition: i32, mark: Option<Mark>, trouble: &mut Option<Trouble>) -> Result<i64, Stopped> {
+    /// Compares the partition with the mark (R17): the offset to read from, and the session in which it was found, if the
+    /// transport said one. A gap is told before anything is read.
+    async fn start(
+        &self,
+        partition: i32,
+        mark: Option<Mark>,
+        trouble: &mut Option<Trouble>,
+    ) -> Result<(i64, Option<u64>), Stopped> {
         let seen = mark.unwrap_or_default();
         let mut probes = 0;
         loop {
             let at = seen.previous.map_or(seen.offset, |(offset, _)| offset);
-            let (low, end, previous) = match self.read(partition, at).await? {
+            let (low, end, previous, session) = match self.read(partition, at).await? {
                 Ok(batch) => {
                     // A slow broker is no gap.
                     if seen.previous.is_some() && batch.records.is_empty() && batch.end > at && probes < PROBES {
@@ -252,9 +260,10 @@ impl Source {
                         continue;
                     }
                     let record = batch.records.iter().find(|record| record.offset == at);
-                    (batch.low, batch.end, record.filter(|_| seen.previous.is_some()).map(identity))
+                    let previous = record.filter(|_| seen.previous.is_some()).map(identity);
+                    (batch.low, batch.end, previous, Some(batch.session))
                 }
-                Err(ReadError::OutOfRange { low, end, .. }) => (low, end, None),
+                Err(ReadError::OutOfRange { low, end, .. }) => (low, end, None, None),
                 Err(error) => {
                     self.pause_in(partition, trouble, error).await?;
                     continue;
@@ -263,13 +272,13 @@ impl Source {
             if mark.is_none() {
                 // Retention removed records that this node never had to see.
                 self.tell(Arrival::Begun { partition, next: low, end }).await?;
-                return Ok(low);
+                return Ok((low, session));
             }
             return match seen.check(low, end, previous) {
-                Ok(()) => Ok(seen.offset),
+                Ok(()) => Ok((seen.offset, session)),
                 Err(gap) => {
                     self.tell(Arrival::Gap { partition, gap, low }).await?;
-                    Ok(low)
+                    Ok((low, session))
                 }
             };
         }

@@ -61,6 +61,8 @@ struct Shared {
 #[derive(Default)]
 struct Link {
     session: Option<Session>,
+    /// Sessions until now: another process may serve another folder's log in each.
+    sessions: u64,
     topics: BTreeMap<Topic, Arc<[Partition]>>,
     /// The next append's number; never used twice, so that no answer is taken for another's.
     next: u64,
@@ -112,7 +114,7 @@ impl Attached {
 
     /// Makes a topic, durably; `false` when it is there already. Errors: [`SocketError::Served`].
     pub async fn create_topic(&self, topic: &Topic, partitions: u32) -> Result<bool, SocketError> {
-        let Some(mut client) = self.shared.client().await else { return Err(self.shared.away()) };
+        let Some((mut client, _)) = self.shared.client().await else { return Err(self.shared.away()) };
         let topic = proto::Topic { name: topic.as_str().to_owned(), partitions };
         match client.create_topic(proto::CreateTopicRequest { topic: Some(topic) }).await {
             Ok(_) => Ok(true),
@@ -199,6 +201,7 @@ impl Shared {
             let mut link = self.link();
             link.topics = known(first);
             link.session = Some(Session { client, appends });
+            link.sessions += 1;
         }
         self.up.send_replace(true);
         loop {
@@ -252,8 +255,8 @@ impl Shared {
         let _ = waiting.fulfil.send(answer);
     }
 
-    /// The client of the session, waiting shortly for one.
-    async fn client(&self) -> Option<Client> {
+    /// The client of the session and the session's number, waiting shortly for one.
+    async fn client(&self) -> Option<(Client, u64)> {
         let mut up = self.up.subscribe();
         tokio::select! {
             biased;
@@ -261,7 +264,8 @@ impl Shared {
             _ = up.wait_for(|up| *up) => {}
             () = self.seams.clock.sleep(READ_WAIT) => {}
         }
-        self.link().session.as_ref().map(|session| session.client.clone())
+        let link = self.link();
+        link.session.as_ref().map(|session| (session.client.clone(), link.sessions))
     }
 }
 
@@ -345,7 +349,9 @@ impl Transport for Attached {
 
     async fn read(&self, from: PartitionId, at: Offset) -> Result<Batch, ReadError> {
         let absent = |cause: String| ReadError::Absent { partition: from.clone(), cause };
-        let Some(mut client) = self.shared.client().await else { return Err(absent(self.shared.away().to_string())) };
+        let Some((mut client, session)) = self.shared.client().await else {
+            return Err(absent(self.shared.away().to_string()));
+        };
         let request = proto::ReadRequest { topic: from.topic.as_str().to_owned(), partition: from.number, at };
         let answer = client.read(request).await.map_err(|status| absent(status.message().to_owned()))?;
         match answer.into_inner().result {
@@ -357,7 +363,7 @@ impl Transport for Attached {
                     value: Some(record.value),
                 };
                 let records = batch.records.into_iter().map(fetched).collect();
-                Ok(Batch { records, next: batch.next, low: batch.low, end: batch.end })
+                Ok(Batch { records, next: batch.next, low: batch.low, end: batch.end, session })
             }
             Some(read_response::Result::OutOfRange(proto::OutOfRange { low, end })) => {
                 Err(ReadError::OutOfRange { partition: from, asked: at, low, end })

@@ -229,7 +229,7 @@ impl Transport for Embedded {
             value: Some(stored.value),
         };
         let records = read.records.into_iter().map(fetched).collect();
-        Ok(Batch { records, next, low: read.low, end: read.end })
+        Ok(Batch { records, next, low: read.low, end: read.end, session: 0 })
     }
 }
 

@@ -311,7 +311,7 @@ impl Readers {
         loop {
             let batch = |records, next| {
                 let (low, end) = self.board.watermarks(&from);
-                Batch { records, next, low: low.min(at), end: end.max(next) }
+                Batch { records, next, low: low.min(at), end: end.max(next), session: 0 }
             };
             // No await stands between taking records and giving them, so a dropped read loses none.
             match cursor.drain(at, &from, self.board.access()) {
