@@ -125,7 +125,11 @@ impl BodySealer {
         };
         out.extend_from_slice(&sealed);
         out.extend_from_slice(&tag);
-        let mut stream = StreamSealer::new(&key.stream_key());
+        let mut stream = match header.payload {
+            // Its length says how much room it takes at most; a trailer comes after what nobody knows yet.
+            Some(_) => StreamSealer::of_length(&key.stream_key(), length),
+            None => StreamSealer::new(&key.stream_key()),
+        };
         // At most 32 KiB.
         stream.push(&(header_bytes.len() as u32).to_be_bytes(), out);
         stream.push(&header_bytes, out);

@@ -130,12 +130,20 @@ impl Chunks {
 pub struct StreamSealer {
     chunks: Chunks,
     pending: Wiped,
+    /// Most bytes that are held back.
+    most: usize,
 }
 
 impl StreamSealer {
     /// Starts under a key that seals nothing else.
     pub fn new(key: &[u8; 32]) -> Self {
-        Self { chunks: Chunks::new(key), pending: Wiped(Vec::new()) }
+        Self::of_length(key, u64::MAX)
+    }
+
+    /// The same for a stream of at most `length` plaintext bytes: a short one takes no more room than that.
+    pub fn of_length(key: &[u8; 32], length: u64) -> Self {
+        let most = length.min(CHUNK) as usize;
+        Self { chunks: Chunks::new(key), pending: Wiped(Vec::new()), most }
     }
 
     /// Seals more plaintext; what became complete is appended to `out`.
@@ -159,7 +167,7 @@ impl StreamSealer {
         }
         if self.pending.capacity() == 0 && !plaintext.is_empty() {
             // At once as large as it can get: growing would leave copies of plaintext behind.
-            self.pending.reserve_exact(CHUNK_BYTES);
+            self.pending.reserve_exact(self.most.max(plaintext.len()));
         }
         self.pending.extend_from_slice(plaintext);
     }
