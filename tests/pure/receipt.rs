@@ -140,6 +140,38 @@ fn a_batch_has_one_signature_and_a_record_for_each_sender() {
 }
 
 #[test]
+fn r13_a_record_of_a_whole_batch_has_no_paths_and_none_of_it_can_be_left_out() {
+    let mut statements: Vec<Statement> = (0..20).map(|number| statement(number, committed(number.into()))).collect();
+    statements[3].sender = "shop".parse().unwrap();
+    let records = sign_receipts(&key("a"), &node("a"), orders(), 1, &statements);
+    assert_eq!(records.len(), 2, "who has many statements has a batch of his own");
+    let web = &records[1].value;
+    let encoded: Vec<Vec<u8>> =
+        statements.iter().filter(|one| one.sender == statements[0].sender).map(Statement::encode).collect();
+    let receipt = |index: u16, bytes: &[u8]| {
+        [&index.to_be_bytes()[..], &(bytes.len() as u16).to_be_bytes(), bytes, &[0]].concat()
+    };
+    let end: Vec<u8> = (0..).zip(&encoded).flat_map(|(index, bytes)| receipt(index, bytes)).collect();
+    assert!(web.ends_with(&end), "statements one after the other, and not one hash");
+    assert_eq!(receipts(&records[1]).verify(&directories()).unwrap().len(), 19);
+    let with = |kept: &[(u16, &[u8])]| {
+        let head = &web[..web.len() - end.len() - 2];
+        let rest: Vec<u8> = kept.iter().flat_map(|(index, bytes)| receipt(*index, bytes)).collect();
+        let value = [head, &(kept.len() as u16).to_be_bytes(), &rest].concat();
+        let Ok(Notice::Receipts(receipts)) = Notice::decode(&value) else { panic!("it reads") };
+        receipts.verify(&directories()).map(|said| said.len())
+    };
+    let all: Vec<(u16, &[u8])> = (0..).zip(encoded.iter().map(Vec::as_slice)).collect();
+    assert_eq!(with(&all), Ok(19));
+    let refused = |index| Err(NoticeError::Path { node: node("a"), index });
+    assert_eq!(with(&all[..18]), refused(0), "without one, the others need paths");
+    assert_eq!(with(&all[7..8]), refused(7));
+    let mut swapped = all.clone();
+    (swapped[4].1, swapped[5].1) = (all[5].1, all[4].1);
+    assert_eq!(with(&swapped), refused(0));
+}
+
+#[test]
 fn large_batches_are_cut_to_records_and_to_trees() {
     let many = limits::RECEIPTS_PER_BATCH * 2 + 1;
     let statements: Vec<Statement> = (0..many)
@@ -161,6 +193,10 @@ fn r13_every_single_bit_change_of_any_notice_is_refused() {
         (0..).zip(all_verdicts()).map(|(number, verdict)| statement(number, verdict)).collect();
     let mut records = sign_receipts(&key("b"), &node("b"), orders(), 1, &statements);
     records.extend(sign_receipts(&key("b"), &node("b"), orders(), 1, &statements[..1]));
+    // Of two senders, with paths.
+    let shared =
+        [statement(1, committed(7)), Statement { sender: "shop".parse().unwrap(), ..statement(2, committed(8)) }];
+    records.extend(sign_receipts(&key("b"), &node("b"), orders(), 1, &shared));
     records.push(refusal().sign(&key("b"), &node("b"), orders(), 1));
     records.push(missing().sign(&key("b"), &node("b"), orders(), 1));
     let directories = directories();

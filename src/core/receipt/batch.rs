@@ -1,4 +1,5 @@
-//! Receipts: statements in batches, one signature over the root of their tree, and for each its path.
+//! Receipts: statements in batches, one signature over the root of their tree, and for each its path; a record that has the
+//! whole batch needs no paths.
 //!
 //! Owns signing and verifying batches. Must not count them.
 
@@ -26,6 +27,8 @@ pub struct NoticeRecord {
 const STATEMENT_BYTES: usize = 256;
 /// Longest path: the depth of a tree over [`limits::RECEIPTS_PER_BATCH`] leaves.
 const PATH_HASHES: usize = 11;
+/// A sender with so many statements of a batch has a batch of its own: a signature costs less than their paths.
+const OWN_BATCH: usize = 8;
 
 /// What a batch's signature is over, and the signature.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +52,7 @@ impl Head {
 struct Receipt {
     index: u16,
     statement: Statement,
+    leaf: Digest,
     path: Vec<Digest>,
 }
 
@@ -61,8 +65,8 @@ pub struct Receipts {
     receipts: Vec<Receipt>,
 }
 
-/// Signs statements of one group: one signature for up to [`limits::RECEIPTS_PER_BATCH`] of them. Gives the records to
-/// publish, at least one for each sender; none for no statements. `directory` is the version of the directory in force
+/// Signs statements of one group: one signature for up to [`limits::RECEIPTS_PER_BATCH`] of them, and one more for each sender
+/// with many. Gives the records to publish, at least one for each sender; none for no statements. `directory` is the version of the directory in force
 /// here, which lists `key` as this node's signing key.
 pub fn sign_receipts(
     key: &SecretKey,
@@ -82,42 +86,51 @@ fn sign_batch(
     directory: u64,
     statements: &[Statement],
 ) -> Vec<NoticeRecord> {
-    let encoded: Vec<Vec<u8>> = statements.iter().map(Statement::encode).collect();
-    let leaves: Vec<Digest> = encoded.iter().map(|bytes| Statement::leaf(bytes)).collect();
-    let Some((root, paths)) = merkle::proofs(&leaves) else { return Vec::new() };
-    // At most RECEIPTS_PER_BATCH.
-    let head = Head { destination, node: node.clone(), directory, count: statements.len() as u16, root }.encode();
-    let signature = key.sign(label::RECEIPTS, &head);
-    let mut by_sender: BTreeMap<&SenderName, Vec<Vec<u8>>> = BTreeMap::new();
-    for (index, ((statement, bytes), path)) in statements.iter().zip(&encoded).zip(&paths).enumerate() {
-        let mut to = Writer::with_capacity(bytes.len() + 5 + path.len() * 32);
-        to.u16(index as u16).short_bytes(bytes).u8(path.len() as u8);
-        path.iter().for_each(|hash| {
-            to.put(&hash.0);
-        });
-        by_sender.entry(&statement.sender).or_default().push(to.finish());
+    let mut numbers: BTreeMap<&SenderName, usize> = BTreeMap::new();
+    for statement in statements {
+        *numbers.entry(&statement.sender).or_default() += 1;
     }
-    let mut records = Vec::new();
-    for (sender, receipts) in by_sender {
-        let mut rest = receipts.as_slice();
-        while !rest.is_empty() {
-            let mut room = limits::NOTICE_BYTES - head.len() - SIGNATURE_BYTES - 16;
-            let fits = rest.iter().take_while(|receipt| {
-                let fits = receipt.len() <= room;
-                room = room.saturating_sub(receipt.len());
-                fits
-            });
-            let (now, later) = rest.split_at(fits.count().max(1));
+    let of_its_own = |sender: &SenderName| numbers.get(sender).is_some_and(|number| *number >= OWN_BATCH);
+    let (own, shared): (Vec<&Statement>, Vec<&Statement>) =
+        statements.iter().partition(|statement| of_its_own(&statement.sender));
+    let mut batches: BTreeMap<&SenderName, Vec<&Statement>> = BTreeMap::new();
+    for statement in own {
+        batches.entry(&statement.sender).or_default().push(statement);
+    }
+    let mut records: BTreeMap<&SenderName, NoticeRecord> = BTreeMap::new();
+    for batch in batches.into_values().chain([shared]) {
+        let encoded: Vec<Vec<u8>> = batch.iter().map(|statement| statement.encode()).collect();
+        let leaves: Vec<Digest> = encoded.iter().map(|bytes| Statement::leaf(bytes)).collect();
+        let whole = batch.first().is_some_and(|first| batch.iter().all(|other| other.sender == first.sender));
+        let (root, paths) = match whole {
+            true => (merkle::root(&leaves), Vec::new()),
+            false => match merkle::proofs(&leaves) {
+                Some((root, paths)) => (Some(root), paths),
+                None => continue,
+            },
+        };
+        let Some(root) = root else { continue };
+        // At most RECEIPTS_PER_BATCH.
+        let head = Head { destination, node: node.clone(), directory, count: batch.len() as u16, root }.encode();
+        let signature = key.sign(label::RECEIPTS, &head);
+        let mut by_sender: BTreeMap<&SenderName, Vec<usize>> = BTreeMap::new();
+        for (index, statement) in batch.iter().enumerate() {
+            by_sender.entry(&statement.sender).or_default().push(index);
+        }
+        for (sender, indexes) in by_sender {
             let mut to = begin(Kind::Receipts);
-            to.put(&head).put(&signature).u16(now.len() as u16);
-            now.iter().for_each(|receipt| {
-                to.put(receipt);
-            });
-            records.push(NoticeRecord { key: notice_key(sender), value: to.finish() });
-            rest = later;
+            to.put(&head).put(&signature).u16(indexes.len() as u16);
+            for (index, bytes) in indexes.into_iter().filter_map(|index| Some((index, encoded.get(index)?))) {
+                let path = paths.get(index).map(Vec::as_slice).unwrap_or_default();
+                to.u16(index as u16).short_bytes(bytes).u8(path.len() as u8);
+                path.iter().for_each(|hash| {
+                    to.put(&hash.0);
+                });
+            }
+            records.insert(sender, NoticeRecord { key: notice_key(sender), value: to.finish() });
         }
     }
-    records
+    records.into_values().collect()
 }
 
 impl Receipts {
@@ -163,11 +176,12 @@ impl Receipts {
             let index = from.u16("receipt: index")?;
             let lowest = receipts.last().map_or(0, |last| u64::from(last.index) + 1);
             in_range(index.into(), lowest, u64::from(head.count) - 1, "receipt: index")?;
-            let statement = Statement::decode(from.short_bytes(STATEMENT_BYTES, "receipt: statement")?)?;
+            let bytes = from.short_bytes(STATEMENT_BYTES, "receipt: statement")?;
+            let (statement, leaf) = (Statement::decode(bytes)?, Statement::leaf(bytes));
             let length = from.u8("receipt: path length")?;
             in_range(length.into(), 0, PATH_HASHES as u64, "receipt: path length")?;
             let path = (0..length).map(|_| from.array("receipt: path").map(Digest)).collect::<Result<_, _>>()?;
-            receipts.push(Receipt { index, statement, path });
+            receipts.push(Receipt { index, statement, leaf, path });
         }
         let sender = receipts.first().map(|first| first.statement.sender.clone());
         match sender {
@@ -178,6 +192,13 @@ impl Receipts {
         }
     }
 
+    /// Whether all of the batch is here, without paths: the tree is built instead. Indexes ascend, so that as many as the batch
+    /// has are all of it.
+    fn is_whole(&self) -> bool {
+        self.receipts.len() == usize::from(self.head.count)
+            && self.receipts.iter().all(|receipt| receipt.path.is_empty())
+    }
+
     /// Verifies signature and paths with the node's key of the directory version that the batch names. Nothing is taken
     /// when anything fails. Errors: [`NoticeError::UnknownDirectory`] (try again when it is known),
     /// [`NoticeError::UnknownNode`], [`NoticeError::Signature`], [`NoticeError::Path`].
@@ -186,10 +207,16 @@ impl Receipts {
         let key = voter(directories, directory, destination, &node)?;
         key.verify(label::RECEIPTS, &self.head.encode(), &self.signature)
             .map_err(|_| NoticeError::Signature { node: node.clone() })?;
-        for receipt in &self.receipts {
-            let leaf = Statement::leaf(&receipt.statement.encode());
-            if merkle::climb(leaf, receipt.index.into(), count.into(), &receipt.path) != Some(root) {
-                return Err(NoticeError::Path { node, index: receipt.index });
+        if self.is_whole() {
+            let leaves: Vec<Digest> = self.receipts.iter().map(|receipt| receipt.leaf).collect();
+            if merkle::root(&leaves) != Some(root) {
+                return Err(NoticeError::Path { node, index: 0 });
+            }
+        } else {
+            for Receipt { index, leaf, path, .. } in &self.receipts {
+                if merkle::climb(*leaf, (*index).into(), count.into(), path) != Some(root) {
+                    return Err(NoticeError::Path { node, index: *index });
+                }
             }
         }
         let verified = |statement| Verified { node: node.clone(), destination, directory, said: statement };
@@ -197,4 +224,10 @@ impl Receipts {
     }
 }
 
+/// Bytes that receipts of a record may have: the head has one name.
+const ROOM: usize = limits::NOTICE_BYTES - 512;
+
 const _: () = assert!(1 << PATH_HASHES == limits::RECEIPTS_PER_BATCH && NOTICE_VERSION == 1);
+// What is cut to records by its batch alone always fits: all of a batch without paths, few of a sender with them.
+const _: () = assert!(limits::RECEIPTS_PER_BATCH * (STATEMENT_BYTES + 5) < ROOM);
+const _: () = assert!(OWN_BATCH * (STATEMENT_BYTES + 5 + PATH_HASHES * 32) < ROOM);
