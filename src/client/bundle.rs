@@ -23,7 +23,7 @@ use crate::store::outbox::{NewBody, NewParcel, Outbox, Reservation};
 use crate::telemetry::logs::parcel_span;
 
 /// Most transactions of a parcel that is bundled here.
-const BUNDLE: usize = 256;
+const BUNDLE: usize = 512;
 
 /// Most submissions of a round.
 const ROUND: usize = 2048;

@@ -1,22 +1,24 @@
 //! Verifies what nodes say and counts it: receipts against the directories that this client has verified, until a majority of
 //! one version's voters agrees (R13). Must not read topics or keep rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::handle::Receipt;
 use super::publishing::Publishing;
-use super::tracker::Tracker;
+use super::tracker::{Tracker, Wanted};
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationName, DestinationTag, Fate, NodeName, ParcelId, SenderName, Ticket, closed_list};
 use crate::core::receipt::{
     self, Added, Agreed, Counter, Missing, Notice, NoticeError, Refusal, Refusals, Statement, Verdict, Verified,
 };
 use crate::core::sign::PublicKey;
+use crate::seams::Clock;
 use crate::telemetry::logs::transaction_span;
 use crate::telemetry::{Meter, names};
 
@@ -27,6 +29,10 @@ const LATER_BYTES: usize = 2 * 1024 * 1024;
 /// Others may be of nodes, or with keys, that the directory to come lists; or of whoever may write to the topic: so many bytes
 /// of them are kept, all together.
 const LATER_BYTES_OF_STRANGERS: usize = 1024 * 1024;
+
+/// A notice is passed over when it was heard so short a time ago: nodes put each into two domains. What they say again on
+/// request comes later, and counts again.
+const COPIES_WITHIN: Duration = Duration::from_secs(1);
 
 closed_list! {
     /// Why something that a node is said to have said is not believed, or not counted.
@@ -130,6 +136,34 @@ struct State {
     /// Signed under a directory that is not known yet: by node, and what no known node signed.
     later: BTreeMap<Option<NodeName>, Later>,
     disbelieved: BTreeMap<Disbelief, u64>,
+    heard: Heard,
+}
+
+/// Notices of which every statement was counted a moment ago, by their hashes.
+#[derive(Default)]
+struct Heard {
+    since: Duration,
+    now: BTreeSet<[u8; 32]>,
+    before: BTreeSet<[u8; 32]>,
+}
+
+impl Heard {
+    /// Forgets what was heard longer ago than twice [`COPIES_WITHIN`].
+    fn turn(&mut self, now: Duration) {
+        let turns = now.saturating_sub(self.since).as_millis() / COPIES_WITHIN.as_millis();
+        if turns > 0 {
+            self.before = std::mem::take(&mut self.now);
+            self.since = now;
+        }
+        if turns > 1 {
+            self.before.clear();
+        }
+    }
+
+    fn has(&mut self, hash: &[u8; 32], now: Duration) -> bool {
+        self.turn(now);
+        self.now.contains(hash) || self.before.contains(hash)
+    }
 }
 
 /// The counting.
@@ -139,6 +173,7 @@ pub struct Counting {
     publishing: Publishing,
     sender: SenderName,
     key: [u8; 16],
+    clock: Arc<dyn Clock>,
     meter: Meter,
     refused: mpsc::UnboundedSender<Refused>,
     state: Mutex<State>,
@@ -151,29 +186,46 @@ impl Counting {
         tracker: Arc<Tracker>,
         publishing: Publishing,
         sender: SenderName,
+        clock: Arc<dyn Clock>,
         meter: Meter,
         refused: mpsc::UnboundedSender<Refused>,
     ) -> Self {
         let key = receipt::notice_key(&sender);
-        Self { directories, tracker, publishing, sender, key, meter, refused, state: Mutex::default() }
+        Self { directories, tracker, publishing, sender, key, clock, meter, refused, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a record of the notices topic. What is not for this sender is passed over.
+    /// Takes a record of the notices topic, unless its copy was taken a moment ago. What is not for this sender is passed over.
     pub fn notice(&self, key: &Bytes, value: &Bytes) {
-        if key.as_ref() == self.key || key.as_ref() == [0; 16] {
+        let now = self.clock.monotonic();
+        if self.is_for_me(key) && !self.state().heard.has(blake3::hash(value).as_bytes(), now) {
             self.take(value);
         }
     }
 
+    /// The same for a record that is read again, on behalf of whoever waits only now.
+    pub fn again(&self, key: &Bytes, value: &Bytes) {
+        if self.is_for_me(key) {
+            self.take(value);
+        }
+    }
+
+    fn is_for_me(&self, key: &Bytes) -> bool {
+        key.as_ref() == self.key || key.as_ref() == [0; 16]
+    }
+
     fn take(&self, value: &Bytes) {
         let taken = match Notice::decode(value) {
-            Ok(Notice::Receipts(receipts)) if *receipts.sender() == self.sender => receipts
-                .verify(&self.directories.all())
-                .map(|statements| statements.iter().for_each(|statement| self.statement(statement))),
+            Ok(Notice::Receipts(receipts)) if *receipts.sender() == self.sender => {
+                receipts.verify(&self.directories.all()).map(|statements| {
+                    if self.statements(&statements) {
+                        self.state().heard.now.insert(*blake3::hash(value).as_bytes());
+                    }
+                })
+            }
             Ok(Notice::Refusal(refusal)) if *refusal.sender() == self.sender => {
                 refusal.verify(&self.directories.all()).map(|refusal| self.refusal(&refusal))
             }
@@ -264,36 +316,47 @@ impl Counting {
         }
     }
 
-    fn statement(&self, statement: &Verified<Statement>) {
-        let Some(destination) = self.directories.destination(&statement.destination()) else { return };
-        let Statement { transaction, deadline, .. } = *statement.said();
-        let ticket = Ticket { destination, transaction, deadline };
-        if !self.tracker.wanted(&ticket) {
-            return;
+    /// Counts statements of one batch. Whether all of them were about something that is waited for here.
+    fn statements(&self, statements: &[Verified<Statement>]) -> bool {
+        let Some(first) = statements.first() else { return false };
+        let Some(destination) = self.directories.destination(&first.destination()) else { return false };
+        let all = self.directories.all();
+        let mut wanted = true;
+        for statement in statements {
+            wanted &= self.statement(statement, &destination, &all);
         }
-        let _in = transaction_span("commit", self.tracker.parcel_of(transaction), transaction).entered();
+        wanted
+    }
+
+    /// Counts one; whether it was about something that is waited for here.
+    fn statement(
+        &self,
+        statement: &Verified<Statement>,
+        destination: &DestinationName,
+        all: &receipt::Directories,
+    ) -> bool {
+        let Statement { transaction, deadline, .. } = *statement.said();
+        let ticket = Ticket { destination: destination.clone(), transaction, deadline };
+        let Some(Wanted { parcel, tag }) = self.tracker.wanted(&ticket) else { return false };
+        let _in = transaction_span("commit", parcel, transaction).entered();
         let (added, agreed) = {
             let mut state = self.state();
-            let counter = state.counters.entry(ticket.clone()).or_insert_with(|| {
-                let tag = self.tracker.payload_tag(&ticket);
-                Counter::new(ticket.clone(), statement.destination(), self.sender.clone(), tag)
-            });
+            let counter = state
+                .counters
+                .entry(ticket.clone())
+                .or_insert_with(|| Counter::new(ticket.clone(), statement.destination(), self.sender.clone(), tag));
             let added = counter.add(statement);
-            (added, counter.agreed(&self.directories.all()))
+            (added, if added == Added::Counted { counter.agreed(all) } else { None })
         };
-        match added {
-            Added::Counted => {}
-            Added::Contradiction => {
-                let reason = Disbelief::Contradiction;
-                self.meter.count_as(names::CLIENT_RECEIPTS_REFUSED, "reason", reason.word());
-                tracing::error!(node = %statement.node(), %ticket, %reason, "a node contradicts itself: its operator should look at it");
-                return;
-            }
-            Added::Again | Added::Elsewhere | Added::TooMany => return,
+        if added == Added::Contradiction {
+            let reason = Disbelief::Contradiction;
+            self.meter.count_as(names::CLIENT_RECEIPTS_REFUSED, "reason", reason.word());
+            tracing::error!(node = %statement.node(), %ticket, %reason, "a node contradicts itself: its operator should look at it");
         }
         if let Some(agreed) = agreed {
             self.settle(&ticket, &agreed);
         }
+        true
     }
 
     /// Moves a ticket on by what a majority says of it.
@@ -355,7 +418,7 @@ impl Counting {
     /// Forgets what is no longer waited for.
     pub fn sweep(&self) {
         let mut state = self.state();
-        state.counters.retain(|ticket, _| self.tracker.wanted(ticket));
+        state.counters.retain(|ticket, _| self.tracker.wanted(ticket).is_some());
         state.refusals.retain(|(parcel, name), _| self.tracker.undecided_parcel(*parcel, name).is_some());
     }
 }

@@ -273,7 +273,7 @@ impl<T: Transport> Follower<T> {
             match self.transport.read(partition.clone(), at).await {
                 Ok(batch) => {
                     for record in &batch.records {
-                        self.counting.notice(&record.key, record.value.as_ref().unwrap_or(&Bytes::new()));
+                        self.counting.again(&record.key, record.value.as_ref().unwrap_or(&Bytes::new()));
                     }
                     at = batch.next.max(at);
                 }

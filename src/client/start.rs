@@ -129,6 +129,7 @@ impl Client {
             tracker.clone(),
             publishing.clone(),
             sender.clone(),
+            clock.clone(),
             meter.clone(),
             refused,
         ));

@@ -158,7 +158,8 @@ async fn a_full_outbox_says_so_and_has_room_again_after_a_fate() {
 
 #[tokio::test]
 async fn outcomes_change_and_are_forgotten() {
-    let (outbox, _) = Outbox::open(&options(None, 1 << 20), &Seams::real()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, _) = Outbox::open(&options(Some(folder.path()), 1 << 20), &Seams::real()).unwrap();
     for number in 1..=2 {
         let parcel = new_parcel(&outbox, number, NewBody::Frames(frames(1, 10)), 1000);
         outbox.add(vec![parcel]).await.unwrap();

@@ -15,12 +15,12 @@ use tokio::sync::{Notify, watch};
 
 use stages::end;
 use state::{State, Tracked, TrackedParcel};
-pub use waiting::{Known, Open};
+pub use waiting::{Known, Open, Wanted};
 
 use super::error::ClientError;
 use super::handle::{Ended, Handle, Progress, Receipt};
 use super::window::{Window, WindowPlace};
-use crate::core::id::{DestinationName, Fate, ParcelId, PayloadTag, Release, Ticket, Time, TransactionId};
+use crate::core::id::{DestinationName, Fate, ParcelId, Release, Ticket, Time, TransactionId};
 use crate::seams::Clock;
 use crate::store::outbox::{Contents, Outbox, OutboxError, Outcome, OutcomeRow, ParcelRow, TransactionRow};
 use crate::telemetry::logs::transaction_span;
@@ -29,12 +29,17 @@ use crate::telemetry::{Meter, names};
 /// Publishing of this parcel at this destination is over: all its transactions have a fate there.
 pub type Finished = (ParcelId, DestinationName);
 
+/// What counts a stage, and what takes down how long it took.
+type Reached = (Option<metrics::Counter>, Option<metrics::Histogram>);
+
 /// The tracker.
 pub struct Tracker {
     state: Mutex<State>,
     outbox: Outbox,
     clock: Arc<dyn Clock>,
     meter: Meter,
+    /// What counts each stage: every transaction passes most of them.
+    reached: Mutex<BTreeMap<&'static str, Reached>>,
     changed: Notify,
 }
 
@@ -91,7 +96,7 @@ impl Tracker {
         }
         let changed = Notify::new();
         changed.notify_one();
-        Self { state: Mutex::new(state), outbox, clock, meter, changed }
+        Self { state: Mutex::new(state), outbox, clock, meter, reached: Mutex::default(), changed }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -179,9 +184,10 @@ impl Tracker {
         let parcel = state.parcels.entry(row.parcel).or_default();
         parcel.transactions = transactions.iter().map(|(row, _, _)| row.id).collect();
         parcel.row = Some(row.clone());
+        let mut bytes = 0;
         for (transaction, started, place) in transactions {
-            self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", "submitted");
-            self.meter.count(names::CLIENT_PAYLOAD_BYTES, transaction.payload_bytes);
+            self.reached("submitted", None, Fate::Committed);
+            bytes += transaction.payload_bytes;
             transaction_span("submit", Some(row.parcel), transaction.id)
                 .in_scope(|| tracing::debug!(bytes = transaction.payload_bytes, "submitted"));
             let mut ways = BTreeMap::new();
@@ -202,16 +208,12 @@ impl Tracker {
             state.transactions.insert(tracked.row.id, tracked);
             handles.push(of_this);
         }
+        self.meter.count(names::CLIENT_PAYLOAD_BYTES, bytes);
         for destination in &row.destinations {
             self.check_accepted(&mut state, row.parcel, destination);
         }
         drop(state);
         handles
-    }
-
-    /// The payload tag that receipts must name it by; `None` for tickets of other processes.
-    pub fn payload_tag(&self, ticket: &Ticket) -> Option<PayloadTag> {
-        self.state().tracked(ticket).map(|tracked| tracked.row.payload_tag)
     }
 
     /// The parcel that a transaction travels in, or did; `None` for tickets of other processes.

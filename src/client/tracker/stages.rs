@@ -2,7 +2,7 @@
 //! anew, waiting has lasted long enough. Tells handles at once and leaves to the outbox what it must remember.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -63,14 +63,17 @@ impl Tracker {
     }
 
     /// Counts a stage; a rejection with its reason.
-    fn reached(&self, stage: &'static str, took: Option<Duration>, fate: Fate) {
-        let meter = self.meter.with("stage", stage);
+    pub(super) fn reached(&self, stage: &'static str, took: Option<Duration>, fate: Fate) {
+        let mut kept = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, seconds) = kept.entry(stage).or_default();
+        let meter = || self.meter.with("stage", stage);
         match fate {
-            Fate::Rejected(reason) => meter.count_as(names::CLIENT_TRANSACTIONS, "reason", reason.word()),
-            _ => meter.count(names::CLIENT_TRANSACTIONS, 1),
+            Fate::Rejected(reason) => meter().count_as(names::CLIENT_TRANSACTIONS, "reason", reason.word()),
+            _ => count.get_or_insert_with(|| meter().counter(names::CLIENT_TRANSACTIONS)).increment(1),
         }
         if let Some(took) = took {
-            meter.took(names::CLIENT_STAGE_SECONDS, took);
+            let seconds = seconds.get_or_insert_with(|| meter().histogram(names::CLIENT_STAGE_SECONDS));
+            seconds.record(took.as_secs_f64());
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct TrackedParcel {
     pub(super) accepted: BTreeMap<DestinationName, BTreeSet<u32>>,
     /// Why the brokers refuse it, where they do.
     pub(super) refused: BTreeMap<DestinationName, Arc<str>>,
+    /// How many of `transactions`, from the first, are known to have their fates: none loses it again.
+    pub(super) decided_first: BTreeMap<DestinationName, usize>,
 }
 
 #[derive(Default)]
@@ -65,14 +67,32 @@ impl State {
         destinations.iter().filter(undecided).cloned().collect()
     }
 
+    /// Whether anything of a parcel has no fate at this destination. In all calls together each of its transactions is passed
+    /// once.
+    fn is_undecided_at(&mut self, parcel: ParcelId, destination: &DestinationName) -> bool {
+        let Some(parcel) = self.parcels.get_mut(&parcel) else { return false };
+        if !parcel.decided_first.contains_key(destination) {
+            parcel.decided_first.insert(destination.clone(), 0);
+        }
+        let Some(first) = parcel.decided_first.get_mut(destination) else { return false };
+        let undecided = |id: &TransactionId| {
+            self.transactions.get(id).is_some_and(|tracked| {
+                tracked.row.outcomes.iter().any(|at| at.destination == *destination && !at.outcome.decided())
+            })
+        };
+        let rest = parcel.transactions.get(*first..).unwrap_or_default();
+        *first += rest.iter().take_while(|id| !undecided(id)).count();
+        *first < parcel.transactions.len()
+    }
+
     /// Whether a parcel needs no publishing at this destination any more; its bytes go when that is so everywhere.
     pub(super) fn finish(&mut self, row: &TransactionRow, destination: &DestinationName) -> Vec<Finished> {
-        if !self.undecided_at(row.parcel, std::slice::from_ref(destination)).is_empty() {
+        if self.is_undecided_at(row.parcel, destination) {
             return Vec::new();
         }
         let Some(parcel) = self.parcels.get(&row.parcel) else { return Vec::new() };
         let destinations = parcel.row.as_ref().map(|row| row.destinations.clone()).unwrap_or_default();
-        if self.undecided_at(row.parcel, &destinations).is_empty()
+        if !destinations.iter().any(|destination| self.is_undecided_at(row.parcel, destination))
             && let Some(parcel) = self.parcels.remove(&row.parcel)
         {
             self.change.forget_parcels.push(row.parcel);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::super::error::ClientError;
 use super::super::handle::{Ended, Handle, Progress};
 use super::Tracker;
-use crate::core::id::{DestinationName, PayloadTag, Ticket, Time, TransactionId};
+use crate::core::id::{DestinationName, ParcelId, PayloadTag, Ticket, Time, TransactionId};
 use crate::store::outbox::{Outcome, TransactionRow};
 
 /// A ticket of which more is to be said.
@@ -18,6 +18,15 @@ pub struct Open {
     /// Whether it is committed, and voters are lacking.
     pub decided: bool,
     /// The payload tag, where it is known here.
+    pub tag: Option<PayloadTag>,
+}
+
+/// A ticket about which receipts matter.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// The parcel that its transaction travels in, or did; `None` for tickets of other processes.
+    pub parcel: Option<ParcelId>,
+    /// The payload tag that receipts must name it by; `None` for tickets of other processes.
     pub tag: Option<PayloadTag>,
 }
 
@@ -106,14 +115,18 @@ impl Tracker {
         (Handle { ticket, submitted, payload_bytes: None, progress: listener, clock }, new)
     }
 
-    /// Whether receipts about this ticket still matter: it is in the outbox, or somebody attached to it.
-    pub fn wanted(&self, ticket: &Ticket) -> bool {
+    /// What is known of a ticket while receipts about it still matter: it is in the outbox, or somebody attached to it.
+    pub fn wanted(&self, ticket: &Ticket) -> Option<Wanted> {
         let state = self.state();
-        let kept = state.tracked(ticket).and_then(|tracked| {
+        let tracked = state.tracked(ticket);
+        let kept = tracked.and_then(|tracked| {
             tracked.row.outcomes.iter().find(|at| at.destination == ticket.destination).map(|at| at.outcome)
         });
         let attached = state.others.get(ticket).map(|way| way.borrow().outcome);
-        [kept, attached].into_iter().flatten().any(|outcome| !outcome.done())
+        [kept, attached].into_iter().flatten().any(|outcome| !outcome.done()).then(|| Wanted {
+            parcel: state.transactions.get(&ticket.transaction).map(|tracked| tracked.row.parcel),
+            tag: tracked.map(|tracked| tracked.row.payload_tag),
+        })
     }
 
     /// Tickets of which more is to be said: those without a fate, and those that are committed and not complete while

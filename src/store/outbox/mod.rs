@@ -28,7 +28,7 @@ use bodies::Store;
 use writer::{Added, Op, Table, Writer};
 
 /// A parcel whose frames take at most this many bytes lies in the database, so that one fsync serves many; a larger one is a file.
-pub const ROW_BYTES: usize = 128 * 1024;
+pub const ROW_BYTES: usize = 256 * 1024;
 
 /// Bytes that a disk must keep free: room for the database to say so in an orderly way.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
@@ -299,8 +299,10 @@ impl Outbox {
                 }
             };
             ops.push(Op::put(Table::Parcels, parcel.row.parcel.to_bytes(), parcel.row.encode()));
-            for transaction in &parcel.transactions {
-                ops.push(Op::put(Table::Transactions, transaction.id.to_bytes(), transaction.encode()));
+            if self.lasts() {
+                for transaction in &parcel.transactions {
+                    ops.push(Op::put(Table::Transactions, transaction.id.to_bytes(), transaction.encode()));
+                }
             }
             added.push(Added { file: kept, reservation: parcel.reservation, bytes: parcel.row.sealed_bytes });
             rows.push(parcel.row);
@@ -312,23 +314,31 @@ impl Outbox {
     /// Writes changed outcomes and forgets what is done with; durable when it returns. Errors: [`OutboxError::Failed`].
     pub async fn change(&self, change: Change) -> Result<(), OutboxError> {
         let mut ops = Vec::new();
-        for row in &change.transactions {
+        for row in change.transactions.iter().filter(|_| self.lasts()) {
             ops.push(Op::put(Table::Transactions, row.id.to_bytes(), row.encode()));
         }
         for row in &change.parcels {
             ops.push(Op::put(Table::Parcels, row.parcel.to_bytes(), row.encode()));
         }
-        for id in &change.forget_transactions {
+        for id in change.forget_transactions.iter().filter(|_| self.lasts()) {
             ops.push(Op::delete(Table::Transactions, id.to_bytes()));
         }
         if let Some(directory) = change.directory {
             ops.push(Op::put(Table::Meta, *b"directory", directory));
         }
         ops.extend(change.forget_parcels.into_iter().map(Op::ForgetParcel));
+        if ops.is_empty() && !self.lasts() {
+            return Ok(());
+        }
         self.writer.write(ops, Vec::new()).await
     }
 
-    /// A transaction's row. Blocks for a moment.
+    /// Whether anybody will open it again. Rows that only the next start reads are not written otherwise.
+    fn lasts(&self) -> bool {
+        self.folder().is_some()
+    }
+
+    /// A transaction's row; of an outbox in memory nothing. Blocks for a moment.
     pub fn transaction(&self, id: TransactionId) -> Result<Option<TransactionRow>, OutboxError> {
         self.get(Table::Transactions, &id.to_bytes())?
             .map(|value| TransactionRow::decode(id, &value))
