@@ -191,13 +191,10 @@ impl ReaderService {
             Some(From::End(true)) => held,
             Some(From::End(false)) => Position::default(),
             Some(From::Last(0)) => held,
-            Some(From::Last(count)) => {
-                let count = usize::try_from(count).unwrap_or(usize::MAX);
-                match snapshot()?.last_committed(held, count).map_err(unavailable)?.first() {
-                    Some(first) => before(first.position),
-                    None => Position::default(),
-                }
-            }
+            Some(From::Last(count)) => match snapshot()?.first_of_last(held, count).map_err(unavailable)? {
+                Some(first) => before(first.position),
+                None => Position::default(),
+            },
             Some(From::SinceMs(since)) => snapshot()?.before(Time(since)).map_err(unavailable)?.min(held),
         })
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 
+use super::encode;
 use super::manifest::{ItemMessage, ManifestItem, fixed, id, items, name};
 use crate::core::id::{Digest, Epoch, Incarnation, NodeName, ParcelId, SenderName, Time, VerifyingKeyBytes};
 use crate::core::limits;
@@ -140,28 +141,29 @@ impl Entry {
 
     /// Its bytes: protocol buffers, fields in ascending order (docs/wire-format.md).
     pub fn encode(&self) -> Vec<u8> {
-        EntryMessage {
-            version: ENTRY_VERSION,
-            time_ms: self.time.0,
-            ops: self
-                .ops
-                .iter()
-                .map(|op| match op {
-                    Op::Commit(commit) => {
-                        OpMessage { number: op_number::COMMIT, body: CommitMessage::from(commit).encode_to_vec() }
-                    }
-                    Op::Directory(directory) => OpMessage {
-                        number: op_number::DIRECTORY,
-                        body: DirectoryMessage {
-                            operator: directory.operator.0.to_vec(),
-                            bytes: directory.bytes.clone(),
-                        }
-                        .encode_to_vec(),
-                    },
-                })
-                .collect(),
+        let mut to = Vec::new();
+        encode::number(1, ENTRY_VERSION.into(), &mut to);
+        encode::number(2, self.time.0, &mut to);
+        let (mut scratch, mut body) = (Vec::new(), Vec::new());
+        for op in &self.ops {
+            body.clear();
+            let number = match op {
+                Op::Commit(commit) => {
+                    commit.encode_into(&mut body);
+                    op_number::COMMIT
+                }
+                Op::Directory(directory) => {
+                    encode::bytes(1, &directory.operator.0, &mut body);
+                    encode::bytes(2, &directory.bytes, &mut body);
+                    op_number::DIRECTORY
+                }
+            };
+            encode::message(3, &mut scratch, &mut to, |to| {
+                encode::number(1, number.into(), to);
+                encode::bytes(2, &body, to);
+            });
         }
-        .encode_to_vec()
+        to
     }
 
     /// Reads and checks an entry; at most [`limits::ENTRY_BYTES`]. Errors: [`EntryError`]; whatever it is, the node
@@ -184,14 +186,38 @@ impl Entry {
 impl Commit {
     /// How many bytes this commit takes in an entry, at most.
     pub(super) fn encoded_bytes(&self) -> usize {
+        let mut bytes = Vec::new();
+        self.encode_into(&mut bytes);
         // Around it: three tags and lengths, and the operation's number.
-        CommitMessage::from(self).encoded_len() + 20
+        bytes.len() + 20
+    }
+
+    fn encode_into(&self, to: &mut Vec<u8>) {
+        encode::bytes(1, &self.parcel.to_bytes(), to);
+        encode::bytes(2, &self.digest.0, to);
+        encode::bytes(3, self.sender.as_str().as_bytes(), to);
+        encode::bytes(4, &self.epoch.0, to);
+        encode::number(5, self.expiry.0, to);
+        encode::bytes(6, &self.manifest_digest.0, to);
+        let mut scratch = Vec::with_capacity(256);
+        for (node, incarnation) in &self.reporters {
+            encode::message(7, &mut scratch, to, |to| {
+                encode::bytes(1, node.as_str().as_bytes(), to);
+                encode::bytes(2, &incarnation.0, to);
+            });
+        }
+        to.reserve(self.items.len() * 256);
+        for item in &self.items {
+            encode::message(8, &mut scratch, to, |to| encode::item(item, to));
+        }
     }
 }
 
 /// How many bytes one more item takes in a commit, at most.
 pub(super) fn item_bytes(item: &ManifestItem) -> usize {
-    ItemMessage::from(item).encoded_len() + 6
+    let mut bytes = Vec::with_capacity(256);
+    encode::item(item, &mut bytes);
+    bytes.len() + 6
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -247,28 +273,6 @@ struct DirectoryMessage {
     operator: Vec<u8>,
     #[prost(bytes = "bytes", tag = "2")]
     bytes: Bytes,
-}
-
-impl From<&Commit> for CommitMessage {
-    fn from(commit: &Commit) -> Self {
-        Self {
-            parcel: commit.parcel.to_bytes().to_vec(),
-            digest: commit.digest.0.to_vec(),
-            sender: commit.sender.as_str().to_owned(),
-            epoch: commit.epoch.0.to_vec(),
-            expiry_ms: commit.expiry.0,
-            manifest_digest: commit.manifest_digest.0.to_vec(),
-            reporters: commit
-                .reporters
-                .iter()
-                .map(|(node, incarnation)| ReporterMessage {
-                    node: node.as_str().to_owned(),
-                    incarnation: incarnation.0.to_vec(),
-                })
-                .collect(),
-            items: commit.items.iter().map(ItemMessage::from).collect(),
-        }
-    }
 }
 
 impl TryFrom<OpMessage> for Op {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 
+use super::encode;
 use super::entry::EntryError;
 use crate::core::id::{
     Digest, Epoch, IdempotencyTag, KeyTag, OnPredecessor, ParcelId, PayloadTag, Position, Release, SenderName, Time,
@@ -88,16 +89,18 @@ impl ManifestItem {
 impl Manifest {
     /// Its bytes: protocol buffers, fields in ascending order, nothing unknown (docs/wire-format.md).
     pub fn encode(&self) -> Vec<u8> {
-        ManifestMessage {
-            version: MANIFEST_VERSION,
-            parcel: self.parcel.to_bytes().to_vec(),
-            digest: self.digest.0.to_vec(),
-            sender: self.sender.as_str().to_owned(),
-            epoch: self.epoch.0.to_vec(),
-            expiry_ms: self.expiry.0,
-            items: self.items.iter().map(ItemMessage::from).collect(),
+        let mut to = Vec::with_capacity(128 + self.items.len() * 256);
+        encode::number(1, MANIFEST_VERSION.into(), &mut to);
+        encode::bytes(2, &self.parcel.to_bytes(), &mut to);
+        encode::bytes(3, &self.digest.0, &mut to);
+        encode::bytes(4, self.sender.as_str().as_bytes(), &mut to);
+        encode::bytes(5, &self.epoch.0, &mut to);
+        encode::number(6, self.expiry.0, &mut to);
+        let mut scratch = Vec::with_capacity(256);
+        for item in &self.items {
+            encode::message(7, &mut scratch, &mut to, |to| encode::item(item, to));
         }
-        .encode_to_vec()
+        to
     }
 
     /// Reads and checks a manifest; at most [`limits::ENTRY_BYTES`]. Errors: [`EntryError`] with the field.
@@ -126,7 +129,12 @@ impl Manifest {
 
     /// BLAKE3(L("manifest"), bytes): what reports compare.
     pub fn manifest_digest(&self) -> Digest {
-        Digest(*blake3::Hasher::new().update(label::MANIFEST).update(&self.encode()).finalize().as_bytes())
+        Self::digest_of(&self.encode())
+    }
+
+    /// The same of a manifest's bytes.
+    pub fn digest_of(bytes: &[u8]) -> Digest {
+        Digest(*blake3::Hasher::new().update(label::MANIFEST).update(bytes).finalize().as_bytes())
     }
 }
 
@@ -197,6 +205,7 @@ struct PositionMessage {
     number: u32,
 }
 
+#[cfg(test)]
 impl From<&ManifestItem> for ItemMessage {
     fn from(item: &ManifestItem) -> Self {
         Self {

@@ -2,6 +2,7 @@
 //! Must not do I/O, ask the time or read configuration.
 
 mod apply;
+mod encode;
 mod entry;
 mod item;
 mod manifest;

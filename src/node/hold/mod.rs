@@ -29,7 +29,7 @@ use crate::core::receipt::StageTimes;
 use crate::raft::Group;
 use crate::rpc::client::Dialer;
 use crate::store::StoreError;
-use crate::store::group::{Applied, Mutation, Snapshot};
+use crate::store::group::{Applied, Mutation, Settled, Snapshot};
 use crate::telemetry::{logs, names};
 use missing::{Fetched, MISSING_ALARM, Missing};
 use say::can_be_said;
@@ -210,24 +210,24 @@ impl Holder {
             self.context.meter.count(names::DECIDE_VOID, void.len() as u64);
             let parcels = self.parcels(&changes);
             let mut missed = BTreeSet::new();
+            let staged: BTreeMap<(Digest, u32), &Settled> =
+                settled.iter().map(|one| ((one.digest, one.item.index), one)).collect();
+            let (mut fates, took) = (BTreeMap::new(), self.context.meter.histogram(names::DECIDE_SECONDS));
             for row in &changes.rows {
-                let stage = settled.iter().find(|one| one.digest == row.digest && one.item.index == row.index);
+                let stage = staged.get(&(row.digest, row.index)).copied();
                 let parcel = parcels.get(&row.digest).copied();
                 if let Some((parcel, _)) = parcel {
                     self.recent.note(parcel, row.transaction);
                 }
                 let fate = row.decision.fate();
-                let meter = self.context.meter.with("fate", if row.is_committed() { "committed" } else { "rejected" });
-                match fate {
-                    Fate::Rejected(reason) => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", reason.word()),
-                    _ => meter.count_as(names::DECIDE_TRANSACTIONS, "reason", ""),
-                }
+                let reason = if let Fate::Rejected(reason) = fate { reason.word() } else { "" };
+                let word = if row.is_committed() { "committed" } else { "rejected" };
+                *fates.entry((word, reason)).or_default() += 1;
                 let (sender, destination) = (&row.sender, &self.context.destination);
                 logs::transaction_span("commit", Some(row.parcel), row.transaction)
                     .in_scope(|| tracing::debug!(%sender, %destination, position = %row.position, %fate, "decided"));
                 if let Some(stage) = stage {
-                    let took = self.context.seams.clock.now().since(stage.staged);
-                    self.context.meter.took(names::DECIDE_SECONDS, took);
+                    took.record(self.context.seams.clock.now().since(stage.staged).as_secs_f64());
                 }
                 if self.unsaid.is_none() && self.signer.waiting() >= MANY_WAITING {
                     // The store is the queue from here on.
@@ -235,15 +235,20 @@ impl Holder {
                 }
                 self.next = after(row.position);
                 let times = stage.map_or(StageTimes::default(), |stage| self.times(stage, true));
-                let here = match self.unsaid {
-                    None => self.say_row(&snapshot, row, row.deadline, times)?,
-                    // A page says it in its turn.
-                    Some(_) => can_be_said(&snapshot, row)?,
-                };
+                // What was staged here until now has its body.
+                let here = stage.is_some() || can_be_said(&snapshot, row)?;
+                // What is not said now a page says in its turn.
+                if here && self.unsaid.is_none() {
+                    self.say_held(row, row.deadline, times);
+                }
                 if !here {
                     missed.insert(row.digest);
                     self.miss(row.clone(), parcel);
                 }
+            }
+            for ((word, reason), number) in fates {
+                let meter = self.context.meter.with("fate", word).with("reason", reason);
+                meter.count(names::DECIDE_TRANSACTIONS, number);
             }
             for one in &settled {
                 self.say_settled(&snapshot, one, false)?;

@@ -27,9 +27,15 @@ impl Holder {
         deadline: Time,
         times: StageTimes,
     ) -> Result<bool, StoreError> {
-        if !can_be_said(snapshot, row)? {
-            return Ok(false);
+        let here = can_be_said(snapshot, row)?;
+        if here {
+            self.say_held(row, deadline, times);
         }
+        Ok(here)
+    }
+
+    /// The same for a row that is known to be held, or not committed.
+    pub(super) fn say_held(&self, row: &Row, deadline: Time, times: StageTimes) {
         let _span = logs::transaction_span("receipt", Some(row.parcel), row.transaction).entered();
         tracing::debug!(position = %row.position, "its fate is said");
         self.signer.say(Statement {
@@ -40,7 +46,6 @@ impl Holder {
             verdict: verdict(row),
             times,
         });
-        Ok(true)
     }
 
     /// Says again what became of a parcel that was decided since this start: whoever sent it again did not hear. What was
@@ -64,6 +69,10 @@ impl Holder {
         let row = match &settled.standing {
             ItemStanding::Undecided => return Ok(()),
             ItemStanding::Expired => None,
+            // Said with its row.
+            ItemStanding::Decided(row) if !late && row.digest == settled.digest && row.index == item.index => {
+                return Ok(());
+            }
             ItemStanding::Decided(row) => Some(row.as_ref()),
         };
         let retention = snapshot

@@ -4,6 +4,7 @@
 //! Owns the files of one folder. Must not know openraft (the log's entries are bytes here), make a fate, or open what is
 //! sealed.
 
+mod ranks;
 mod rows;
 mod snapshot;
 mod staging;
@@ -371,6 +372,8 @@ fn prepare(database: &Database, options: &StoreOptions, seams: &Seams) -> Result
             let cause = format!("the folder holds {}", String::from_utf8_lossy(&destination));
             return Err(StoreError::damaged("meta", name::DESTINATION, cause));
         }
+        let committed = snapshot::counts(&tables)?.committed;
+        ranks::fill(&mut tables, committed)?;
         let incarnation = get_fixed(&tables.meta, name::INCARNATION)?;
         Incarnation(incarnation.ok_or_else(|| StoreError::damaged("meta", name::INCARNATION, "it is not there"))?)
     };

@@ -60,14 +60,18 @@ pub struct StagedRow {
 
 impl StagedRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let manifest = self.manifest.encode();
+        self.encode_with(&self.manifest.encode())
+    }
+
+    /// The same with the manifest's bytes at hand.
+    pub(crate) fn encode_with(&self, manifest: &[u8]) -> Vec<u8> {
         let mut to = Writer::with_capacity(manifest.len() + self.envelope.len() + 64);
         to.u8(ROW_VERSION).put(&self.manifest_digest.0).flag(self.first.is_some());
         if let Some(first) = self.first {
             to.u64(first.0);
         }
         to.u64(self.staged.0).u32(self.left);
-        to.long_bytes(&manifest).long_bytes(&self.envelope);
+        to.long_bytes(manifest).long_bytes(&self.envelope);
         to.finish()
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable};
 
+use super::ranks;
 use super::rows::{AlarmRow, Counts, DeferredRow, Place, SeenRow, StagedRow, decode_mark, unguard};
 use super::staging::{body_row, staged_row};
 use super::state::{Head, Parsed, StateView, directory, get_meta, held, name, row};
@@ -237,24 +238,9 @@ impl Snapshot {
         rows(&self.tables.positions, range, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
     }
 
-    /// The last `count` committed rows up to `through`, in order.
-    pub fn last_committed(&self, through: Position, count: usize) -> Result<Vec<Row>, StoreError> {
-        let mut found = Vec::new();
-        let mut end = position_key(through);
-        end.push(0);
-        while found.len() < count {
-            let batch = rows(&self.tables.positions, ..end.clone(), true, count.min(1024))?;
-            let Some((last, _)) = batch.last() else { break };
-            end.clone_from(last);
-            for (_, key) in &batch {
-                let row = self.row_at(key)?;
-                if row.is_committed() && found.len() < count {
-                    found.push(row);
-                }
-            }
-        }
-        found.reverse();
-        Ok(found)
+    /// The first of the last `count` committed rows up to `through`; none when nothing is committed there.
+    pub fn first_of_last(&self, through: Position, count: u64) -> Result<Option<Row>, StoreError> {
+        ranks::first_of_last(&self.tables, through, count)
     }
 
     /// The position after which everything has its fate at this group time or later: a cursor for "since".

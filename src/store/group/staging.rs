@@ -7,11 +7,12 @@ use std::collections::btree_map::Entry;
 
 use redb::ReadableTable;
 
+use super::ranks;
 use super::rows::{BodyRow, Counts, Place, StagedRow};
 use super::state::row;
 use super::tables::{
-    Tables, Writable, beginning, body_key, deadline_key, get, has, position_key, put, read_undecided_key, remove, rows,
-    transaction_key, undecided_key,
+    Tables, Writable, beginning, body_key, deadline_key, get, has, position_key, put, put_new, read_undecided_key,
+    remove, replace, rows, take, transaction_key, undecided_key,
 };
 use crate::core::decide::{Manifest, ManifestItem, Row, expired};
 use crate::core::id::{Digest, SenderName, Time, TransactionId};
@@ -82,11 +83,11 @@ pub(super) fn body_row<T: ReadableTable<&'static [u8], &'static [u8]>>(
     digest: &Digest,
     index: u32,
 ) -> Result<Option<BodyRow>, StoreError> {
-    get(&tables.bodies, &body_key(digest, index))?
-        .map(|bytes| {
-            BodyRow::decode(&bytes).map_err(|error| StoreError::damaged("bodies", format!("{digest}.{index}"), error))
-        })
-        .transpose()
+    get(&tables.bodies, &body_key(digest, index))?.map(|bytes| read_body_row(digest, index, &bytes)).transpose()
+}
+
+fn read_body_row(digest: &Digest, index: u32, bytes: &[u8]) -> Result<BodyRow, StoreError> {
+    BodyRow::decode(bytes).map_err(|error| StoreError::damaged("bodies", format!("{digest}.{index}"), error))
 }
 
 /// The row of a staged parcel.
@@ -128,10 +129,9 @@ impl<'a, 't> Staging<'a, 't> {
             };
             if standing == ItemStanding::Undecided {
                 let key = undecided_key(&manifest.sender, &item.transaction, &manifest.digest, item.index);
-                if !has(&self.tables.undecided, &key)? {
+                if put_new(&mut self.tables.undecided, &key, &[])? {
                     self.counts.undecided += 1;
                 }
-                put(&mut self.tables.undecided, &key, &[])?;
                 put(&mut self.tables.deadlines, &deadline_key(item.deadline, &key), &[])?;
                 left += 1;
             }
@@ -147,10 +147,10 @@ impl<'a, 't> Staging<'a, 't> {
             standings.push((item.index, standing));
         }
         if left > 0 {
-            let manifest_digest = manifest.manifest_digest();
-            let digest = manifest.digest;
+            let bytes = manifest.encode();
+            let (manifest_digest, digest) = (Manifest::digest_of(&bytes), manifest.digest);
             let row = StagedRow { manifest, manifest_digest, first, staged, left, envelope };
-            put(&mut self.tables.staged, &digest.0, &row.encode())?;
+            put(&mut self.tables.staged, &digest.0, &row.encode_with(&bytes))?;
         }
         Ok(standings)
     }
@@ -174,7 +174,6 @@ impl<'a, 't> Staging<'a, 't> {
     }
 
     fn keep(&mut self, digest: &Digest, mut new: NewBody) -> Result<(), StoreError> {
-        self.drop_body(digest, new.index)?;
         let place = match (new.body.inline().cloned(), new.body.hand_over()) {
             (Some(bytes), _) => Place::Inline(bytes),
             (None, Some(number)) => Place::File(number),
@@ -182,18 +181,28 @@ impl<'a, 't> Staging<'a, 't> {
                 return Err(StoreError::Failed { doing: "staging a body", cause: "it has no name yet".to_owned() });
             }
         };
-        self.counts.bytes += new.body.length;
-        let row = BodyRow { length: new.body.length, digest: new.body.digest, wrapped_key: new.wrapped_key, place };
-        put(&mut self.tables.bodies, &body_key(digest, new.index), &row.encode())
+        let length = new.body.length;
+        let row = BodyRow { length, digest: new.body.digest, wrapped_key: new.wrapped_key, place };
+        if let Some(old) = replace(&mut self.tables.bodies, &body_key(digest, new.index), &row.encode())? {
+            self.gone(digest, new.index, &old)?;
+        }
+        self.counts.bytes += length;
+        Ok(())
     }
 
     fn drop_body(&mut self, digest: &Digest, index: u32) -> Result<(), StoreError> {
-        if let Some(row) = body_row(self.tables, digest, index)? {
-            self.counts.bytes = self.counts.bytes.saturating_sub(row.length);
-            if let Place::File(number) = row.place {
-                self.obsolete.push((*digest, index, number));
-            }
-            remove(&mut self.tables.bodies, &body_key(digest, index))?;
+        match take(&mut self.tables.bodies, &body_key(digest, index))? {
+            Some(old) => self.gone(digest, index, &old),
+            None => Ok(()),
+        }
+    }
+
+    /// What the row of a body held is not needed any more.
+    fn gone(&mut self, digest: &Digest, index: u32, row: &[u8]) -> Result<(), StoreError> {
+        let row = read_body_row(digest, index, row)?;
+        self.counts.bytes = self.counts.bytes.saturating_sub(row.length);
+        if let Place::File(number) = row.place {
+            self.obsolete.push((*digest, index, number));
         }
         Ok(())
     }
@@ -215,16 +224,21 @@ impl<'a, 't> Staging<'a, 't> {
         let mut settled = Vec::new();
         for row in new {
             let key = transaction_key(&row.sender, &row.transaction);
+            // What was undecided here has its body.
+            let mut here = false;
             for (undecided, _) in beginning(&self.tables.undecided, &key, false, usize::MAX)? {
                 let standing = ItemStanding::Decided(Box::new(row.clone()));
-                settled.push(self.settle(&undecided, standing)?);
+                let one = self.settle(&undecided, standing)?;
+                here |= is_body_of(row, &one.digest, one.item.index);
+                settled.push(one);
             }
             if !row.is_committed() {
                 self.counts.rejected += 1;
                 continue;
             }
             self.counts.committed += 1;
-            if !has(&self.tables.bodies, &body_key(&row.digest, row.index))? {
+            ranks::note(&mut self.tables.ranks, self.counts.committed, row.position)?;
+            if !here && !has(&self.tables.bodies, &body_key(&row.digest, row.index))? {
                 put(&mut self.tables.missing, &position_key(row.position), &[])?;
                 self.counts.missing += 1;
             }
@@ -251,7 +265,9 @@ impl<'a, 't> Staging<'a, 't> {
         }
         let parcel = self.touched.get_mut(&digest).ok_or_else(damaged)?;
         parcel.left = parcel.left.saturating_sub(1);
-        let item = parcel.manifest.items.iter().find(|item| item.index == index).cloned().ok_or_else(damaged)?;
+        // By ascending index: every reader of a manifest checks it.
+        let at = parcel.manifest.items.binary_search_by_key(&index, |item| item.index).map_err(|_| damaged())?;
+        let item = parcel.manifest.items.get(at).cloned().ok_or_else(damaged)?;
         let (first, staged) = (parcel.first, parcel.staged);
         if remove(&mut self.tables.undecided, undecided)? {
             self.counts.undecided = self.counts.undecided.saturating_sub(1);

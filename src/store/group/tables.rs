@@ -55,6 +55,8 @@ tables! {
     transactions;
     /// Position -> (sender, transaction): everything with a fate.
     positions;
+    /// Number -> position of the committed row that is the 256th, the 512th and so on.
+    ranks;
     /// (key tag, position) -> (sender, transaction): committed ones.
     keys;
     /// (transaction, sender) -> nothing: to find an id whose sender is not known, and by its first characters.
@@ -159,6 +161,22 @@ fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 pub fn put(table: &mut Writable<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
     table.insert(key, value).map_err(StoreError::failed("writing a row"))?;
     Ok(())
+}
+
+/// Writes a row and says whether there was none before.
+pub fn put_new(table: &mut Writable<'_>, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+    Ok(table.insert(key, value).map_err(StoreError::failed("writing a row"))?.is_none())
+}
+
+/// Writes a row and gives the one before.
+pub fn replace(table: &mut Writable<'_>, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    let old = table.insert(key, value).map_err(StoreError::failed("writing a row"))?;
+    Ok(old.map(|old| old.value().to_vec()))
+}
+
+/// Removes a row and gives it.
+pub fn take(table: &mut Writable<'_>, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(table.remove(key).map_err(StoreError::failed("removing a row"))?.map(|old| old.value().to_vec()))
 }
 
 /// Removes a row and says whether there was one.
