@@ -114,10 +114,11 @@ async fn r09_behind_one_that_expired_the_next_follows_the_latest_that_has_no_fat
         let at = |parcel: &Opened| parcel.transactions.iter().position(|(it, _)| it.header.id == id);
         let (parcel, index) = opened.iter().find_map(|parcel| Some((parcel, at(parcel)?))).unwrap();
         let expired = world.statement(parcel, index, |_| Verdict::Expired { group_time: Time(u64::MAX) });
+        // Once it has its fate it is kept no longer.
+        let handle = client.kept().into_iter().find(|handle| handle.ticket().transaction == id).unwrap();
         for node in ["alfa", "bravo"] {
             world.say(node, "orders", std::slice::from_ref(&expired)).await;
         }
-        let handle = client.kept().into_iter().find(|handle| handle.ticket().transaction == id).unwrap();
         assert!(matches!(handle.committed().await, Err(WaitError::Expired)));
     };
     // The last expires, then, in the next life, the one that is the last by then; those before them go on waiting.
