@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::alarms::Alarms;
 use super::answer::Questions;
 use super::propose::Desk;
+use super::stage::OnTheWay;
 use crate::core::directory::Directory;
 use crate::core::gather::{Caps, ParcelKey};
 use crate::core::id::{DestinationName, DestinationTag, Digest, EnvironmentName, NodeName, ParcelId, Time};
@@ -67,6 +68,8 @@ pub struct GroupContext {
     /// Transactions of a sender that are staged while they have no fate, and as many again of parcels in which something can
     /// be decided at once.
     pub undecided_per_sender: usize,
+    /// Those that are being staged.
+    pub on_the_way: Arc<OnTheWay>,
     /// Lets few parcels at a time be opened, of all destinations of this node.
     pub openings: Arc<Semaphore>,
     /// Where collecting and staging tell of what was sent again though it has its fate: whoever sent it is told.

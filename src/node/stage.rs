@@ -4,7 +4,7 @@
 //! Owns half-opened parcels. Must not keep plaintext, nor decide what becomes of a parcel: the collector does.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::group::{GroupContext, Repeat, Staged};
 use crate::core::decide::{Manifest, ManifestItem, View, expired};
 use crate::core::gather::{DeferReason, Delivery, ParcelKey};
-use crate::core::id::{RefusalReason, Time};
+use crate::core::id::{RefusalReason, SenderName, Time};
 use crate::core::seal::custody::{NONCE_BYTES, StorageKey};
 use crate::core::seal::keys::TransactionKey;
 use crate::core::seal::{BodyError, EnvelopeOpenError, Event, OpenError, ParcelContext, ParcelOpener, envelope_bytes};
@@ -71,10 +71,48 @@ impl From<StoreError> for Fault {
     }
 }
 
+/// How many transactions of each sender are on their way into the store: they are opened and no rows yet, and count as
+/// undecided all the same.
+#[derive(Debug, Default)]
+pub struct OnTheWay(Mutex<BTreeMap<SenderName, usize>>);
+
+/// Some of them, as long as it lives.
+struct Counted {
+    all: Arc<OnTheWay>,
+    sender: SenderName,
+    count: usize,
+}
+
+impl OnTheWay {
+    fn senders(&self) -> MutexGuard<'_, BTreeMap<SenderName, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds so many of a sender: how many it has now.
+    fn add(self: &Arc<Self>, sender: &SenderName, count: usize) -> (Counted, usize) {
+        let mut senders = self.senders();
+        let of = senders.entry(sender.clone()).or_default();
+        *of += count;
+        (Counted { all: self.clone(), sender: sender.clone(), count }, *of)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut senders = self.all.senders();
+        if let Some(of) = senders.get_mut(&self.sender) {
+            *of = of.saturating_sub(self.count);
+            if *of == 0 {
+                senders.remove(&self.sender);
+            }
+        }
+    }
+}
+
 /// What came of opening some bytes of a parcel.
 enum Step {
     More(Box<Opening>),
-    Whole(Box<NewParcel>),
+    Whole(Box<NewParcel>, Counted),
     Failed(Fault),
 }
 
@@ -214,7 +252,7 @@ impl Stage {
                 self.run(&key);
                 StageEvent::Opened { key, bytes }
             }
-            Step::Whole(parcel) => {
+            Step::Whole(parcel, counted) => {
                 let inline = parcel.bodies.iter().filter_map(|new| new.body.inline()).map(Bytes::len).sum::<usize>();
                 self.waiting_bytes += inline;
                 let (store, steps) = (self.context.store.clone(), self.steps.clone());
@@ -240,6 +278,8 @@ impl Stage {
                             manifest_digest: manifest.manifest_digest(),
                         }
                     });
+                    // They are rows now, or nothing became of them.
+                    drop(counted);
                     // As above.
                     let _ = steps.send(Message(Inner::Stored { key, generation, expiry, inline, result }));
                 });
@@ -367,7 +407,7 @@ impl Opening {
         match self.open(delivery) {
             Ok(()) if !delivery.header.last => Step::More(self),
             Ok(()) => match self.finish(delivery) {
-                Ok(parcel) => Step::Whole(Box::new(parcel)),
+                Ok((parcel, counted)) => Step::Whole(Box::new(parcel), counted),
                 Err(fault) => Step::Failed(fault),
             },
             Err(fault) => Step::Failed(fault),
@@ -394,7 +434,7 @@ impl Opening {
         }
     }
 
-    fn finish(self: Box<Self>, delivery: &Delivery) -> Result<NewParcel, Fault> {
+    fn finish(self: Box<Self>, delivery: &Delivery) -> Result<(NewParcel, Counted), Fault> {
         let Self { context, first, storage, core, opener, envelope, mut bodies, .. } = *self;
         let local = |cause: String| Fault::Deferred(DeferReason::Local, cause);
         let opener = opener.ok_or_else(|| local("the parcel was not opened".to_owned()))?;
@@ -426,28 +466,32 @@ impl Opening {
             expiry: core.expiry,
             items,
         };
-        if let Some(cause) = too_many(&context, &manifest)? {
+        // Counted before it is looked at, so that of several that are looked at together each sees the others.
+        let (counted, coming) = context.on_the_way.add(&sender.name, manifest.items.len());
+        if let Some(cause) = too_many(&context, &manifest, coming)? {
             return Err(Fault::Deferred(DeferReason::Undecided, cause));
         }
         let staged = context.seams.clock.now();
-        Ok(NewParcel { manifest, first, staged, envelope: Bytes::from(envelope), bodies: new_bodies })
+        let parcel = NewParcel { manifest, first, staged, envelope: Bytes::from(envelope), bodies: new_bodies };
+        Ok((parcel, counted))
     }
 }
 
 /// Why a parcel must wait until others of its sender have their fates; `None` when it may be staged. Half of the room is for
-/// parcels in which something can be decided at once: what they release makes room.
-fn too_many(context: &GroupContext, manifest: &Manifest) -> Result<Option<String>, StoreError> {
-    let (most, own) = (context.undecided_per_sender, manifest.items.len());
-    if context.store.progress().borrow().counts.undecided.saturating_add(own as u64) <= most as u64 {
+/// parcels in which something can be decided at once: what they release makes room. `coming`: the sender's transactions on
+/// their way into the store, this parcel's among them.
+fn too_many(context: &GroupContext, manifest: &Manifest, coming: usize) -> Result<Option<String>, StoreError> {
+    let most = context.undecided_per_sender;
+    if context.store.progress().borrow().counts.undecided.saturating_add(coming as u64) <= most as u64 {
         return Ok(None);
     }
     let snapshot = context.store.snapshot()?;
     let there = snapshot.undecided_of(&manifest.sender, 2 * most + 1)?;
-    if there + own <= most {
+    if there + coming <= most {
         return Ok(None);
     }
     let cause = format!("{there} transactions of {} have no fate yet: more of them wait", manifest.sender);
-    if there + own > 2 * most {
+    if there + coming > 2 * most {
         return Ok(Some(cause));
     }
     for item in &manifest.items {

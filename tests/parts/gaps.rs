@@ -1,6 +1,7 @@
 //! R17: the log behind a stopped node's offset is another one when it starts again. Each time the node says so by an alarm that
 //! lasts, reads the log again from its start, loses nothing and goes on. And where only what it had read is gone, it is silent.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -224,4 +225,46 @@ async fn r17_a_gap_is_said_once_though_the_node_starts_again_before_anything_els
         assert_eq!(gaps(&shop, node).await, [""; 0], "where the log begins again was written down");
     }
     shop.shut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r17_a_log_that_became_another_while_nodes_could_not_reach_it_is_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("served");
+    let private = || {
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    };
+    private();
+    let mut shop = Shop::open().await;
+    shop.transport = other_log(&shop, &path, None).await;
+    let service = shop.transport.serve(&shop.seams).unwrap().unwrap();
+    for node in NODES {
+        let attached = AnyTransport::open(&TransportOptions::Attached(path.clone()), &shop.seams).unwrap();
+        shop.start_over(node, Arc::new(attached)).await;
+    }
+    shop.ready().await;
+    let header = shop.header(b"before");
+    shop.send(&header, b"before").await;
+    committed(&shop.receipts(&header, 3).await);
+    let read = ends(&shop.transport).await;
+
+    // The process that served it ends in good order, and another one serves another log, with more in it than was read.
+    service.stop().await;
+    let elsewhere = other_log(&shop, &folder.path().join("elsewhere"), None).await;
+    drop(std::mem::replace(&mut shop.transport, elsewhere));
+    std::fs::remove_dir_all(&path).unwrap();
+    private();
+    shop.transport = other_log(&shop, &path, None).await;
+    let behind = shop.header(b"behind the offsets");
+    shop.send(&behind, b"behind the offsets").await;
+    fill(&shop.transport, &read, 40).await;
+    let service = shop.transport.serve(&shop.seams).unwrap().unwrap();
+    committed(&shop.receipts(&behind, 3).await);
+    alarmed(&shop, "is not the one that was read").await;
+    for node in NODES {
+        shop.get(node, &header).await.unwrap();
+    }
+    stop_all(&mut shop).await;
+    service.stop().await;
 }

@@ -167,6 +167,7 @@ impl Starting<'_> {
             queries: Questions::default(),
             caps: options.caps.shared_by(options.rings.len()),
             undecided_per_sender: options.undecided_per_sender,
+            on_the_way: Arc::default(),
             openings: self.openings.clone(),
             repeats,
             stop: self.collecting.clone(),
