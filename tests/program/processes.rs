@@ -246,7 +246,7 @@ fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     assert!(!begun.is_empty(), "some of it was published");
 
     // One dies after it submitted.
-    write(&world, "payload", &payload(9, 200_000));
+    write(&world, "payload", &payload(9, 400_000));
     let mut command = world.command(&["send", "orders", "payload", "--config", "env/senders/web/client.toml"]);
     command.args(["--wait", "committed", "--timeout", "100s"]);
     let kept = size(&world.path().join("env/senders/web/outbox/parcels"));
@@ -254,7 +254,7 @@ fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     // It is submitted once its sealed bytes lie there, and those of the stream do not; half a second later its row does too.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let lies = || size(&world.path().join("env/senders/web/outbox/parcels"));
-    while !(200_000..kept).contains(&lies()) {
+    while !(400_000..kept).contains(&lies()) {
         assert!(std::time::Instant::now() < end, "nothing was sealed, or the abandoned parcel stays");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
@@ -269,7 +269,7 @@ fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     let fed = world.json(&fixed);
     let mut sizes: Vec<_> = fed.iter().map(|one| one["bytes"].as_u64().unwrap()).collect();
     sizes.sort_unstable();
-    assert_eq!(sizes, [200_000, 3_000_000], "both, once each");
+    assert_eq!(sizes, [400_000, 3_000_000], "both, once each");
     let ids: BTreeSet<_> = fed.iter().map(|one| text(one, "transaction").to_owned()).collect();
     assert_eq!(ids.len(), 2);
     // The abandoned parcel's id was not used again: nothing was added to it.
