@@ -342,11 +342,12 @@ impl Group {
     pub async fn hand_over(&self, limit: Duration) -> bool {
         self.0.leaving.store(true, Ordering::Release);
         let Some(raft) = self.0.raft.get() else { return false };
-        let status = self.status();
-        if status.role != Role::Leader {
+        // Not by the role of the status: that is *starting* for a moment more, though proposals go through.
+        if !self.0.leadership.borrow().own {
             return false;
         }
-        let voters = status.members.into_iter().filter(|member| member.voter && member.raft_id != self.0.raft_id);
+        let voters =
+            self.status().members.into_iter().filter(|member| member.voter && member.raft_id != self.0.raft_id);
         let asked = voters.map(|member| async move {
             let answer = self.stays(&member.node, limit / 4).await?;
             Some((member, (answer.last_term, answer.last_index)))

@@ -153,19 +153,14 @@ async fn a_leader_that_ends_hands_the_lead_to_one_that_answers_and_has_the_whole
     let all: Vec<&Node> = nodes.iter().collect();
     propose(&all, &commit(&manifest(1), NOW)).await;
     let first = leader(&nodes).await;
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_secs(20);
     // One of the others is away: the lead goes to the third, and what was proposed before is in its log.
     let own = first.leadership().borrow().leader.clone().unwrap();
     let others: Vec<&Node> = nodes.iter().filter(|node| node.name != own).collect();
     wires.cut(&others[0].name);
     let last = propose(&all, &commit(&manifest(2), NOW)).await;
     // On a slow machine the third can have been elected meanwhile: then there is nothing to hand over any more.
-    let handed = async {
-        while !first.hand_over(limit).await && first.leadership().borrow().own {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(limit, handed).await.expect("another leads");
+    assert!(first.hand_over(limit).await || !first.leadership().borrow().own, "another leads");
     let second = leader([others[1]]).await;
     assert_eq!(second.leadership().borrow().leader.as_ref(), Some(&others[1].name));
     assert!(!first.leadership().borrow().own);

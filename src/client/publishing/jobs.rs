@@ -2,6 +2,7 @@
 //! many, so that nothing here looks at all of them. Must not send.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -57,6 +58,13 @@ pub(super) struct Job {
     pub(super) why: Why,
     /// Stripes that need not be read and coded again.
     pub(super) ready: Ready,
+}
+
+impl Job {
+    /// These stripes, read and coded again when their turn comes.
+    pub(super) fn new(source: Source, stripes: Range<u32>, why: Why) -> Self {
+        Self { source, next: stripes.start, end: stripes.end, why, ready: Ready::default() }
+    }
 }
 
 /// Stripes at hand, by their number, and the room that they take.
@@ -150,7 +158,7 @@ mod tests {
             bodies: Bodies::Row,
             notices_from: Vec::new(),
         };
-        Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why, ready: Ready::default() }
+        Job::new(Source::Whole(row), stripes, why)
     }
 
     fn taken(jobs: &mut Jobs) -> Vec<(u8, u32)> {

@@ -232,7 +232,7 @@ impl Publishing {
     fn push_ready(&self, destination: &DestinationName, row: ParcelRow, stripes: Range<u32>, why: Why, ready: Ready) {
         logs::parcel_span("publish", row.parcel)
             .in_scope(|| tracing::debug!(%destination, ?why, ?stripes, "sent from the outbox"));
-        let job = Job { source: Source::Whole(row), next: stripes.start, end: stripes.end, why, ready };
+        let job = Job { ready, ..Job::new(Source::Whole(row), stripes, why) };
         self.push_job(destination, job);
     }
 
@@ -328,10 +328,7 @@ impl Publishing {
         if let Some(row) = self.shared.tracker.undecided_parcel(stripe.parcel, destination) {
             self.push(destination, row, next..end, Why::TopUp);
         } else if let Some(so_far) = growing {
-            self.push_job(
-                destination,
-                Job { source: Source::Growing(so_far), next, end, why: Why::TopUp, ready: Ready::default() },
-            );
+            self.push_job(destination, Job::new(Source::Growing(so_far), next..end, Why::TopUp));
         }
     }
 
@@ -482,8 +479,7 @@ impl Feed {
             if !sent {
                 *behind = true;
                 let source = Source::Growing(self.so_far.subscribe());
-                let job = Job { source, next: index, end: u32::MAX, why: Why::Behind, ready: Ready::default() };
-                self.publishing.push_job(destination, job);
+                self.publishing.push_job(destination, Job::new(source, index..u32::MAX, Why::Behind));
             }
         }
     }

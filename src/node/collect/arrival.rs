@@ -98,9 +98,15 @@ impl Collector {
         match &record.outcome {
             Ok(segment) => {
                 self.context.meter.count_as(names::GATHER_SEGMENTS, "outcome", "taken");
-                let (node, header, shard) = (&self.context.node, segment.header(), segment.index());
-                let read_us = self.context.seams.clock.monotonic().saturating_sub(record.read).as_micros() as u64;
-                tracing::trace!(%node, parcel = %header.core.parcel, stripe = header.stripe, shard, read_us, "a segment is genuine");
+                let (context, header) = (&self.context, segment.header());
+                tracing::trace!(
+                    node = %context.node,
+                    parcel = %header.core.parcel,
+                    stripe = header.stripe,
+                    shard = segment.index(),
+                    read_us = context.seams.clock.monotonic().saturating_sub(record.read).as_micros() as u64,
+                    "a segment is genuine"
+                );
             }
             Err(skip) => {
                 let outcome = if skip.retryable() { "deferred" } else { "refused" };

@@ -144,6 +144,11 @@ impl Board {
         down || state.topics.values().any(|known| !known.leaderless_since.is_empty())
     }
 
+    /// Whether a broker that can be reached did not say its rack yet.
+    fn unplaced(&self) -> bool {
+        self.state().brokers.values().any(|broker| broker.rack.is_none() && broker.down_since.is_none())
+    }
+
     /// Since when a broker cannot be reached.
     pub(super) fn down_since(&self, broker: BrokerId) -> Option<Duration> {
         self.state().brokers.get(&broker).and_then(|broker| broker.down_since)
@@ -305,7 +310,7 @@ impl Board {
     /// Whether anything is missing that a quick look may bring.
     pub(super) fn restless(&self) -> bool {
         let unknown = self.state().topics.values().any(|known| known.found == Found::Unknown);
-        unknown || self.troubled()
+        unknown || self.unplaced() || self.troubled()
     }
 
     /// The watermarks last heard of a partition.
@@ -375,7 +380,8 @@ impl Board {
                 Partition {
                     id: PartitionId { topic: topic.clone(), number: placed.number },
                     domain: Domain(name.into()),
-                    up: broker.is_some_and(|broker| broker.down_since.is_none()),
+                    // Nor is used what they lead: it might fail together with what it is counted beside.
+                    up: broker.is_some_and(|broker| broker.down_since.is_none() && (broker.rack.is_some() || !racks)),
                     copies: copies(replicas, *in_sync as usize),
                 }
             };
@@ -440,7 +446,12 @@ mod tests {
         let (board, _) = board(&[Some(1), Some(2), Some(3), None], 1, 1);
         board.set_rack(1, "east".to_owned());
         board.set_rack(2, String::new());
-        let wanted = [("rack east", true), ("broker 2", true), ("broker 3", true), ("", false)];
+        let wanted = [("rack east", true), ("broker 2", true), ("broker 3", false), ("", false)];
+        assert_eq!(domains(&board), wanted.map(|(domain, up)| (domain.to_owned(), up, 1)));
+        // Broker 3 did not say yet whether it is in the east, too: nothing is put there as if it were not, until it does.
+        assert!(board.restless());
+        board.set_rack(3, "east".to_owned());
+        let wanted = [("rack east", true), ("broker 2", true), ("rack east", true), ("", false)];
         assert_eq!(domains(&board), wanted.map(|(domain, up)| (domain.to_owned(), up, 1)));
     }
 

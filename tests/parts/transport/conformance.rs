@@ -75,8 +75,7 @@ pub async fn collect<T: Transport>(transport: &T, from: &PartitionId, at: Offset
                     at = batch.next;
                     found.extend(batch.records);
                 }
-                // A topic that was made a moment ago is one that not every broker has heard of yet.
-                Err(error) if error.retryable() || matches!(error, ReadError::Refused { .. }) => {}
+                Err(error) if error.retryable() => {}
                 Err(error) => panic!("{error}"),
             }
         }
