@@ -25,7 +25,7 @@ pub struct Newest(Arc<Inner>);
 
 struct Inner {
     newest: watch::Sender<Arc<Directory>>,
-    /// What each group's log has in force.
+    /// What each group's log has in force; before it has any, what this node would found the group with.
     in_force: Mutex<BTreeMap<DestinationName, Arc<Directory>>>,
     alarms: Alarms,
 }
@@ -47,7 +47,7 @@ impl Newest {
         self.look();
     }
 
-    /// Takes what these groups' logs have in force, all at once.
+    /// Takes what these groups' logs have in force, or are founded with, all at once.
     pub fn in_force(&self, directories: impl IntoIterator<Item = (DestinationName, Arc<Directory>)>) {
         self.0.in_force.lock().unwrap_or_else(PoisonError::into_inner).extend(directories);
         self.look();

@@ -459,7 +459,7 @@ impl Shop {
     }
 
     /// A call to a node; made again when the connection to an earlier life of it breaks.
-    async fn called<T>(
+    pub async fn called<T>(
         &self,
         node: &str,
         call: impl AsyncFn(ReaderClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
@@ -514,12 +514,17 @@ impl Shop {
         }
     }
 
-    /// How a node does in one destination.
-    pub async fn status(&self, node: &str, destination: &str) -> proto::GroupStatus {
+    /// How a node does.
+    pub async fn node_status(&self, node: &str) -> proto::NodeStatusResponse {
         let request = proto::NodeStatusRequest::default();
         let answer = self.called(node, async |mut reader| reader.node_status(request).await).await;
         assert_eq!(answer.node, node);
-        let mut groups = answer.groups.into_iter();
+        answer
+    }
+
+    /// How a node does in one destination.
+    pub async fn status(&self, node: &str, destination: &str) -> proto::GroupStatus {
+        let mut groups = self.node_status(node).await.groups.into_iter();
         groups.find(|group| group.destination == destination).expect("it is served")
     }
 

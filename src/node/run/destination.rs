@@ -80,7 +80,9 @@ impl Starting<'_> {
         let mut in_force = Vec::new();
         for (name, (store, _)) in stores.iter() {
             let snapshot = store.snapshot().map_err(|cause| NodeError::Store { destination: name.clone(), cause })?;
-            in_force.extend(View::directory(&snapshot).map(|directory| (name.clone(), directory.clone())));
+            // A group that has none yet is founded under this node's own, or under another one's of the same voters.
+            let directory = View::directory(&snapshot).unwrap_or(&options.directory);
+            in_force.push((name.clone(), directory.clone()));
         }
         self.newest.in_force(in_force);
         for (name, ring) in &options.rings {
