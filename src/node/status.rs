@@ -77,7 +77,8 @@ pub fn group(served: &Served) -> Result<proto::GroupStatus, StoreError> {
         }),
         alarms: alarms(&context.alarms),
         group_time_ms: progress.group_time.0,
-        directory_version: progress.directory_version,
+        // What the log has and the node does not go by yet is not in force here.
+        directory_version: progress.directory_version.min(directory.version),
         incarnation: Bytes::copy_from_slice(&context.store.incarnation().0),
         raft_id: state.raft_id,
         last_index: state.last_index,
