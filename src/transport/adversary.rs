@@ -331,6 +331,16 @@ fn name_of(record: &Record) -> [u8; 16] {
     name
 }
 
+/// What is read of a domain that is away.
+fn away(partition: PartitionId) -> ReadError {
+    ReadError::Absent { partition, cause: "the domain is away".to_owned() }
+}
+
+/// What is read of a domain that says nothing.
+fn nothing(at: Offset) -> Batch {
+    Batch { next: at, end: at, ..Batch::default() }
+}
+
 impl Rates {
     fn pick(&self, chance: f64) -> Option<Fault> {
         let shares = [
@@ -493,21 +503,26 @@ impl<T: Transport> Transport for Adversary<T> {
                     () = self.released(&from) => {}
                     () = self.seams.clock.sleep(READ_WAIT) => {}
                 }
-                return Ok(Batch { next: at, end: at, ..Batch::default() });
+                return Ok(nothing(at));
             }
             Mood::Slow(by) => self.seams.clock.sleep(by).await,
             Mood::Away => {
                 self.seams.clock.sleep(READ_WAIT).await;
-                return Err(ReadError::Absent { partition: from, cause: "the domain is away".to_owned() });
+                return Err(away(from));
             }
             Mood::Silent => {
                 self.seams.clock.sleep(READ_WAIT).await;
-                return Ok(Batch { next: at, end: at, ..Batch::default() });
+                return Ok(nothing(at));
             }
         }
         let read = self.inner.read(from.clone(), at).await;
-        // Nor is anything delivered that was being read.
+        // Nor is anything delivered that was being read when the mood changed.
         self.released(&from).await;
+        match self.mood(&from) {
+            Mood::Away => return Err(away(from)),
+            Mood::Silent => return Ok(nothing(at)),
+            _ => {}
+        }
         let mut batch = read?;
         let mut state = self.state();
         state.last.insert(from, batch.end);

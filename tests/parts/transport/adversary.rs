@@ -142,3 +142,25 @@ async fn a_domain_can_be_lost_and_come_back() {
     adversary.set_mood(&domain, Mood::Well);
     assert_eq!(append(&adversary, &partition(&topic, 1), record(b"", b"x")).await, 1);
 }
+
+#[tokio::test]
+async fn what_is_being_read_when_a_domain_goes_is_not_delivered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inner = open(folder.path());
+    let topic = topic(&inner, "going").await;
+    let adversary = Adversary::new(inner.clone(), AdversaryOptions::harmless(0), &Seams::real());
+    let to = partition(&topic, 1);
+    let domain = Domain("embedded-1".into());
+    for mood in [Mood::Away, Mood::Silent] {
+        adversary.set_mood(&domain, Mood::Well);
+        let end = append(&inner, &to, record(b"", b"before")).await + 1;
+        let mut reading = Box::pin(adversary.read(to.clone(), end));
+        assert!(futures_util::poll!(&mut reading).is_pending(), "it waits for more");
+        adversary.set_mood(&domain, mood);
+        append(&inner, &to, record(b"", b"too late")).await;
+        match reading.await {
+            Ok(batch) => assert!(mood == Mood::Silent && batch.records.is_empty() && batch.next == end, "{batch:?}"),
+            Err(error) => assert!(mood == Mood::Away && error.retryable(), "{error}"),
+        }
+    }
+}
