@@ -202,7 +202,6 @@ impl Writer {
     }
 }
 
-/// Whether the last ticket under this key is that of this transaction.
 /// Makes the tables, so that reading finds them.
 pub fn make_tables(database: &Database) -> Result<(), OutboxError> {
     let write = database.begin_write().map_err(failed)?;
