@@ -411,14 +411,13 @@ async fn r23_reads_never_pass_the_held_prefix_nor_say_more_than_a_node_knows() {
     shop.start_on("c", blind, machine()).await;
     let nobody = shop.header(b"never sent");
     let absent = async |header: &sealcast::core::seal::transaction::PrivateHeader| {
-        let mut reader = shop.dialer.reader(&name("c")).unwrap();
         let request = proto::GetRequest {
             transaction: Bytes::copy_from_slice(&header.id.to_bytes()),
             destination: Some("orders".to_owned()),
             freshness: Some(proto::Freshness { timeout_ms: 200, ..Default::default() }),
             ..Default::default()
         };
-        let mut stream = reader.get(request).await.unwrap().into_inner();
+        let mut stream = shop.called("c", async |mut reader| reader.get(request.clone()).await).await;
         match stream.message().await.unwrap().unwrap().part.unwrap() {
             proto::read_response::Part::Miss(miss) => miss.answer(),
             other => panic!("{other:?}"),
@@ -431,8 +430,7 @@ async fn r23_reads_never_pass_the_held_prefix_nor_say_more_than_a_node_knows() {
         Err(error) => error,
     };
     assert!(matches!(error, ReadError::Unavailable { .. }), "{error}");
-    let mut dialed = shop.dialer.reader(&name("c")).unwrap();
-    let unknown = dialed.status(status(&nobody)).await.unwrap().into_inner();
+    let unknown = shop.called("c", async |mut reader| reader.status(status(&nobody)).await).await;
     assert_eq!((unknown.unavailable, unknown.statuses.len()), (vec!["orders".to_owned()], 0));
     assert_eq!(all(&own, now()).await.unwrap(), ["first"], "what it holds it gives");
 

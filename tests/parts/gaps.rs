@@ -182,7 +182,15 @@ async fn r17_what_is_lost_of_a_log_of_which_nothing_was_read_yet_is_a_gap_too() 
     let folder = tempfile::tempdir().unwrap();
     // Nodes that see empty partitions, and are stopped.
     let mut shop = Shop::with_nodes().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    for node in NODES {
+        let store = shop.nodes[&name(node)].served()[&name("orders")].context.store.clone();
+        let seen = async {
+            while (0..3).any(|number| store.snapshot().unwrap().offset(number).unwrap().is_none()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, seen).await.expect("where it begins to read is written down");
+    }
     stop_all(&mut shop).await;
     let shortened = shortened_log(&shop, &folder.path().join("shortened"), &[10; 3]).await;
     start_over(&mut shop, &shortened).await;

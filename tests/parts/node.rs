@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sealcast::config::{NodeConfig, Sources};
 use sealcast::core::gather::REPEATED_AFTER;
 use sealcast::core::id::{Epoch, Position, Rejection, Suite, Time};
-use sealcast::core::receipt::{Query, Verdict};
+use sealcast::core::receipt::{Query, StageTimes, Verdict};
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::node::{NodeOptions, acknowledge};
 use sealcast::rpc::proto::{self, read_response::Part};
@@ -31,10 +31,11 @@ async fn what_is_published_is_committed_held_and_read_back_from_every_node() {
         shop.publish(&stripes).await;
         let agreed = shop.agreed("orders", &header, 3).await;
         let position = committed(&agreed.verdict);
+        // A majority staged it before it was committed (R10); on a slow machine the third may have come to it later.
+        let staged = |times: &&StageTimes| [times.delivered, times.staged, times.held].iter().all(Option::is_some);
+        let times: Vec<_> = agreed.signers.values().collect();
+        assert!(times.into_iter().filter(staged).count() >= 2, "who staged it says how long that took: {agreed:?}");
         for node in NODES {
-            let times = agreed.signers[&name(node)];
-            let known = [times.delivered, times.staged, times.held].iter().all(Option::is_some);
-            assert!(known, "{node} staged it, and says how long that took: {times:?}");
             let (start, read) = shop.get(node, &header).await.unwrap();
             assert_eq!(read, payload, "{node}");
             assert_eq!(Position::from(start.position.unwrap()), position, "{node}");

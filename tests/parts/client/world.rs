@@ -133,6 +133,39 @@ impl World {
         records
     }
 
+    /// How often each segment lies in a destination's topic, once all shards of its stripes do. One whose broker was slow to
+    /// acknowledge it is copied to others.
+    pub async fn shards(&self, name: &str) -> BTreeMap<(Bytes, Bytes), usize> {
+        for _ in 0..600 {
+            let (mut times, mut stripes) = (BTreeMap::new(), BTreeMap::<_, (usize, BTreeSet<Bytes>)>::new());
+            for record in self.records(name).await.into_iter().filter(|record| !is_query(&record.value)) {
+                let segment = Segment::parse(&record.value).unwrap();
+                let header = segment.header();
+                let of = stripes.entry((header.core.parcel, header.stripe)).or_default();
+                of.0 = header.core.profile.n();
+                of.1.insert(record.key.clone());
+                *times.entry((record.key, record.value)).or_default() += 1;
+            }
+            if stripes.values().all(|(n, shards)| shards.len() == *n) {
+                return times;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("shards never came to {name}");
+    }
+
+    /// Waits until each of these segments lies there once more than it did.
+    pub async fn sent_again(&self, name: &str, before: &BTreeMap<(Bytes, Bytes), usize>) {
+        for _ in 0..600 {
+            let now = self.shards(name).await;
+            if before.iter().all(|(segment, times)| now.get(segment) > Some(times)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not all of it was sent to {name} again");
+    }
+
     /// What a node of this destination makes of the topic: every parcel of which all stripes can be recovered.
     pub async fn open(&self, name: &str) -> Vec<Opened> {
         self.open_where(name, |_| true).await
