@@ -88,7 +88,7 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    let plan = options.plan();
+    let plan = options.checked_plan()?;
     if options.growth {
         let facts = [
             facts(&plan).swap_remove(0),

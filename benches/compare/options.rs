@@ -10,7 +10,7 @@ use crate::latency::Trouble;
 
 /// Compares Sealcast with what people use today, on three real brokers that it starts: `scripts/compare`.
 #[derive(Debug, Parser)]
-#[command(name = "compare", version, about)]
+#[command(name = "compare", bin_name = "scripts/compare", version, after_help = choices())]
 pub struct Options {
     /// Fewer messages: under five minutes on two cores.
     #[arg(long, conflicts_with = "smoke")]
@@ -21,10 +21,10 @@ pub struct Options {
     /// With it: no broker is ended, which takes most of its time.
     #[arg(long, requires = "smoke")]
     pub brief: bool,
-    /// Only these arms; ratios need the one that is compared with. Comma-separated.
+    /// Only these arms, below; ratios need the one that is compared with. Comma-separated.
     #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = arm, conflicts_with_all = ["smoke", "write"])]
     pub arms: Vec<Arm>,
-    /// Latency only under these conditions. Comma-separated.
+    /// Latency only under these conditions, below. Comma-separated.
     #[arg(long, value_name = "CONDITION", value_delimiter = ',', value_parser = condition, conflicts_with_all = ["smoke", "write"])]
     pub conditions: Vec<Condition>,
     /// Only these sizes: `1KiB`, `64KiB`, `1MiB`, `16MiB`; of throughput `256B`, `64KiB`, `256KiB`, `1MiB`. Comma-separated.
@@ -47,10 +47,15 @@ pub struct Options {
     #[arg(long, conflicts_with = "smoke")]
     pub write: bool,
     /// Measures how Sealcast's own time and memory grow, instead of comparing.
-    #[arg(long, conflicts_with_all = ["write", "parts"])]
+    #[arg(long, conflicts_with_all = ["write", "parts", "arms", "conditions", "payloads", "only", "stages"])]
     pub growth: bool,
     /// Measures whether memory grows in so many minutes of load, instead of comparing.
-    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["write", "parts", "growth"])]
+    #[arg(
+        long,
+        value_name = "MINUTES",
+        value_parser = clap::value_parser!(u64).range(1..=100_000),
+        conflicts_with_all = ["write", "parts", "growth", "arms", "conditions", "payloads", "only", "stages"]
+    )]
     pub steady: Option<u64>,
     /// Adds the rows of `cargo bench --bench parts -- --json FILE`.
     #[arg(long, value_name = "FILE")]
@@ -58,6 +63,12 @@ pub struct Options {
     /// What `cargo bench` says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// What `--arms` and `--conditions` take.
+fn choices() -> String {
+    let (arms, conditions) = (Arm::ALL.map(Arm::slug), Condition::ALL.map(Condition::slug));
+    format!("Arms: {}.\nConditions: {}.", arms.join(", "), conditions.join(", "))
 }
 
 fn arm(text: &str) -> Result<Arm, String> {
@@ -145,9 +156,43 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Whether anything is left to measure.
+    fn is_empty(&self) -> bool {
+        let sent = |condition: &Condition| {
+            let counts = |amount: &Amount| match condition {
+                Condition::AllWell => amount.rounds > 0,
+                Condition::AllWellProxied | Condition::Slow => amount.proxied > 0,
+                Condition::Paused | Condition::Killed | Condition::Rolled => amount.in_trouble,
+            };
+            self.amounts.iter().any(counts)
+        };
+        self.through.is_empty() && !self.conditions.iter().any(sent)
+    }
+}
+
 impl Options {
+    /// The plan, unless nothing is left of it: then what could be chosen.
+    pub fn checked_plan(&self) -> Result<Plan, String> {
+        let plan = self.plan();
+        if !plan.is_empty() {
+            return Ok(plan);
+        }
+        let all = self.whole_plan();
+        let words = |bytes: Vec<u64>| {
+            let words: Vec<_> = bytes.into_iter().map(|bytes| size(bytes).replace(' ', "")).collect();
+            words.join(", ")
+        };
+        let latency = words(all.amounts.iter().map(|amount| amount.bytes).collect());
+        let throughput = words(all.through);
+        Err(format!(
+            "nothing of that is measured: latency is of {latency}, with one broker slow or in trouble of fewer, throughput of \
+             {throughput}"
+        ))
+    }
+
     /// The amounts that the options mean, and of these what was chosen.
-    pub fn plan(&self) -> Plan {
+    fn plan(&self) -> Plan {
         let mut plan = self.whole_plan();
         let narrowed = !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty());
         if !self.arms.is_empty() {

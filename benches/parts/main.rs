@@ -41,7 +41,10 @@ const SAMPLES: usize = 20;
 
 fn main() -> ExitCode {
     let given: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let (json, others) = arguments(given.clone());
+    let Some((json, others)) = arguments(given.clone()) else {
+        eprintln!("parts: --json needs the name of a file");
+        return ExitCode::from(2);
+    };
     if others != given {
         // Criterion reads the process's own flags and refuses those that it does not know.
         let mut again = Command::new(std::env::current_exe().unwrap());
@@ -82,7 +85,13 @@ fn main() -> ExitCode {
     };
     let whole = !others.iter().any(partly);
     if rows.is_empty() && !whole {
-        return ExitCode::SUCCESS; // nothing but a list was asked for, or the filter took nothing
+        let chosen = others.iter().filter(|argument| !argument.to_string_lossy().starts_with('-'));
+        let chosen: Vec<_> = chosen.map(|argument| argument.to_string_lossy()).collect();
+        if measured && !["--list", "--ignored", "--profile-time"].into_iter().any(given) {
+            eprintln!("parts: no part has {} in its name: cargo bench -- --list lists them", chosen.join(" "));
+            return ExitCode::from(2);
+        }
+        return ExitCode::SUCCESS;
     }
     let text = report::json(&rows);
     print!("\n{}", report::table(&rows, measured));
@@ -100,8 +109,8 @@ fn main() -> ExitCode {
 }
 
 /// The file of `--json`, and what criterion is to see: of `cargo bench` all other arguments. `cargo test` hands its own to every
-/// test program; criterion knows some of them, and one filter, which is an expression.
-fn arguments(given: Vec<OsString>) -> (Option<PathBuf>, Vec<OsString>) {
+/// test program; criterion knows some of them, and one filter, which is an expression. `None`: `--json` without a file.
+fn arguments(given: Vec<OsString>) -> Option<(Option<PathBuf>, Vec<OsString>)> {
     const KNOWN: [&str; 7] =
         ["--test", "--list", "--exact", "--ignored", "--include-ignored", "--nocapture", "--show-output"];
     const WITH_VALUE: [&str; 7] =
@@ -112,7 +121,7 @@ fn arguments(given: Vec<OsString>) -> (Option<PathBuf>, Vec<OsString>) {
     while let Some(argument) = given.next() {
         let text = argument.to_string_lossy();
         if text == "--json" {
-            json = Some(PathBuf::from(given.next().expect("--json FILE")));
+            json = Some(PathBuf::from(given.next()?));
         } else if let Some(file) = text.strip_prefix("--json=") {
             json = Some(PathBuf::from(file));
         } else if !tests || KNOWN.contains(&&*text) {
@@ -126,5 +135,5 @@ fn arguments(given: Vec<OsString>) -> (Option<PathBuf>, Vec<OsString>) {
     if !filters.is_empty() {
         others.push(filters.join("|").into());
     }
-    (json, others)
+    Some((json, others))
 }

@@ -181,3 +181,13 @@ fn numbers_and_sizes_are_short() {
     assert_eq!(numbers, ["1234", "12.3", "1.23", "0.12", "0.0123", "0"]);
     assert_eq!([256, 1 << 10, 3 << 19, 16 << 20, 1 << 30].map(size), ["256 B", "1 KiB", "1536 KiB", "16 MiB", "1 GiB"]);
 }
+
+#[test]
+fn the_script_lists_what_a_run_can_be_narrowed_to() {
+    let script = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/compare")).expect("the script");
+    let told: Vec<&str> =
+        script.lines().take_while(|line| line.starts_with('#')).flat_map(str::split_whitespace).collect();
+    let (arms, conditions) = (Arm::ALL.map(Arm::slug), Condition::ALL.map(Condition::slug));
+    let missing: Vec<_> = arms.iter().chain(&conditions).filter(|name| !told.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "scripts/compare --help does not list {missing:?}");
+}
