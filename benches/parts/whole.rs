@@ -18,7 +18,7 @@ use crate::splitting::verified;
 /// What each parcel costs once, however long it is: its key is drawn and encapsulated. Left out, as the targets do, or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Envelope {
-    /// Left out, and the HMAC over the payload with it: the sealing and splitting alone.
+    /// Left out, and the payload's tag with it: the sealing and splitting alone.
     Untagged,
     /// Left out.
     Made,

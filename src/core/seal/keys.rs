@@ -9,7 +9,7 @@ use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::core::id::{IdempotencyTag, KeyTag, PayloadTag};
 use crate::core::sign::SecretKey;
@@ -113,17 +113,17 @@ fn hmac(key: &[u8]) -> Hmac<Sha256> {
     }
 }
 
-/// Makes a payload's tag as the payload passes: HMAC-SHA256 over L("payload-tag") || payload, under a key from the sender's
-/// seed. Equal payloads of one sender have equal tags (R6); nobody else can test a guess.
+/// Makes a payload's tag as the payload passes: BLAKE3 keyed with a key from the sender's seed, over L("payload-tag") || payload.
+/// Equal payloads of one sender have equal tags (R6); nobody else can test a guess.
 #[derive(Clone)]
-pub struct PayloadTagger(Hmac<Sha256>);
+pub struct PayloadTagger(blake3::Hasher);
 
 impl PayloadTagger {
     /// Starts a payload of this sender.
     pub fn new(sender: &SecretKey) -> Self {
-        let mut hmac = hmac(sender.derive(label::PAYLOAD_TAG).as_slice());
-        hmac.update(label::PAYLOAD_TAG);
-        Self(hmac)
+        let mut hasher = blake3::Hasher::new_keyed(&sender.derive(label::PAYLOAD_TAG));
+        hasher.update(label::PAYLOAD_TAG);
+        Self(hasher)
     }
 
     /// More of the payload, uncompressed.
@@ -133,7 +133,7 @@ impl PayloadTagger {
 
     /// The tag of all of it.
     pub fn finish(self) -> PayloadTag {
-        PayloadTag(self.0.finalize().into_bytes().into())
+        PayloadTag(self.0.finalize().into())
     }
 
     /// The tag of a payload that is at hand.
@@ -141,6 +141,12 @@ impl PayloadTagger {
         let mut tagger = Self::new(sender);
         tagger.update(payload);
         tagger.finish()
+    }
+}
+
+impl Drop for PayloadTagger {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
+use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut as _, ChaCha20Poly1305, KeyInit as _, Nonce, Tag};
 use zeroize::optimization_barrier;
 
@@ -55,20 +56,17 @@ pub fn sealed_bytes(plaintext: u64) -> u64 {
     plaintext.saturating_add(chunks.saturating_mul(TAG_BYTES as u64))
 }
 
-/// A buffer of plaintext: empty or wiped whenever it is not in use. Wiped in one stroke, because byte after byte would take as
-/// long as opening.
+/// A buffer of plaintext: wiped when its stream ends or is dropped. Wiped in one stroke, because byte after byte would take
+/// as long as opening.
 struct Wiped(Vec<u8>);
-
-/// Overwrites what the buffer holds with zeros and empties it.
-fn wipe(buffer: &mut Vec<u8>) {
-    buffer.fill(0);
-    optimization_barrier(buffer.as_slice());
-    buffer.clear();
-}
 
 impl Drop for Wiped {
     fn drop(&mut self) {
-        wipe(&mut self.0);
+        // Whatever was in it, as far as it ever reached.
+        let reached = self.0.capacity();
+        self.0.resize(reached, 0);
+        self.0.fill(0);
+        optimization_barrier(self.0.as_slice());
     }
 }
 
@@ -117,64 +115,87 @@ impl Chunks {
         tag
     }
 
-    fn open(&mut self, chunk: &mut [u8], tag: &Tag, last: bool) -> Result<(), StreamError> {
-        let opened = self.aead.decrypt_inout_detached(&self.nonce(last), b"", chunk.into(), tag);
+    fn open(&mut self, chunk: InOutBuf<'_, '_, u8>, tag: &Tag, last: bool) -> Result<(), StreamError> {
+        let opened = self.aead.decrypt_inout_detached(&self.nonce(last), b"", chunk, tag);
         opened.map_err(|_| StreamError::Chunk { chunk: self.next })?;
         self.next += 1;
         Ok(())
     }
 }
 
-/// Seals a stream into a buffer of the caller. Holds back at most one chunk, because only what follows tells whether it is
-/// the last.
+/// Seals a stream into a buffer of the caller. Holds back at most one chunk: what is not full yet, or of which only what
+/// follows tells whether it is the last.
 pub struct StreamSealer {
     chunks: Chunks,
     pending: Wiped,
-    /// Most bytes that are held back.
-    most: usize,
+    /// Plaintext bytes still to come; `None` while only the end tells.
+    left: Option<u64>,
+    done: bool,
 }
 
 impl StreamSealer {
     /// Starts under a key that seals nothing else.
     pub fn new(key: &[u8; 32]) -> Self {
-        Self::of_length(key, u64::MAX)
+        Self { chunks: Chunks::new(key), pending: Wiped(Vec::new()), left: None, done: false }
     }
 
-    /// The same for a stream of at most `length` plaintext bytes: a short one takes no more room than that.
+    /// The same for a stream of exactly `length` plaintext bytes: its last chunk is known when it comes. One that turns out
+    /// shorter ends where it ends; one that goes on behind `length` does not open.
     pub fn of_length(key: &[u8; 32], length: u64) -> Self {
-        let most = length.min(CHUNK) as usize;
-        Self { chunks: Chunks::new(key), pending: Wiped(Vec::new()), most }
+        Self { left: Some(length), ..Self::new(key) }
     }
 
     /// Seals more plaintext; what became complete is appended to `out`.
     pub fn push(&mut self, mut plaintext: &[u8], out: &mut Vec<u8>) {
-        if !self.pending.is_empty() {
+        while !plaintext.is_empty() {
+            if self.pending.len() == CHUNK_BYTES {
+                // Something follows it.
+                self.seal_pending(false, out);
+            }
+            if self.pending.is_empty()
+                && let Some(last) = self.tells(plaintext.len())
+            {
+                let (chunk, rest) = plaintext.split_at_checked(CHUNK_BYTES).unwrap_or((plaintext, &[]));
+                seal_into(&mut self.chunks, chunk, last, out);
+                self.passed(chunk.len());
+                (plaintext, self.done) = (rest, last);
+                continue;
+            }
+            if self.pending.capacity() == 0 {
+                // At once as large as it can get: growing would leave copies of plaintext behind.
+                let most = self.left.map_or(CHUNK, |left| left.min(CHUNK)) as usize;
+                self.pending.reserve_exact(most.max(plaintext.len().min(CHUNK_BYTES)));
+            }
             let room = CHUNK_BYTES - self.pending.len();
             let (fits, rest) = plaintext.split_at_checked(room).unwrap_or((plaintext, &[]));
             self.pending.extend_from_slice(fits);
-            plaintext = rest;
-            if plaintext.is_empty() {
-                return;
-            }
-            seal_into(&mut self.chunks, &self.pending, false, out);
-            wipe(&mut self.pending);
-        }
-        // A chunk is not the last only if something follows it.
-        while plaintext.len() > CHUNK_BYTES {
-            let (chunk, rest) = plaintext.split_at_checked(CHUNK_BYTES).unwrap_or((plaintext, &[]));
-            seal_into(&mut self.chunks, chunk, false, out);
+            self.passed(fits.len());
             plaintext = rest;
         }
-        if self.pending.capacity() == 0 && !plaintext.is_empty() {
-            // At once as large as it can get: growing would leave copies of plaintext behind.
-            self.pending.reserve_exact(self.most.max(plaintext.len()));
+    }
+
+    /// Whether the next chunk, none of which came before, is the last; `None` when it is not all in these bytes, or nobody knows.
+    fn tells(&self, bytes: usize) -> Option<bool> {
+        match self.left {
+            Some(left) if left == bytes as u64 && bytes <= CHUNK_BYTES => Some(true),
+            _ => (bytes > CHUNK_BYTES).then_some(false),
         }
-        self.pending.extend_from_slice(plaintext);
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
+    }
+
+    fn seal_pending(&mut self, last: bool, out: &mut Vec<u8>) {
+        seal_into(&mut self.chunks, &self.pending, last, out);
+        self.pending.clear();
     }
 
     /// Ends the stream with its final chunk.
     pub fn finish(mut self, out: &mut Vec<u8>) {
-        seal_into(&mut self.chunks, &self.pending, true, out);
+        if !self.done || !self.pending.is_empty() {
+            self.seal_pending(true, out);
+        }
     }
 }
 
@@ -202,14 +223,18 @@ pub struct StreamOpener {
     chunks: Chunks,
     /// Plaintext bytes still to come; `None` while only the end of the bytes ends the stream.
     left: Option<u64>,
-    buffer: Wiped,
+    /// The chunk that is being gathered.
+    gathered: Wiped,
+    /// Where a chunk is opened that came in one piece.
+    opened: Wiped,
     done: bool,
 }
 
 impl StreamOpener {
     /// Starts a stream of `length` plaintext bytes, or, with `None`, one that ends where the bytes end.
     pub fn new(key: &[u8; 32], length: Option<u64>) -> Self {
-        Self { chunks: Chunks::new(key), left: length, buffer: Wiped(Vec::new()), done: false }
+        let (gathered, opened) = (Wiped(Vec::new()), Wiped(Vec::new()));
+        Self { chunks: Chunks::new(key), left: length, gathered, opened, done: false }
     }
 
     /// Whether the final chunk was opened.
@@ -233,22 +258,27 @@ impl StreamOpener {
         let mut rest = bytes;
         while !self.done && !rest.is_empty() {
             let wanted = self.wanted();
-            if self.buffer.len() == wanted {
+            let last = self.left.is_some_and(|left| left <= CHUNK);
+            if self.gathered.len() == wanted {
                 // Only a stream of unknown length waits with a full chunk; more bytes follow, so it is not the last.
-                self.open(false, sink)?;
+                self.open_gathered(false, sink)?;
             }
-            if self.buffer.capacity() < wanted {
-                self.buffer.reserve_exact(wanted);
+            // What is in one piece need not be gathered.
+            let whole = rest.len() > wanted || (rest.len() == wanted && self.left.is_some());
+            if self.gathered.is_empty() && whole {
+                let (chunk, after) = rest.split_at_checked(wanted).unwrap_or((rest, &[]));
+                self.open(chunk, last, sink)?;
+                (rest, self.done) = (after, last);
+                continue;
             }
-            let (taken, after) = rest.split_at_checked(wanted - self.buffer.len()).unwrap_or((rest, &[]));
-            self.buffer.extend_from_slice(taken);
+            if self.gathered.capacity() < wanted {
+                self.gathered.reserve_exact(wanted);
+            }
+            let (taken, after) = rest.split_at_checked(wanted - self.gathered.len()).unwrap_or((rest, &[]));
+            self.gathered.extend_from_slice(taken);
             rest = after;
-            if let Some(left) = self.left
-                && self.buffer.len() == wanted
-            {
-                let last = left <= CHUNK;
-                self.open(last, sink)?;
-                self.left = Some(left.saturating_sub(CHUNK));
+            if self.left.is_some() && self.gathered.len() == wanted {
+                self.open_gathered(last, sink)?;
                 self.done = last;
             }
         }
@@ -262,32 +292,52 @@ impl StreamOpener {
             return Ok(());
         }
         let chunk = self.chunks.next;
-        if self.left.is_some() || self.buffer.len() < TAG_BYTES {
+        if self.left.is_some() || self.gathered.len() < TAG_BYTES {
             return Err(StreamError::Truncated { chunk }.into());
         }
-        if self.buffer.len() == TAG_BYTES && chunk > 0 {
+        if self.gathered.len() == TAG_BYTES && chunk > 0 {
             return Err(StreamError::EmptyFinal { chunk }.into());
         }
-        self.open(true, sink)?;
+        self.open_gathered(true, sink)?;
         self.done = true;
         Ok(())
     }
 
-    /// Opens the buffer in place.
+    /// Opens a whole chunk from where it lies into the buffer.
     fn open<E: From<StreamError>>(
+        &mut self,
+        chunk: &[u8],
+        last: bool,
+        sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let truncated = StreamError::Truncated { chunk: self.chunks.next };
+        let (sealed, tag) = chunk.split_last_chunk::<TAG_BYTES>().ok_or(truncated)?;
+        // The first chunk of a stream is its longest.
+        if self.opened.capacity() == 0 {
+            self.opened.reserve_exact(sealed.len());
+        }
+        self.opened.resize(sealed.len(), 0);
+        let buffer = InOutBuf::new(sealed, &mut self.opened).map_err(|_| truncated)?;
+        self.chunks.open(buffer, &Tag::from(*tag), last)?;
+        self.left = self.left.map(|left| left.saturating_sub(sealed.len() as u64));
+        sink(&self.opened)
+    }
+
+    /// Opens the gathered chunk in place.
+    fn open_gathered<E: From<StreamError>>(
         &mut self,
         last: bool,
         sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some((chunk, tag)) = self.buffer.split_last_chunk_mut::<TAG_BYTES>() else {
+        let Some((chunk, tag)) = self.gathered.split_last_chunk_mut::<TAG_BYTES>() else {
             return Err(StreamError::Truncated { chunk: self.chunks.next }.into());
         };
         let tag = Tag::from(*tag);
-        self.chunks.open(chunk, &tag, last)?;
+        self.chunks.open((&mut *chunk).into(), &tag, last)?;
+        self.left = self.left.map(|left| left.saturating_sub(chunk.len() as u64));
         let taken = sink(chunk);
-        wipe(&mut self.buffer);
-        taken?;
-        Ok(())
+        self.gathered.clear();
+        taken
     }
 }
 
@@ -318,6 +368,34 @@ mod tests {
 
     fn plaintext(length: usize) -> Vec<u8> {
         (0..length).map(|at| (at % 251) as u8).collect()
+    }
+
+    /// A stream that knows its length from the start has the same bytes, whatever the pieces; one that was announced longer
+    /// ends where it ends, and one that goes on behind its end does not open.
+    #[test]
+    fn an_announced_length_changes_no_byte() {
+        let announced = |plaintext: &[u8], step, length: usize| {
+            let mut sealer = StreamSealer::of_length(&KEY, length as u64);
+            let mut out = Vec::new();
+            plaintext.chunks(step).for_each(|part| sealer.push(part, &mut out));
+            sealer.finish(&mut out);
+            out
+        };
+        for length in SIZES {
+            let plaintext = plaintext(length);
+            for step in [100, CHUNK_BYTES, CHUNK_BYTES + 1, 4 * CHUNK_BYTES] {
+                let right = sealed(&plaintext, 1000);
+                assert_eq!(announced(&plaintext, step, length), right);
+                assert_eq!(announced(&plaintext, step, length + 1), right);
+            }
+        }
+        let longer = announced(&plaintext(10), 5, 5);
+        for length in [None, Some(5), Some(10)] {
+            let mut opener = StreamOpener::new(&KEY, length);
+            let mut sink = |_: &[u8]| Ok::<(), StreamError>(());
+            let taken = opener.push(&longer, &mut sink);
+            assert!(taken.and_then(|taken| opener.finish(&mut sink).map(|()| taken)) != Ok(longer.len()));
+        }
     }
 
     fn sealed(plaintext: &[u8], step: usize) -> Vec<u8> {
