@@ -52,7 +52,7 @@ pub(super) struct Inner {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) replayed: watch::Sender<bool>,
     /// Whether this node is ending.
-    pub(super) leaving: AtomicBool,
+    pub(super) leaving: Arc<AtomicBool>,
     pub(super) stop: CancellationToken,
 }
 
@@ -90,7 +90,7 @@ impl Group {
             stage: watch::Sender::new(Stage::Starting("it reads its store".to_owned())),
             leadership: watch::Sender::default(),
             replayed: watch::Sender::new(false),
-            leaving: AtomicBool::new(false),
+            leaving: Arc::default(),
             stop: CancellationToken::new(),
             options,
             store,

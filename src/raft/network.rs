@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -189,12 +190,19 @@ impl SeenPeers {
 }
 
 /// Which members do not answer: said when one falls silent and when it is back, not at every call.
-#[derive(Default)]
-pub(super) struct Silent(Mutex<BTreeSet<NodeName>>);
+pub(super) struct Silent {
+    members: Mutex<BTreeSet<NodeName>>,
+    leaving: Arc<AtomicBool>,
+}
 
 impl Silent {
+    /// While `leaving` is set, this node ends, often together with the others: that they do not answer is no news then.
+    pub fn new(leaving: Arc<AtomicBool>) -> Self {
+        Self { members: Mutex::default(), leaving }
+    }
+
     fn note(&self, node: &NodeName, outcome: Result<(), &CallError>) {
-        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(()) if silent.remove(node) => tracing::info!("node {node} answers again"),
             Ok(()) => {}
@@ -203,7 +211,7 @@ impl Silent {
                     CallError::Unreachable { cause, .. } => format!("node {node} does not answer: {cause}"),
                     CallError::Refused { cause, .. } => format!("node {node} refuses: {cause}"),
                 };
-                match silent.insert(node.clone()) {
+                match silent.insert(node.clone()) && !self.leaving.load(Ordering::Acquire) {
                     true => tracing::warn!("{text}"),
                     false => tracing::debug!("{text}"),
                 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::codec;
 use super::founding::{Founding, Own, ProbeAnswer, founding};
 use super::group::{Group, Inner, Openraft};
-use super::network::{PeerNetwork, SeenPeers};
+use super::network::{PeerNetwork, SeenPeers, Silent};
 use super::standing::{GroupError, GroupOptions, Leadership, Stage};
 use super::storage::{LogStore, StateMachine};
 use super::types::Member;
@@ -242,7 +242,7 @@ impl Group {
             own_incarnation: inner.store.incarnation(),
             seen: inner.seen.clone(),
             log: log.clone(),
-            silent: Arc::default(),
+            silent: Arc::new(Silent::new(inner.leaving.clone())),
         };
         let raft = Raft::new(inner.raft_id, config, network, log, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
