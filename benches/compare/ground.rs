@@ -46,6 +46,8 @@ impl Way {
 const SMALL: usize = 128 << 10;
 /// Payloads are cut from random bytes at places that differ by up to so many.
 const SPARE: usize = 64 << 10;
+/// How long senders may take to let go of an arm whose messages are all done.
+const LETTING_GO: Duration = Duration::from_secs(60);
 const SMALL_RECORDS: &str = "compare.small-records";
 
 /// A cluster and its arms.
@@ -63,6 +65,19 @@ pub struct Ground {
     failures: Arc<Mutex<Vec<String>>>,
     // Removed last.
     _folder: TempDir,
+}
+
+/// What nobody else uses any more. The last message counts as done a moment before who sent it lets go.
+fn alone<T>(mut shared: Arc<T>) -> Option<T> {
+    let end = Instant::now() + LETTING_GO;
+    loop {
+        match Arc::try_unwrap(shared) {
+            Ok(alone) => return Some(alone),
+            Err(_) if Instant::now() >= end => return None,
+            Err(again) => shared = again,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn topic(arm: Arm) -> String {
@@ -153,9 +168,9 @@ impl Ground {
     /// Ends everything.
     pub fn end(self) -> Result<(), Failure> {
         for records in self.records.into_values() {
-            Arc::into_inner(records).ok_or("an arm is still used")?.end()?;
+            alone(records).ok_or("an arm is still used")?.end()?;
         }
-        let sealcast = Arc::into_inner(self.sealcast).ok_or("Sealcast is still used")?;
+        let sealcast = alone(self.sealcast).ok_or("Sealcast is still used")?;
         self.runtime.block_on(sealcast.end());
         Ok(())
     }

@@ -87,7 +87,8 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     let cpu = processor_time(&processes)?;
     let began = Instant::now();
     let mut sent = 0_u64;
-    while began.elapsed() < each {
+    // One at least, however slow the machine is.
+    while sent == 0 || began.elapsed() < each {
         // What is lost for good would stop the run, and is told.
         let place = sender.place(&places, PATIENCE).ok_or("nothing is delivered any more")?;
         sender.send(way, 0, series.bytes, Instant::now(), series.until, Some(place));
