@@ -6,7 +6,8 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::shop::{LIMIT, Shop, name};
+use crate::brokers::nodes::Patient;
+use crate::shop::{LIMIT, NODES, Shop, name};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use sealcast::client::reader::{Committed, Freshness, Reader};
@@ -286,7 +287,13 @@ async fn r13_a_fate_that_was_not_heard_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r13_nodes_answer_a_sender_now_and_then_however_often_it_asks() {
     const ASKED: u64 = 200;
-    let mut shop = Shop::with_nodes().await;
+    let mut shop = Shop::open().await;
+    let clock = Arc::new(Patient::new());
+    shop.seams.clock = clock.clone();
+    for node in NODES {
+        shop.start(node).await;
+    }
+    shop.ready().await;
     let header = shop.header(b"asked for");
     shop.send(&header, b"asked for").await;
     shop.receipts(&header, 3).await;
@@ -294,6 +301,8 @@ async fn r13_nodes_answer_a_sender_now_and_then_however_often_it_asks() {
     let tag = shop.directory.destinations[&name("orders")].tag;
     let to = shop.transport.partitions(&Topic::segments(&name("test"), &name("orders")))[0].id.clone();
     let now = shop.seams.clock.now();
+    // However long a slow machine takes over them, it is not long for the nodes.
+    clock.go(10);
     for number in 0..ASKED {
         let asked = vec![(header.id, header.deadline, None)];
         let time = now.after(Duration::from_millis(number));

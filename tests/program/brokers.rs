@@ -38,6 +38,8 @@ struct Scene {
 /// Submits until it is told to rest.
 struct Load {
     going: tokio::sync::watch::Sender<bool>,
+    /// Whether it rests: nothing more is added to the handles.
+    resting: tokio::sync::watch::Sender<bool>,
     handles: Mutex<Vec<Handle>>,
 }
 
@@ -53,7 +55,8 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let config = world.path().join("env/senders/web/client.toml");
         let client = runtime.block_on(Client::connect(config)).unwrap();
-        let load = Arc::new(Load { going: tokio::sync::watch::Sender::new(true), handles: Mutex::default() });
+        let (going, resting) = (tokio::sync::watch::Sender::new(true), tokio::sync::watch::Sender::new(false));
+        let load = Arc::new(Load { going, resting, handles: Mutex::default() });
         let (most, gap) = (setting("SEALCAST_BROKER_BYTES", 200_000), setting("SEALCAST_BROKER_GAP", 25));
         runtime.spawn(submit(client.clone(), load.clone(), seed, most, gap));
         Self { brokers, world, runtime, client, load, dice: seed }
@@ -186,9 +189,7 @@ impl Scene {
     /// Waits until everything submitted so far has reached a stage, the last of it submitted just now; then it rests.
     fn rested(&self, stage: Stage, what: &str) -> Vec<Handle> {
         std::thread::sleep(Duration::from_secs(1));
-        self.load.going.send_replace(false);
-        std::thread::sleep(Duration::from_millis(200));
-        let handles = std::mem::take(&mut *self.load.handles.lock().unwrap());
+        let handles = self.rest();
         for handle in &handles {
             let waited = self.runtime.block_on(handle.wait(stage, PATIENCE)).unwrap();
             assert!(waited == Waited::Reached, "{what}: {handle:?}: {waited:?}");
@@ -196,12 +197,18 @@ impl Scene {
         handles
     }
 
+    /// Ends submitting; gives what was submitted and not asked about yet.
+    fn rest(&self) -> Vec<Handle> {
+        self.load.going.send_replace(false);
+        let mut resting = self.load.resting.subscribe();
+        let rests = async { tokio::time::timeout(PATIENCE, resting.wait_for(|resting| *resting)).await.map(drop) };
+        self.runtime.block_on(rests).expect("submitting comes to rest");
+        std::mem::take(&mut *self.load.handles.lock().unwrap())
+    }
+
     /// Everything is decided, and nodes agree.
     fn close(mut self) {
-        self.load.going.send_replace(false);
-        std::thread::sleep(Duration::from_millis(200));
-        let handles = std::mem::take(&mut *self.load.handles.lock().unwrap());
-        for handle in handles {
+        for handle in self.rest() {
             self.runtime.block_on(handle.committed()).unwrap();
         }
         let (undecided, bytes) = self.client.undecided();
@@ -217,8 +224,12 @@ impl Scene {
 async fn submit(client: Client, load: Arc<Load>, seed: u64, most: u64, gap: u64) {
     let mut going = load.going.subscribe();
     for number in 0u64.. {
-        if going.wait_for(|going| *going).await.is_err() {
-            return;
+        if !*going.borrow_and_update() {
+            load.resting.send_replace(true);
+            if going.wait_for(|going| *going).await.is_err() {
+                return;
+            }
+            load.resting.send_replace(false);
         }
         let sizes = payload(seed.wrapping_add(number), 8);
         let draw = u64::from_be_bytes(sizes.try_into().unwrap());

@@ -1,6 +1,7 @@
 //! What crosses processes: real brokers, real `sealcast` processes, killed without warning.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use crate::common::kafka::{Cluster, shared};
@@ -213,6 +214,19 @@ fn headers(brokers: &str, environment: &str) -> BTreeMap<(Epoch, ParcelId, u32),
     headers
 }
 
+/// The same once nothing more comes: what was on its way when its sender died still arrives.
+fn come_to_rest(brokers: &str, environment: &str) -> BTreeMap<(Epoch, ParcelId, u32), StripeHeader> {
+    let mut before = BTreeMap::new();
+    loop {
+        let now = headers(brokers, environment);
+        if now == before {
+            return now;
+        }
+        before = now;
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
 /// Waits until a client has sealed so many bytes into files.
 fn sealed(world: &World, bytes: u64) {
     let outbox = world.path().join("env/senders/web/outbox/parcels");
@@ -238,27 +252,25 @@ fn r03_a_killed_clients_outbox_finishes_the_job_once() {
     let mut input = sending.stdin.take().unwrap();
     std::io::Write::write_all(&mut input, &stream[..2_500_000]).unwrap();
     sealed(&world, 1_500_000);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while headers(&brokers, world.environment()).is_empty() {
+        assert!(std::time::Instant::now() < end, "nothing of it is published");
+    }
     sending.kill().unwrap();
     sending.wait().unwrap();
     drop(input);
-    let begun = headers(&brokers, world.environment());
-    assert!(!begun.is_empty(), "some of it was published");
+    let begun = come_to_rest(&brokers, world.environment());
 
     // One dies after it submitted.
     write(&world, "payload", &payload(9, 400_000));
     let mut command = world.command(&["send", "orders", "payload", "--config", "env/senders/web/client.toml"]);
-    command.args(["--wait", "committed", "--timeout", "100s"]);
-    let kept = size(&world.path().join("env/senders/web/outbox/parcels"));
-    let mut sending = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    // It is submitted once its sealed bytes lie there, and those of the stream do not; half a second later its row does too.
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    let lies = || size(&world.path().join("env/senders/web/outbox/parcels"));
-    while !(400_000..kept).contains(&lies()) {
-        assert!(std::time::Instant::now() < end, "nothing was sealed, or the abandoned parcel stays");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    command.args(["--wait", "committed", "--timeout", "100s", "--format", "json"]);
+    let mut sending = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(sending.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let submitted = said.find(|line| line.contains("\"note\":\"submitted\""));
+    assert!(submitted.is_some(), "it ends before it has submitted");
+    let lies = size(&world.path().join("env/senders/web/outbox/parcels"));
+    assert!((400_000..1_500_000).contains(&lies), "{lies} bytes: the abandoned parcel stays");
     sending.kill().unwrap();
     sending.wait().unwrap();
     world.start_all();

@@ -3,7 +3,7 @@
 //!
 //! What happens when follows from a seed. SEALCAST_BROKER_SEEDS=FROM..TO runs others than the usual ones.
 
-mod nodes;
+pub mod nodes;
 mod simulated;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,14 +12,18 @@ use sealcast::transport::adversary::{AdversaryOptions, Mood};
 use sealcast::transport::{AnyTransport, Domain};
 
 /// The machine's clocks, of which the one for waiting can go ten times slower: patience lasts longer than any machine is slow.
-struct Patient {
+pub struct Patient {
     clock: SystemClock,
     /// Since when it goes as it does, what it said then, and how many times slower it goes.
     since: Mutex<(Duration, Duration, u32)>,
 }
 
 impl Patient {
-    fn go(&self, slower: u32) {
+    pub fn new() -> Self {
+        Self { clock: SystemClock::new(), since: Mutex::new((Duration::ZERO, Duration::ZERO, 1)) }
+    }
+
+    pub fn go(&self, slower: u32) {
         let said = self.monotonic();
         *self.since.lock().unwrap() = (self.clock.monotonic(), said, slower);
     }
@@ -43,7 +47,7 @@ impl Clock for Patient {
 #[tokio::test(flavor = "multi_thread")]
 async fn r15_receipts_go_elsewhere_while_a_broker_is_silent() {
     let mut shop = Shop::open().await;
-    let clock = Arc::new(Patient { clock: SystemClock::new(), since: Mutex::new((Duration::ZERO, Duration::ZERO, 1)) });
+    let clock = Arc::new(Patient::new());
     shop.seams.clock = clock.clone();
     let hurt = shop.transport.as_ref().clone().behind_adversary(AdversaryOptions::harmless(1), &shop.seams);
     let hurt = Arc::new(hurt);

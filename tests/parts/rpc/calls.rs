@@ -26,7 +26,7 @@ async fn a_key_outside_the_directory_reaches_no_service() {
     let environment = environment().await;
     // Whoever it is learns why, each time, however the connection's end and the first call meet.
     for _ in 0..20 {
-        let dialer = environment.dialer(99);
+        let dialer = environment.dialer_out_of_time(99);
         let status = who(&dialer).await.unwrap_err();
         assert!(retryable(&status), "{status:?}");
         assert!(explain(&status).contains("does not let this key in"), "{}", explain(&status));
@@ -40,7 +40,7 @@ async fn a_key_outside_the_directory_reaches_no_service() {
 #[tokio::test]
 async fn a_node_that_is_another_than_the_one_dialled_is_refused() {
     let environment = environment().await;
-    let dialer = environment.dialer(31);
+    let dialer = environment.dialer_out_of_time(31);
     let mut client = dialer.reader(&name("b")).unwrap();
     let status = client.node_status(proto::NodeStatusRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");

@@ -14,7 +14,7 @@ use sealcast::rpc::client::Dialer;
 use sealcast::rpc::proto::{self, peer_server::Peer, reader_server::Reader};
 use sealcast::rpc::server::{ServeError, peer_service, reader_service, serve};
 use sealcast::rpc::tls::Credentials;
-use sealcast::seams::Seams;
+use sealcast::seams::{ManualClock, Seams};
 use sealcast::telemetry::Meter;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -230,8 +230,17 @@ pub async fn environment_at(address: &str) -> Environment {
 impl Environment {
     /// Dials as the holder of this key, with the directory of the beginning.
     pub fn dialer(&self, key: u8) -> Dialer {
+        self.dialer_with(key, &Seams::real())
+    }
+
+    /// The same, and whoever failed to connect never finds that it is time to try again.
+    pub fn dialer_out_of_time(&self, key: u8) -> Dialer {
+        self.dialer_with(key, &Seams { clock: Arc::new(ManualClock::new(Time(0))), ..Seams::real() })
+    }
+
+    fn dialer_with(&self, key: u8, seams: &Seams) -> Dialer {
         let (_, watch) = watch::channel(directory(1, self.addresses.clone(), READERS));
-        Dialer::new(&Seams::real(), Credentials::new(&secret(key)).unwrap(), watch, Meter::default())
+        Dialer::new(seams, Credentials::new(&secret(key)).unwrap(), watch, Meter::default())
     }
 
     pub fn calls(&self) -> usize {

@@ -9,7 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::{Later, NODES, Standing, Storm, Trouble};
+use super::{Later, NODES, PATIENCE, Standing, Storm, Trouble};
 use crate::common::folders;
 use crate::common::world::{lines, payload};
 
@@ -263,7 +263,7 @@ impl Storm {
     fn put_back(&mut self, node: &'static str) {
         let from = self.restored.remove(node).unwrap();
         // As long as it takes, on a machine that is busy: in both destinations.
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         let said = |storm: &Self| storm.world.log_of(node)[from..].matches("restored from an older copy").count();
         while said(self) < 2 {
             let log = &self.world.log_of(node)[from..];
