@@ -4,12 +4,14 @@
 //! Owns the files of one folder. Must not know openraft (the log's entries are bytes here), make a fate, or open what is
 //! sealed.
 
+mod decoded;
 mod ranks;
 mod rows;
 mod snapshot;
 mod staging;
 mod state;
 mod tables;
+mod upgrade;
 mod writer;
 
 use std::path::PathBuf;
@@ -32,6 +34,7 @@ use super::database;
 use crate::core::decide::Changes;
 use crate::core::id::{DestinationName, Digest, Incarnation, Position, SenderName, Time, TransactionId};
 use crate::seams::{Seams, WorkLost};
+use decoded::Decoded;
 use rows::Place;
 use state::{Head, Parsed, get_fixed, get_meta, name, put_meta};
 use tables::Tables;
@@ -43,8 +46,8 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// The database's file.
 const DATABASE: &str = "group.redb";
 
-/// The layout of the tables; another one is refused.
-const FORMAT: u32 = 1;
+/// The layout of the tables. One that is older is brought up to it when the store is opened (`upgrade`); a later one is refused.
+const FORMAT: u32 = 2;
 
 /// Where a group's store lies and whose it is.
 #[derive(Debug, Clone)]
@@ -144,6 +147,7 @@ impl GroupStore {
             progress: progress_sender,
             fatal: fatal_sender,
             obsolete: Vec::new(),
+            decoded: Decoded::default(),
             owing: Owing::default(),
             clock: seams.clock.clone(),
             on_commit: on_commit.clone(),
@@ -352,29 +356,34 @@ fn lost(error: WorkLost) -> StoreError {
 fn prepare(database: &Database, options: &StoreOptions, seams: &Seams) -> Result<Incarnation, StoreError> {
     let transaction = database.begin_write().map_err(StoreError::failed("opening the store"))?;
     let incarnation = {
-        let mut tables = Tables::write(&transaction)?;
-        match get_fixed(&tables.meta, name::FORMAT)?.map(u32::from_be_bytes) {
+        let mut tables = Tables::of(&transaction);
+        tables.make()?;
+        match get_fixed(tables.meta()?, name::FORMAT)?.map(u32::from_be_bytes) {
             Some(FORMAT) => {}
+            Some(1) => {
+                upgrade::from_first(&transaction, &mut tables)?;
+                put_meta(tables.meta_mut()?, name::FORMAT, &FORMAT.to_be_bytes())?;
+            }
             Some(other) => {
                 let cause =
                     format!("it has format {other}, this program knows {FORMAT}: install the version that made it");
                 return Err(StoreError::damaged("meta", name::FORMAT, cause));
             }
             None => {
-                put_meta(&mut tables.meta, name::FORMAT, &FORMAT.to_be_bytes())?;
-                put_meta(&mut tables.meta, name::DESTINATION, options.destination.as_str().as_bytes())?;
+                put_meta(tables.meta_mut()?, name::FORMAT, &FORMAT.to_be_bytes())?;
+                put_meta(tables.meta_mut()?, name::DESTINATION, options.destination.as_str().as_bytes())?;
                 let drawn: [u8; 16] = seams.randomness.array().map_err(StoreError::failed("drawing an incarnation"))?;
-                put_meta(&mut tables.meta, name::INCARNATION, &drawn)?;
+                put_meta(tables.meta_mut()?, name::INCARNATION, &drawn)?;
             }
         }
-        let destination = get_meta(&tables.meta, name::DESTINATION)?.unwrap_or_default();
+        let destination = get_meta(tables.meta()?, name::DESTINATION)?.unwrap_or_default();
         if destination != options.destination.as_str().as_bytes() {
             let cause = format!("the folder holds {}", String::from_utf8_lossy(&destination));
             return Err(StoreError::damaged("meta", name::DESTINATION, cause));
         }
         let committed = snapshot::counts(&tables)?.committed;
         ranks::fill(&mut tables, committed)?;
-        let incarnation = get_fixed(&tables.meta, name::INCARNATION)?;
+        let incarnation = get_fixed(tables.meta()?, name::INCARNATION)?;
         Incarnation(incarnation.ok_or_else(|| StoreError::damaged("meta", name::INCARNATION, "it is not there"))?)
     };
     transaction.commit().map_err(StoreError::failed("opening the store"))?;
@@ -388,7 +397,7 @@ fn load(
     parsed: &Parsed,
 ) -> Result<(Head, Counts, Progress), StoreError> {
     let transaction = database.begin_read().map_err(StoreError::failed("opening the store"))?;
-    let tables = Tables::read(&transaction)?;
+    let tables = Tables::of(transaction);
     snapshot::check_log(&tables)?;
     let head = Head::load(&tables, destination, parsed)?;
     let counts = snapshot::counts(&tables)?;
@@ -406,7 +415,7 @@ fn load(
 /// Removes body files that no row names: their commit never came, or their removal was cut short.
 fn sweep(database: &Database, bodies: &Bodies) -> Result<(), StoreError> {
     let transaction = database.begin_read().map_err(StoreError::failed("opening the store"))?;
-    let tables = Tables::read(&transaction)?;
+    let tables = Tables::of(transaction);
     bodies.sweep(|digest, index, number| {
         let row = staging::body_row(&tables, digest, index)?;
         Ok(row.is_some_and(|row| row.place == Place::File(number)))

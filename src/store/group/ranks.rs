@@ -2,10 +2,8 @@
 //!
 //! Owns the rows of `ranks`. Must not make a fate.
 
-use redb::ReadableTable;
-
 use super::state::row;
-use super::tables::{Tables, Writable, get, position_key, put, read_position, rows};
+use super::tables::{Source, Tables, Writable, Writing, fate_key_of, get, position_key, put, read_position, rows};
 use crate::core::decide::Row;
 use crate::core::id::Position;
 use crate::store::StoreError;
@@ -24,7 +22,7 @@ pub(super) fn note(ranks: &mut Writable<'_>, number: u64, position: Position) ->
 }
 
 /// Notes what a store lacks that was written before there were notes. `committed` is how many rows are.
-pub(super) fn fill(tables: &mut Tables<Writable<'_>>, committed: u64) -> Result<(), StoreError> {
+pub(super) fn fill(tables: &mut Tables<Writing<'_>>, committed: u64) -> Result<(), StoreError> {
     let noted = last(tables)?;
     if noted >= committed / STEP {
         return Ok(());
@@ -35,15 +33,15 @@ pub(super) fn fill(tables: &mut Tables<Writable<'_>>, committed: u64) -> Result<
         let Some((end, found)) = found else { return Ok(()) };
         for row in found {
             number += 1;
-            note(&mut tables.ranks, number, row.position)?;
+            note(tables.ranks_mut()?, number, row.position)?;
         }
         after = end;
     }
 }
 
 /// The first of the last `count` committed rows up to `through`; none when nothing is committed there.
-pub(super) fn first_of_last<T: ReadableTable<&'static [u8], &'static [u8]>>(
-    tables: &Tables<T>,
+pub(super) fn first_of_last<S: Source>(
+    tables: &Tables<S>,
     through: Position,
     count: u64,
 ) -> Result<Option<Row>, StoreError> {
@@ -75,26 +73,26 @@ pub(super) fn first_of_last<T: ReadableTable<&'static [u8], &'static [u8]>>(
 }
 
 /// How many notes there are.
-fn last<T: ReadableTable<&'static [u8], &'static [u8]>>(tables: &Tables<T>) -> Result<u64, StoreError> {
-    let last = rows(&tables.ranks, .., true, 1)?;
+fn last<S: Source>(tables: &Tables<S>) -> Result<u64, StoreError> {
+    let last = rows(tables.ranks()?, .., true, 1)?;
     let key = last.first().and_then(|(key, _)| key.first_chunk::<8>());
     Ok(key.map_or(0, |key| u64::from_be_bytes(*key)))
 }
 
 /// Where the committed row of a note stands; for 0, before all.
-fn at<T: ReadableTable<&'static [u8], &'static [u8]>>(tables: &Tables<T>, note: u64) -> Result<Position, StoreError> {
+fn at<S: Source>(tables: &Tables<S>, note: u64) -> Result<Position, StoreError> {
     if note == 0 {
         return Ok(Position::default());
     }
-    match get(&tables.ranks, &note.to_be_bytes())? {
+    match get(tables.ranks()?, &note.to_be_bytes())? {
         Some(row) => read_position(&row),
         None => Err(StoreError::damaged("ranks", note, "it is not there")),
     }
 }
 
 /// The committed ones of the next rows after a position and up to another, and the last of all these; none behind the last row.
-fn committed_after<T: ReadableTable<&'static [u8], &'static [u8]>>(
-    tables: &Tables<T>,
+fn committed_after<S: Source>(
+    tables: &Tables<S>,
     after: Position,
     through: Position,
 ) -> Result<Option<(Position, Vec<Row>)>, StoreError> {
@@ -102,12 +100,12 @@ fn committed_after<T: ReadableTable<&'static [u8], &'static [u8]>>(
     if from > through {
         return Ok(None);
     }
-    let found = rows(&tables.positions, position_key(from)..=position_key(through), false, AT_ONCE)?;
+    let found = rows(tables.positions()?, position_key(from)..=position_key(through), false, AT_ONCE)?;
     let Some((end, _)) = found.last() else { return Ok(None) };
     let mut committed = Vec::new();
     for (_, key) in &found {
-        let lost = || StoreError::damaged("transactions", data_encoding::HEXLOWER.encode(key), "it is not there");
-        let row = row(tables, key)?.ok_or_else(lost)?;
+        let lost = || StoreError::damaged("fates", data_encoding::HEXLOWER.encode(key), "it is not there");
+        let row = row(tables, &fate_key_of(key)?)?.ok_or_else(lost)?;
         if row.is_committed() {
             committed.push(row);
         }

@@ -11,10 +11,10 @@ use redb::{ReadTransaction, ReadableTable};
 use super::ranks;
 use super::rows::{AlarmRow, Counts, DeferredRow, Place, SeenRow, StagedRow, decode_mark, unguard};
 use super::staging::{body_row, staged_row};
-use super::state::{Head, Parsed, StateView, directory, get_meta, held, name, row};
+use super::state::{Head, Parsed, StateView, directory, get_meta, held, name, read_row, row};
 use super::tables::{
-    ReadOnly, Row as TableRow, Tables, beginning, body_key, get, has, key_key, position_key, read_address,
-    read_position, read_undecided_key, rows, transaction_key,
+    Reading, Row as TableRow, Source, Tables, beginning, body_key, fate_key_of, get, has, key_key, position_key,
+    read_address, read_position, read_undecided_key, rows, transaction_key,
 };
 use crate::core::decide::{Claim, Row, View};
 use crate::core::directory::Directory;
@@ -28,7 +28,7 @@ use crate::store::bodies::{Bodies, BodyReader};
 
 /// One moment of a group's store.
 pub struct Snapshot {
-    tables: Tables<ReadOnly>,
+    tables: Tables<Reading>,
     head: Head,
     parsed: Arc<Parsed>,
     bodies: Bodies,
@@ -63,9 +63,9 @@ fn log_entry(key: &[u8], row: &[u8]) -> Result<(u64, Bytes), StoreError> {
 }
 
 /// Reads the whole log: every checksum, no hole.
-pub(super) fn check_log<T: ReadableTable<&'static [u8], &'static [u8]>>(tables: &Tables<T>) -> Result<(), StoreError> {
+pub(super) fn check_log<S: Source>(tables: &Tables<S>) -> Result<(), StoreError> {
     let mut last: Option<u64> = None;
-    for found in tables.log.range::<&[u8]>(..).map_err(StoreError::failed("reading the log"))? {
+    for found in tables.log()?.range::<&[u8]>(..).map_err(StoreError::failed("reading the log"))? {
         let (key, value) = found.map_err(StoreError::failed("reading the log"))?;
         let (index, _) = log_entry(key.value(), value.value())?;
         if let Some(last) = last
@@ -79,8 +79,8 @@ pub(super) fn check_log<T: ReadableTable<&'static [u8], &'static [u8]>>(tables: 
 }
 
 /// The counts as they were written last.
-pub(super) fn counts<T: ReadableTable<&'static [u8], &'static [u8]>>(tables: &Tables<T>) -> Result<Counts, StoreError> {
-    get_meta(&tables.meta, name::COUNTS)?.map_or(Ok(Counts::default()), |bytes| {
+pub(super) fn counts<S: Source>(tables: &Tables<S>) -> Result<Counts, StoreError> {
+    get_meta(tables.meta()?, name::COUNTS)?.map_or(Ok(Counts::default()), |bytes| {
         Counts::decode(&bytes).map_err(|error| StoreError::damaged("meta", name::COUNTS, error))
     })
 }
@@ -92,7 +92,7 @@ impl Snapshot {
         parsed: Arc<Parsed>,
         bodies: Bodies,
     ) -> Result<Self, StoreError> {
-        let tables = Tables::read(&transaction)?;
+        let tables = Tables::of(transaction);
         let head = Head::load(&tables, destination, &parsed)?;
         Ok(Self { tables, head, parsed, bodies })
     }
@@ -108,7 +108,7 @@ impl Snapshot {
         if range.is_empty() {
             return Ok(entries);
         }
-        let found = self.tables.log.range::<&[u8]>(from.as_slice()..to.as_slice());
+        let found = self.tables.log()?.range::<&[u8]>(from.as_slice()..to.as_slice());
         for found in found.map_err(StoreError::failed("reading the log"))? {
             let (key, value) = found.map_err(StoreError::failed("reading the log"))?;
             bytes += value.value().len();
@@ -125,37 +125,37 @@ impl Snapshot {
         let index = |found: Vec<TableRow>| -> Result<Option<u64>, StoreError> {
             found.first().map(|(key, row)| log_entry(key, row).map(|(index, _)| index)).transpose()
         };
-        let first = index(rows(&self.tables.log, .., false, 1)?)?;
-        let last = index(rows(&self.tables.log, .., true, 1)?)?;
+        let first = index(rows(self.tables.log()?, .., false, 1)?)?;
+        let last = index(rows(self.tables.log()?, .., true, 1)?)?;
         Ok(LogBounds {
-            purged: get_meta(&self.tables.meta, name::PURGED)?,
+            purged: get_meta(self.tables.meta()?, name::PURGED)?,
             entries: first.zip(last).map(|(first, last)| first..=last),
         })
     }
 
     /// Consensus's vote.
     pub fn vote(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        get_meta(&self.tables.meta, name::VOTE)
+        get_meta(self.tables.meta()?, name::VOTE)
     }
 
     /// What consensus knew to be committed.
     pub fn committed(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        get_meta(&self.tables.meta, name::COMMITTED)
+        get_meta(self.tables.meta()?, name::COMMITTED)
     }
 
     /// The log id up to which the log is applied, as consensus writes it.
     pub fn applied_id(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(get_meta(&self.tables.meta, name::APPLIED)?.map(|row| row.get(8..).unwrap_or_default().to_vec()))
+        Ok(get_meta(self.tables.meta()?, name::APPLIED)?.map(|row| row.get(8..).unwrap_or_default().to_vec()))
     }
 
     /// The last membership that was applied, as consensus writes it.
     pub fn membership(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        get_meta(&self.tables.meta, name::MEMBERSHIP)
+        get_meta(self.tables.meta()?, name::MEMBERSHIP)
     }
 
     /// What was seen of another node (R12).
     pub fn seen(&self, node: &NodeName) -> Result<Option<SeenRow>, StoreError> {
-        get(&self.tables.seen, node.as_str().as_bytes())?
+        get(self.tables.seen()?, node.as_str().as_bytes())?
             .map(|bytes| SeenRow::decode(&bytes).map_err(|error| StoreError::damaged("seen", node, error)))
             .transpose()
     }
@@ -179,7 +179,7 @@ impl Snapshot {
 
     /// The last position that has a fate.
     pub fn last_position(&self) -> Result<Position, StoreError> {
-        rows(&self.tables.positions, .., true, 1)?
+        rows(self.tables.positions()?, .., true, 1)?
             .first()
             .map_or(Ok(Position::default()), |(key, _)| read_position(key))
     }
@@ -192,8 +192,8 @@ impl Snapshot {
     /// A version of the directory that was in force, verified.
     pub fn directory_version(&self, version: u64) -> Result<Option<Arc<Directory>>, StoreError> {
         match self.head.operator {
-            Some(operator) if has(&self.tables.directories, &version.to_be_bytes())? => {
-                directory(&self.tables.directories, version, operator, &self.parsed).map(Some)
+            Some(operator) if has(self.tables.directories()?, &version.to_be_bytes())? => {
+                directory(self.tables.directories()?, version, operator, &self.parsed).map(Some)
             }
             _ => Ok(None),
         }
@@ -202,13 +202,13 @@ impl Snapshot {
     /// All versions of the directory that were in force, with the log index from which each was, in order.
     pub fn directory_versions(&self) -> Result<Vec<(u64, u64)>, StoreError> {
         let number = |bytes: &[u8]| bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        let found = rows(&self.tables.directories, .., false, usize::MAX)?;
+        let found = rows(self.tables.directories()?, .., false, usize::MAX)?;
         Ok(found.iter().map(|(version, row)| (number(version), number(row))).collect())
     }
 
     fn row_at(&self, key: &[u8]) -> Result<Row, StoreError> {
-        let lost = || StoreError::damaged("transactions", data_encoding::HEXLOWER.encode(key), "it is not there");
-        row(&self.tables, key)?.ok_or_else(lost)
+        let lost = || StoreError::damaged("fates", data_encoding::HEXLOWER.encode(key), "it is not there");
+        row(&self.tables, &fate_key_of(key)?)?.ok_or_else(lost)
     }
 
     /// Rows of transactions with this id, by sender: usually one.
@@ -218,14 +218,7 @@ impl Snapshot {
 
     /// At most `most` rows of transactions whose id begins with these bytes, by id.
     pub fn rows_beginning(&self, prefix: &[u8], most: usize) -> Result<Vec<Row>, StoreError> {
-        let damaged = |key: &[u8]| StoreError::damaged("ids", data_encoding::HEXLOWER.encode(key), "no id and sender");
-        beginning(&self.tables.ids, prefix, false, most)?
-            .into_iter()
-            .map(|(key, _)| {
-                let (id, sender) = key.split_first_chunk::<16>().ok_or_else(|| damaged(&key))?;
-                self.row_at(&[sender, [0].as_slice(), id].concat())
-            })
-            .collect()
+        beginning(self.tables.fates()?, prefix, false, most)?.iter().map(|(key, row)| read_row(key, row)).collect()
     }
 
     /// At most `most` rows with a fate after a position and up to `through`, in order, committed and rejected alike.
@@ -235,7 +228,7 @@ impl Snapshot {
             return Ok(Vec::new());
         }
         let range = position_key(from)..=position_key(through);
-        rows(&self.tables.positions, range, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
+        rows(self.tables.positions()?, range, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
     }
 
     /// The first of the last `count` committed rows up to `through`; none when nothing is committed there.
@@ -250,13 +243,13 @@ impl Snapshot {
         while low < high {
             let middle = low + (high - low) / 2;
             let from = position_key(Position { index: middle, number: 0 });
-            match rows(&self.tables.positions, from.., false, 1)?.first() {
+            match rows(self.tables.positions()?, from.., false, 1)?.first() {
                 Some((_, key)) if self.row_at(key)?.decided < time => low = middle + 1,
                 _ => high = middle,
             }
         }
         let end = position_key(Position { index: low, number: 0 });
-        let last = rows(&self.tables.positions, ..end, true, 1)?;
+        let last = rows(self.tables.positions()?, ..end, true, 1)?;
         last.first().map_or(Ok(Position::default()), |(key, _)| read_position(key))
     }
 
@@ -264,13 +257,13 @@ impl Snapshot {
     pub fn rows_of_key(&self, tag: &KeyTag, after: Position, most: usize) -> Result<Vec<Row>, StoreError> {
         let from = key_key(tag, Position { number: after.number.saturating_add(1), ..after });
         let end = key_key(tag, Position { index: u64::MAX, number: u32::MAX });
-        rows(&self.tables.keys, from..=end, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
+        rows(self.tables.keys()?, from..=end, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
     }
 
     /// The latest committed row of an ordering key up to a position.
     pub fn latest_of_key(&self, tag: &KeyTag, through: Position) -> Result<Option<Row>, StoreError> {
         let range = key_key(tag, Position::default())..=key_key(tag, through);
-        rows(&self.tables.keys, range, true, 1)?.first().map(|(_, key)| self.row_at(key)).transpose()
+        rows(self.tables.keys()?, range, true, 1)?.first().map(|(_, key)| self.row_at(key)).transpose()
     }
 
     // --- bodies and staging
@@ -287,15 +280,15 @@ impl Snapshot {
 
     /// Whether a body is here.
     pub fn has_body(&self, digest: &Digest, index: u32) -> Result<bool, StoreError> {
-        has(&self.tables.bodies, &body_key(digest, index))
+        has(self.tables.bodies()?, &body_key(digest, index))
     }
 
     /// At most `most` committed rows after a position whose bodies are missing here, in order.
     pub fn missing(&self, after: Position, most: usize) -> Result<Vec<Row>, StoreError> {
         let from = position_key(Position { number: after.number.saturating_add(1), ..after });
         let mut found = Vec::new();
-        for (key, _) in rows(&self.tables.missing, from.., false, most)? {
-            if let Some(transaction) = get(&self.tables.positions, &key)? {
+        for (key, _) in rows(self.tables.missing()?, from.., false, most)? {
+            if let Some(transaction) = get(self.tables.positions()?, &key)? {
                 found.push(self.row_at(&transaction)?);
             }
         }
@@ -307,11 +300,16 @@ impl Snapshot {
         staged_row(&self.tables, digest)
     }
 
+    /// Whether a parcel is staged and has undecided transactions.
+    pub fn is_staged(&self, digest: &Digest) -> Result<bool, StoreError> {
+        has(self.tables.staged()?, &digest.0)
+    }
+
     /// At most `most` staged parcels after this D, by D.
     pub fn staged_after(&self, after: Option<&Digest>, most: usize) -> Result<Vec<StagedRow>, StoreError> {
         let mut from = after.map(|digest| digest.0.to_vec()).unwrap_or_default();
         from.extend(after.map(|_| 0));
-        rows(&self.tables.staged, from.., false, most)?
+        rows(self.tables.staged()?, from.., false, most)?
             .into_iter()
             .map(|(key, row)| {
                 StagedRow::decode(&row)
@@ -326,7 +324,7 @@ impl Snapshot {
         sender: &SenderName,
         transaction: &TransactionId,
     ) -> Result<Vec<(Digest, u32)>, StoreError> {
-        beginning(&self.tables.undecided, &transaction_key(sender, transaction), false, usize::MAX)?
+        beginning(self.tables.undecided()?, &transaction_key(sender, transaction), false, usize::MAX)?
             .iter()
             .map(|(key, _)| read_undecided_key(key).map(|(_, _, digest, index)| (digest, index)))
             .collect()
@@ -336,7 +334,7 @@ impl Snapshot {
     pub fn undecided_of(&self, sender: &SenderName, most: usize) -> Result<usize, StoreError> {
         let prefix = [sender.as_str().as_bytes(), &[0]].concat();
         let after = [sender.as_str().as_bytes(), &[1]].concat();
-        let found = self.tables.undecided.range::<&[u8]>(prefix.as_slice()..after.as_slice());
+        let found = self.tables.undecided()?.range::<&[u8]>(prefix.as_slice()..after.as_slice());
         let mut count = 0;
         for row in found.map_err(StoreError::failed("reading rows"))?.take(most) {
             row.map_err(StoreError::failed("reading rows"))?;
@@ -349,14 +347,14 @@ impl Snapshot {
 
     /// How far a partition was collected; `None` for one that never was.
     pub fn offset(&self, partition: i32) -> Result<Option<Mark>, StoreError> {
-        get(&self.tables.offsets, &partition.to_be_bytes())?
+        get(self.tables.offsets()?, &partition.to_be_bytes())?
             .map(|bytes| decode_mark(&bytes).map_err(|error| StoreError::damaged("offsets", partition, error)))
             .transpose()
     }
 
     /// The deferred records, by partition and offset.
     pub fn deferred(&self) -> Result<Vec<(Address, DeferredRow)>, StoreError> {
-        rows(&self.tables.deferred, .., false, usize::MAX)?
+        rows(self.tables.deferred()?, .., false, usize::MAX)?
             .into_iter()
             .map(|(key, row)| {
                 let damaged =
@@ -369,14 +367,14 @@ impl Snapshot {
 
     /// This node's signed refusal of a parcel.
     pub fn refusal(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
-        Ok(get(&self.tables.refusals, &digest.0)?.map(Bytes::from))
+        Ok(get(self.tables.refusals()?, &digest.0)?.map(Bytes::from))
     }
 
     // --- the node
 
     /// The alarms that stand, by name.
     pub fn alarms(&self) -> Result<Vec<(String, AlarmRow)>, StoreError> {
-        rows(&self.tables.alarms, .., false, usize::MAX)?
+        rows(self.tables.alarms()?, .., false, usize::MAX)?
             .into_iter()
             .map(|(key, row)| {
                 let name = String::from_utf8_lossy(&key).into_owned();
@@ -388,10 +386,10 @@ impl Snapshot {
 
     /// A small fact that the node noted.
     pub fn note(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
-        Ok(get(&self.tables.notes, name.as_bytes())?.map(Bytes::from))
+        Ok(get(self.tables.notes()?, name.as_bytes())?.map(Bytes::from))
     }
 
-    fn view(&self) -> StateView<'_, ReadOnly> {
+    fn view(&self) -> StateView<'_, Reading> {
         StateView { tables: &self.tables, head: &self.head }
     }
 }

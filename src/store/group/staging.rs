@@ -2,17 +2,16 @@
 //!
 //! Owns the rows of staging. Must not make a fate: it only follows those of `core::decide`.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
-use redb::ReadableTable;
-
+use super::decoded::Decoded;
 use super::ranks;
 use super::rows::{BodyRow, Counts, Place, StagedRow};
 use super::state::row;
 use super::tables::{
-    Tables, Writable, beginning, body_key, deadline_key, get, has, position_key, put, put_new, read_undecided_key,
-    remove, replace, rows, take, transaction_key, undecided_key,
+    Source, Tables, Writing, beginning, body_key, deadline_key, fate_key, get, has, position_key, put, put_new,
+    read_deadline_key, read_undecided_key, remove, replace, rows, take, transaction_key, undecided_key,
 };
 use crate::core::decide::{Manifest, ManifestItem, Row, expired};
 use crate::core::id::{Digest, SenderName, Time, TransactionId};
@@ -78,12 +77,12 @@ pub struct Settled {
 pub(super) type Obsolete = Vec<(Digest, u32, u64)>;
 
 /// The row of a body.
-pub(super) fn body_row<T: ReadableTable<&'static [u8], &'static [u8]>>(
-    tables: &Tables<T>,
+pub(super) fn body_row<S: Source>(
+    tables: &Tables<S>,
     digest: &Digest,
     index: u32,
 ) -> Result<Option<BodyRow>, StoreError> {
-    get(&tables.bodies, &body_key(digest, index))?.map(|bytes| read_body_row(digest, index, &bytes)).transpose()
+    get(tables.bodies()?, &body_key(digest, index))?.map(|bytes| read_body_row(digest, index, &bytes)).transpose()
 }
 
 fn read_body_row(digest: &Digest, index: u32, bytes: &[u8]) -> Result<BodyRow, StoreError> {
@@ -91,26 +90,29 @@ fn read_body_row(digest: &Digest, index: u32, bytes: &[u8]) -> Result<BodyRow, S
 }
 
 /// The row of a staged parcel.
-pub(super) fn staged_row<T: ReadableTable<&'static [u8], &'static [u8]>>(
-    tables: &Tables<T>,
-    digest: &Digest,
-) -> Result<Option<StagedRow>, StoreError> {
-    get(&tables.staged, &digest.0)?
+pub(super) fn staged_row<S: Source>(tables: &Tables<S>, digest: &Digest) -> Result<Option<StagedRow>, StoreError> {
+    get(tables.staged()?, &digest.0)?
         .map(|bytes| StagedRow::decode(&bytes).map_err(|error| StoreError::damaged("staged", digest, error)))
         .transpose()
 }
 
 /// One write transaction's work on staging.
 pub(super) struct Staging<'a, 't> {
-    tables: &'a mut Tables<Writable<'t>>,
+    tables: &'a mut Tables<Writing<'t>>,
     counts: &'a mut Counts,
     obsolete: &'a mut Obsolete,
+    decoded: &'a mut Decoded,
     touched: BTreeMap<Digest, StagedRow>,
 }
 
 impl<'a, 't> Staging<'a, 't> {
-    pub fn new(tables: &'a mut Tables<Writable<'t>>, counts: &'a mut Counts, obsolete: &'a mut Obsolete) -> Self {
-        Self { tables, counts, obsolete, touched: BTreeMap::new() }
+    pub fn new(
+        tables: &'a mut Tables<Writing<'t>>,
+        counts: &'a mut Counts,
+        obsolete: &'a mut Obsolete,
+        decoded: &'a mut Decoded,
+    ) -> Self {
+        Self { tables, counts, obsolete, decoded, touched: BTreeMap::new() }
     }
 
     /// Stages a parcel: bodies of what is undecided, or committed from this very parcel, stay; the rest is not kept.
@@ -118,10 +120,10 @@ impl<'a, 't> Staging<'a, 't> {
         let NewParcel { manifest, first, staged, envelope, bodies } = parcel;
         let mut bodies: BTreeMap<u32, NewBody> = bodies.into_iter().map(|body| (body.index, body)).collect();
         let mut standings = Vec::with_capacity(manifest.items.len());
-        let mut left = 0;
+        let (mut left, mut deadlines) = (0, BTreeSet::new());
         for item in &manifest.items {
             let body = bodies.remove(&item.index);
-            let decided = row(self.tables, &transaction_key(&manifest.sender, &item.transaction))?;
+            let decided = row(self.tables, &fate_key(&manifest.sender, &item.transaction))?;
             let (keep, standing) = match decided {
                 Some(row) => (is_body_of(&row, &manifest.digest, item.index), ItemStanding::Decided(Box::new(row))),
                 None if expired(group_time, item.deadline) => (false, ItemStanding::Expired),
@@ -129,10 +131,10 @@ impl<'a, 't> Staging<'a, 't> {
             };
             if standing == ItemStanding::Undecided {
                 let key = undecided_key(&manifest.sender, &item.transaction, &manifest.digest, item.index);
-                if put_new(&mut self.tables.undecided, &key, &[])? {
+                if put_new(self.tables.undecided_mut()?, &key, &[])? {
                     self.counts.undecided += 1;
                 }
-                put(&mut self.tables.deadlines, &deadline_key(item.deadline, &key), &[])?;
+                deadlines.insert(item.deadline);
                 left += 1;
             }
             if let Some(body) = body {
@@ -150,7 +152,11 @@ impl<'a, 't> Staging<'a, 't> {
             let bytes = manifest.encode();
             let (manifest_digest, digest) = (Manifest::digest_of(&bytes), manifest.digest);
             let row = StagedRow { manifest, manifest_digest, first, staged, left, envelope };
-            put(&mut self.tables.staged, &digest.0, &row.encode_with(&bytes))?;
+            put(self.tables.staged_mut()?, &digest.0, &row.encode_with(&bytes))?;
+            self.decoded.put(row);
+            for deadline in deadlines {
+                put(self.tables.deadlines_mut()?, &deadline_key(deadline, &digest), &[])?;
+            }
         }
         Ok(standings)
     }
@@ -163,7 +169,7 @@ impl<'a, 't> Staging<'a, 't> {
         digest: &Digest,
         body: NewBody,
     ) -> Result<bool, StoreError> {
-        match row(self.tables, &transaction_key(sender, transaction))? {
+        match row(self.tables, &fate_key(sender, transaction))? {
             Some(row) if is_body_of(&row, digest, body.index) => {
                 self.keep(digest, body)?;
                 self.found(&row)?;
@@ -183,7 +189,7 @@ impl<'a, 't> Staging<'a, 't> {
         };
         let length = new.body.length;
         let row = BodyRow { length, digest: new.body.digest, wrapped_key: new.wrapped_key, place };
-        if let Some(old) = replace(&mut self.tables.bodies, &body_key(digest, new.index), &row.encode())? {
+        if let Some(old) = replace(self.tables.bodies_mut()?, &body_key(digest, new.index), &row.encode())? {
             self.gone(digest, new.index, &old)?;
         }
         self.counts.bytes += length;
@@ -191,7 +197,7 @@ impl<'a, 't> Staging<'a, 't> {
     }
 
     fn drop_body(&mut self, digest: &Digest, index: u32) -> Result<(), StoreError> {
-        match take(&mut self.tables.bodies, &body_key(digest, index))? {
+        match take(self.tables.bodies_mut()?, &body_key(digest, index))? {
             Some(old) => self.gone(digest, index, &old),
             None => Ok(()),
         }
@@ -210,8 +216,8 @@ impl<'a, 't> Staging<'a, 't> {
     /// A committed row's body is here now: it is missing no longer.
     fn found(&mut self, row: &Row) -> Result<(), StoreError> {
         if row.is_committed()
-            && has(&self.tables.bodies, &body_key(&row.digest, row.index))?
-            && remove(&mut self.tables.missing, &position_key(row.position))?
+            && has(self.tables.bodies()?, &body_key(&row.digest, row.index))?
+            && remove(self.tables.missing_mut()?, &position_key(row.position))?
         {
             self.counts.missing = self.counts.missing.saturating_sub(1);
         }
@@ -226,7 +232,7 @@ impl<'a, 't> Staging<'a, 't> {
             let key = transaction_key(&row.sender, &row.transaction);
             // What was undecided here has its body.
             let mut here = false;
-            for (undecided, _) in beginning(&self.tables.undecided, &key, false, usize::MAX)? {
+            for (undecided, _) in beginning(self.tables.undecided()?, &key, false, usize::MAX)? {
                 let standing = ItemStanding::Decided(Box::new(row.clone()));
                 let one = self.settle(&undecided, standing)?;
                 here |= is_body_of(row, &one.digest, one.item.index);
@@ -237,9 +243,9 @@ impl<'a, 't> Staging<'a, 't> {
                 continue;
             }
             self.counts.committed += 1;
-            ranks::note(&mut self.tables.ranks, self.counts.committed, row.position)?;
-            if !here && !has(&self.tables.bodies, &body_key(&row.digest, row.index))? {
-                put(&mut self.tables.missing, &position_key(row.position), &[])?;
+            ranks::note(self.tables.ranks_mut()?, self.counts.committed, row.position)?;
+            if !here && !has(self.tables.bodies()?, &body_key(&row.digest, row.index))? {
+                put(self.tables.missing_mut()?, &position_key(row.position), &[])?;
                 self.counts.missing += 1;
             }
         }
@@ -250,29 +256,50 @@ impl<'a, 't> Staging<'a, 't> {
     pub fn expire(&mut self, group_time: Time) -> Result<Vec<Settled>, StoreError> {
         let mut settled = Vec::new();
         let end = group_time.0.to_be_bytes().to_vec();
-        for (key, _) in rows(&self.tables.deadlines, ..end, false, usize::MAX)? {
-            let undecided = key.get(8..).unwrap_or_default();
-            settled.push(self.settle(undecided, ItemStanding::Expired)?);
+        for (key, _) in rows(self.tables.deadlines()?, ..end, false, usize::MAX)? {
+            let (deadline, digest) = read_deadline_key(&key)?;
+            let manifest = &self.parcel(&digest)?.manifest;
+            let of_then = manifest.items.iter().filter(|item| item.deadline == deadline);
+            let of_then: Vec<_> =
+                of_then.map(|item| undecided_key(&manifest.sender, &item.transaction, &digest, item.index)).collect();
+            for undecided in of_then {
+                if has(self.tables.undecided()?, &undecided)? {
+                    settled.push(self.settle(&undecided, ItemStanding::Expired)?);
+                }
+            }
+            remove(self.tables.deadlines_mut()?, &key)?;
         }
         Ok(settled)
+    }
+
+    /// A staged parcel, to be changed.
+    fn parcel(&mut self, digest: &Digest) -> Result<&mut StagedRow, StoreError> {
+        match self.touched.entry(*digest) {
+            Entry::Occupied(parcel) => Ok(parcel.into_mut()),
+            Entry::Vacant(entry) => {
+                let lost =
+                    || StoreError::damaged("staged", digest, "it is not there, and has an undecided transaction");
+                let row = match self.decoded.take(digest) {
+                    Some(row) => row,
+                    None => staged_row(self.tables, digest)?.ok_or_else(lost)?,
+                };
+                Ok(entry.insert(row))
+            }
+        }
     }
 
     fn settle(&mut self, undecided: &[u8], standing: ItemStanding) -> Result<Settled, StoreError> {
         let (sender, _, digest, index) = read_undecided_key(undecided)?;
         let damaged = || StoreError::damaged("staged", digest, "it lacks a transaction that is undecided");
-        if let Entry::Vacant(entry) = self.touched.entry(digest) {
-            entry.insert(staged_row(self.tables, &digest)?.ok_or_else(damaged)?);
-        }
-        let parcel = self.touched.get_mut(&digest).ok_or_else(damaged)?;
+        let parcel = self.parcel(&digest)?;
         parcel.left = parcel.left.saturating_sub(1);
         // By ascending index: every reader of a manifest checks it.
         let at = parcel.manifest.items.binary_search_by_key(&index, |item| item.index).map_err(|_| damaged())?;
         let item = parcel.manifest.items.get(at).cloned().ok_or_else(damaged)?;
         let (first, staged) = (parcel.first, parcel.staged);
-        if remove(&mut self.tables.undecided, undecided)? {
+        if remove(self.tables.undecided_mut()?, undecided)? {
             self.counts.undecided = self.counts.undecided.saturating_sub(1);
         }
-        remove(&mut self.tables.deadlines, &deadline_key(item.deadline, undecided))?;
         let keep = matches!(&standing, ItemStanding::Decided(row) if is_body_of(row, &digest, item.index));
         if !keep {
             self.drop_body(&digest, item.index)?;
@@ -283,11 +310,17 @@ impl<'a, 't> Staging<'a, 't> {
     /// Writes staged parcels back that [`Staging::decided`] and [`Staging::expire`] changed; once an entry, so that a
     /// parcel of many transactions is not written for each of them.
     pub fn finish(self) -> Result<(), StoreError> {
-        for (digest, parcel) in &self.touched {
+        let Self { tables, decoded, touched, .. } = self;
+        for (digest, parcel) in touched {
             if parcel.left == 0 {
-                remove(&mut self.tables.staged, &digest.0)?;
+                remove(tables.staged_mut()?, &digest.0)?;
+                let deadlines: BTreeSet<Time> = parcel.manifest.items.iter().map(|item| item.deadline).collect();
+                for deadline in deadlines {
+                    remove(tables.deadlines_mut()?, &deadline_key(deadline, &digest))?;
+                }
             } else {
-                put(&mut self.tables.staged, &digest.0, &parcel.encode())?;
+                put(tables.staged_mut()?, &digest.0, &parcel.encode())?;
+                decoded.put(parcel);
             }
         }
         Ok(())

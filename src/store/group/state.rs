@@ -10,7 +10,8 @@ use redb::ReadableTable;
 
 use super::rows::{guard, unguard};
 use super::tables::{
-    Tables, Writable, beginning, get, id_key, key_key, position_key, put, read_position, rows, transaction_key,
+    Source, Tables, Writable, Writing, beginning, fate_key, get, key_key, position_key, put, read_position, rows,
+    transaction_key,
 };
 use crate::core::decide::{Changes, Claim, Row, View};
 use crate::core::directory::Directory;
@@ -82,16 +83,16 @@ pub(super) type Parsed = Mutex<BTreeMap<u64, Arc<Directory>>>;
 
 impl Head {
     /// Reads it from a transaction.
-    pub fn load<T: ReadableTable<&'static [u8], &'static [u8]>>(
-        tables: &Tables<T>,
+    pub fn load<S: Source>(
+        tables: &Tables<S>,
         destination: &DestinationName,
         parsed: &Parsed,
     ) -> Result<Self, StoreError> {
-        let meta = &tables.meta;
+        let meta = tables.meta()?;
         let number = |bytes: Option<[u8; 8]>| bytes.map_or(0, u64::from_be_bytes);
         let operator = get_fixed(meta, name::OPERATOR)?.map(VerifyingKeyBytes);
         let directory = match (get_fixed(meta, name::DIRECTORY)?.map(u64::from_be_bytes), operator) {
-            (Some(version), Some(operator)) => Some(directory(&tables.directories, version, operator, parsed)?),
+            (Some(version), Some(operator)) => Some(directory(tables.directories()?, version, operator, parsed)?),
             _ => None,
         };
         Ok(Self {
@@ -107,40 +108,40 @@ impl Head {
     /// Puts the changes of an entry in place, all but what they mean for staged parcels and bodies.
     pub fn put(
         &mut self,
-        tables: &mut Tables<Writable<'_>>,
+        tables: &mut Tables<Writing<'_>>,
         changes: &Changes,
         parsed: &Parsed,
     ) -> Result<(), StoreError> {
         for change in &changes.directories {
             if self.operator.is_none() {
-                put_meta(&mut tables.meta, name::OPERATOR, &change.operator.0)?;
+                put_meta(tables.meta_mut()?, name::OPERATOR, &change.operator.0)?;
                 self.operator = Some(change.operator);
             }
             let version = change.directory.version;
             let mut row = changes.index.to_be_bytes().to_vec();
             row.extend_from_slice(change.directory.bytes());
-            put(&mut tables.directories, &version.to_be_bytes(), &row)?;
-            put_meta(&mut tables.meta, name::DIRECTORY, &version.to_be_bytes())?;
+            put(tables.directories_mut()?, &version.to_be_bytes(), &row)?;
+            put_meta(tables.meta_mut()?, name::DIRECTORY, &version.to_be_bytes())?;
             parsed.lock().unwrap_or_else(PoisonError::into_inner).insert(version, change.directory.clone());
             self.directory = Some(change.directory.clone());
         }
-        for row in &changes.rows {
+        let encoded: Vec<Vec<u8>> = changes.rows.iter().map(Row::encode).collect();
+        for (row, encoded) in changes.rows.iter().zip(&encoded) {
             let key = transaction_key(&row.sender, &row.transaction);
-            put(&mut tables.transactions, &key, &row.encode())?;
-            put(&mut tables.positions, &position_key(row.position), &key)?;
-            put(&mut tables.ids, &id_key(&row.transaction, &row.sender), &[])?;
+            put(tables.fates_mut()?, &fate_key(&row.sender, &row.transaction), encoded)?;
+            put(tables.positions_mut()?, &position_key(row.position), &key)?;
             if let (Some(tag), true) = (&row.key_tag, row.is_committed()) {
-                put(&mut tables.keys, &key_key(tag, row.position), &key)?;
+                put(tables.keys_mut()?, &key_key(tag, row.position), &key)?;
             }
         }
         for (sender, tag, claim) in &changes.claims {
-            put(&mut tables.idempotency, &claim_key(sender, tag), &claim.encode())?;
+            put(tables.idempotency_mut()?, &claim_key(sender, tag), &claim.encode())?;
         }
-        self.digest = changes.state_digest(&self.digest);
-        put_meta(&mut tables.meta, name::STATE_DIGEST, &self.digest.0)?;
+        self.digest = changes.state_digest_with(&self.digest, &encoded);
+        put_meta(tables.meta_mut()?, name::STATE_DIGEST, &self.digest.0)?;
         if self.group_time != changes.group_time {
             self.group_time = changes.group_time;
-            put_meta(&mut tables.meta, name::GROUP_TIME, &self.group_time.0.to_be_bytes())?;
+            put_meta(tables.meta_mut()?, name::GROUP_TIME, &self.group_time.0.to_be_bytes())?;
         }
         Ok(())
     }
@@ -176,35 +177,32 @@ pub(super) fn directory<T: ReadableTable<&'static [u8], &'static [u8]>>(
     Ok(directory)
 }
 
-/// The row of a decided transaction.
-pub(super) fn row<T: ReadableTable<&'static [u8], &'static [u8]>>(
-    tables: &Tables<T>,
-    key: &[u8],
-) -> Result<Option<Row>, StoreError> {
-    get(&tables.transactions, key)?
-        .map(|bytes| {
-            Row::decode(&bytes)
-                .map_err(|error| StoreError::damaged("transactions", data_encoding::HEXLOWER.encode(key), error))
-        })
-        .transpose()
+/// The row of a decided transaction, by its key in `fates`.
+pub(super) fn row<S: Source>(tables: &Tables<S>, key: &[u8]) -> Result<Option<Row>, StoreError> {
+    get(tables.fates()?, key)?.map(|bytes| read_row(key, &bytes)).transpose()
+}
+
+/// Reads the bytes of such a row.
+pub(super) fn read_row(key: &[u8], bytes: &[u8]) -> Result<Row, StoreError> {
+    Row::decode(bytes).map_err(|error| StoreError::damaged("fates", data_encoding::HEXLOWER.encode(key), error))
 }
 
 /// The held prefix: the last position before the first one whose body is missing here.
-pub(super) fn held<T: ReadableTable<&'static [u8], &'static [u8]>>(tables: &Tables<T>) -> Result<Position, StoreError> {
-    let last = match rows(&tables.missing, .., false, 1)?.pop() {
-        Some((first, _)) => rows(&tables.positions, ..first, true, 1)?,
-        None => rows(&tables.positions, .., true, 1)?,
+pub(super) fn held<S: Source>(tables: &Tables<S>) -> Result<Position, StoreError> {
+    let last = match rows(tables.missing()?, .., false, 1)?.pop() {
+        Some((first, _)) => rows(tables.positions()?, ..first, true, 1)?,
+        None => rows(tables.positions()?, .., true, 1)?,
     };
     last.first().map_or(Ok(Position::default()), |(key, _)| read_position(key))
 }
 
 /// Tables and head together are what an entry is applied to.
-pub(super) struct StateView<'a, T> {
-    pub tables: &'a Tables<T>,
+pub(super) struct StateView<'a, S: Source> {
+    pub tables: &'a Tables<S>,
     pub head: &'a Head,
 }
 
-impl<T: ReadableTable<&'static [u8], &'static [u8]>> View for StateView<'_, T> {
+impl<S: Source> View for StateView<'_, S> {
     type Error = StoreError;
 
     fn destination(&self) -> &DestinationName {
@@ -224,17 +222,17 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> View for StateView<'_, T> {
     }
 
     fn transaction(&self, sender: &SenderName, transaction: TransactionId) -> Result<Option<Row>, StoreError> {
-        row(self.tables, &transaction_key(sender, &transaction))
+        row(self.tables, &fate_key(sender, &transaction))
     }
 
     fn claim(&self, sender: &SenderName, tag: IdempotencyTag) -> Result<Option<Claim>, StoreError> {
-        get(&self.tables.idempotency, &claim_key(sender, &tag))?
+        get(self.tables.idempotency()?, &claim_key(sender, &tag))?
             .map(|bytes| Claim::decode(&bytes).map_err(|error| StoreError::damaged("idempotency", tag, error)))
             .transpose()
     }
 
     fn key_version(&self, tag: KeyTag) -> Result<Option<Position>, StoreError> {
-        let last = beginning(&self.tables.keys, &tag.0, true, 1)?;
+        let last = beginning(self.tables.keys()?, &tag.0, true, 1)?;
         last.first().map(|(key, _)| read_position(key.get(16..).unwrap_or_default())).transpose()
     }
 }

@@ -4,6 +4,7 @@
 //! Owns names and keys; must not know what rows mean.
 
 use std::ops::RangeBounds;
+use std::sync::OnceLock;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
@@ -17,76 +18,115 @@ pub type Writable<'t> = Table<'t, &'static [u8], &'static [u8]>;
 /// A table of a snapshot.
 pub type ReadOnly = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
+/// Where tables are opened: a snapshot, or a write transaction.
+pub trait Source {
+    /// A table of it.
+    type Table: ReadableTable<&'static [u8], &'static [u8]>;
+
+    /// Opens a table of this name.
+    fn table(&self, name: &'static str) -> Result<Self::Table, StoreError>;
+}
+
+/// What is written to.
+pub type Writing<'t> = &'t WriteTransaction;
+/// One moment of what was written.
+pub type Reading = ReadTransaction;
+
+impl<'t> Source for Writing<'t> {
+    type Table = Writable<'t>;
+
+    fn table(&self, name: &'static str) -> Result<Writable<'t>, StoreError> {
+        self.open_table(TableDefinition::new(name)).map_err(StoreError::failed("opening a table"))
+    }
+}
+
+impl Source for Reading {
+    type Table = ReadOnly;
+
+    fn table(&self, name: &'static str) -> Result<ReadOnly, StoreError> {
+        self.open_table(TableDefinition::new(name)).map_err(StoreError::failed("opening a table"))
+    }
+}
+
 macro_rules! tables {
-    ($($(#[$doc:meta])* $field:ident;)*) => {
-        /// All tables of a group, open in one transaction.
-        pub struct Tables<T> {
-            $($(#[$doc])* pub $field: T,)*
+    ($($(#[$doc:meta])* $field:ident, $field_mut:ident;)*) => {
+        /// All tables of a group in one transaction. Each is opened when it is first asked for: most transactions touch few of
+        /// them, and in small ones opening all took as long as the rest.
+        pub struct Tables<S: Source> {
+            source: S,
+            $($field: OnceLock<S::Table>,)*
         }
 
-        impl<'t> Tables<Writable<'t>> {
-            /// Opens, or makes, all tables in a write transaction.
-            pub fn write(transaction: &'t WriteTransaction) -> Result<Self, StoreError> {
-                $(let $field = transaction
-                    .open_table(TableDefinition::<&[u8], &[u8]>::new(stringify!($field)))
-                    .map_err(StoreError::failed("opening a table"))?;)*
-                Ok(Self { $($field),* })
+        impl<S: Source> Tables<S> {
+            /// The tables of a transaction.
+            pub fn of(source: S) -> Self {
+                Self { source, $($field: OnceLock::new(),)* }
             }
+
+            $($(#[$doc])* pub fn $field(&self) -> Result<&S::Table, StoreError> {
+                if let Some(table) = self.$field.get() {
+                    return Ok(table);
+                }
+                let table = self.source.table(stringify!($field))?;
+                Ok(self.$field.get_or_init(|| table))
+            })*
         }
 
-        impl Tables<ReadOnly> {
-            /// Opens all tables in a snapshot; the database was opened for writing before, so they exist.
-            pub fn read(transaction: &ReadTransaction) -> Result<Self, StoreError> {
-                $(let $field = transaction
-                    .open_table(TableDefinition::<&[u8], &[u8]>::new(stringify!($field)))
-                    .map_err(StoreError::failed("opening a table"))?;)*
-                Ok(Self { $($field),* })
+        impl<'t> Tables<Writing<'t>> {
+            /// Makes the tables that are not there yet.
+            pub fn make(&self) -> Result<(), StoreError> {
+                $(self.$field()?;)*
+                Ok(())
             }
+
+            $($(#[$doc])* pub fn $field_mut(&mut self) -> Result<&mut Writable<'t>, StoreError> {
+                self.$field()?;
+                self.$field.get_mut().ok_or_else(|| StoreError::damaged("tables", stringify!($field), "it is not open"))
+            })*
         }
     };
 }
 
 tables! {
     /// Log index -> checksum, entry.
-    log;
+    log, log_mut;
     /// Name -> checksum, value: vote, what is applied, incarnation, group time and the like.
-    meta;
-    /// (sender, transaction) -> the row of its fate.
-    transactions;
+    meta, meta_mut;
+    /// (transaction, sender) -> the row of its fate. By id first, so that an id whose sender is not known is found, and the
+    /// first characters of one; and ids are in the order of time, so that what comes in is written side by side.
+    fates, fates_mut;
     /// Position -> (sender, transaction): everything with a fate.
-    positions;
+    positions, positions_mut;
     /// Number -> position of the committed row that is the 256th, the 512th and so on.
-    ranks;
+    ranks, ranks_mut;
     /// (key tag, position) -> (sender, transaction): committed ones.
-    keys;
-    /// (transaction, sender) -> nothing: to find an id whose sender is not known, and by its first characters.
-    ids;
+    keys, keys_mut;
     /// (sender, idempotency tag) -> who claimed it.
-    idempotency;
+    idempotency, idempotency_mut;
     /// Directory version -> log index from which it is in force, and its bytes.
-    directories;
+    directories, directories_mut;
     /// D -> a staged parcel with undecided transactions.
-    staged;
+    staged, staged_mut;
     /// (sender, transaction, D, number) -> nothing: staged and undecided.
-    undecided;
-    /// (deadline, sender, transaction, D, number) -> nothing: the same by deadline.
-    deadlines;
+    undecided, undecided_mut;
+    /// (deadline, D) -> nothing: the staged parcels that have a transaction of that deadline.
+    deadlines, deadlines_mut;
     /// (D, number) -> a transaction's ciphertext, or that it is a file, and its wrapped key.
-    bodies;
+    bodies, bodies_mut;
     /// Position -> nothing: committed, and its body is not here.
-    missing;
+    missing, missing_mut;
     /// Partition -> the next offset to collect and what stands before it.
-    offsets;
+    offsets, offsets_mut;
     /// (partition, offset) -> why the record there is read again later.
-    deferred;
+    deferred, deferred_mut;
     /// D -> this node's signed refusal.
-    refusals;
+    refusals, refusals_mut;
     /// Name -> since when, text.
-    alarms;
+    alarms, alarms_mut;
     /// Node name -> the highest vote and index seen from it (R12).
-    seen;
+    seen, seen_mut;
     /// Name -> small durable facts of the node.
-    notes;
+    notes, notes_mut;
 }
 
 /// The bytes of one row.
@@ -184,7 +224,7 @@ pub fn remove(table: &mut Writable<'_>, key: &[u8]) -> Result<bool, StoreError> 
     Ok(table.remove(key).map_err(StoreError::failed("removing a row"))?.is_some())
 }
 
-/// Key of `transactions`. Names hold no zero byte, so none begins another.
+/// How a transaction is named where what belongs to one stands together. Names hold no zero byte, so none begins another.
 pub fn transaction_key(sender: &SenderName, transaction: &TransactionId) -> Vec<u8> {
     let mut key = Writer::default();
     key.put(sender.as_str().as_bytes()).u8(0).put(&transaction.to_bytes());
@@ -193,8 +233,7 @@ pub fn transaction_key(sender: &SenderName, transaction: &TransactionId) -> Vec<
 
 /// Back from [`transaction_key`].
 pub fn read_transaction_key(key: &[u8]) -> Result<(SenderName, TransactionId), StoreError> {
-    let wrong =
-        || StoreError::damaged("transactions", data_encoding::HEXLOWER.encode(key), "no sender and transaction");
+    let wrong = || StoreError::damaged("positions", data_encoding::HEXLOWER.encode(key), "no sender and transaction");
     let (name, id) = key.split_last_chunk::<16>().ok_or_else(wrong).map(|(name, id)| (name, *id))?;
     let name = name.strip_suffix(&[0]).and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(wrong)?;
     Ok((SenderName::new(name).map_err(|_| wrong())?, TransactionId::from_bytes(id).map_err(|_| wrong())?))
@@ -222,9 +261,19 @@ pub fn key_key(tag: &KeyTag, position: Position) -> Vec<u8> {
     [tag.0.as_slice(), &position_key(position)].concat()
 }
 
-/// Key of `ids`.
-pub fn id_key(transaction: &TransactionId, sender: &SenderName) -> Vec<u8> {
+/// Key of `fates`.
+pub fn fate_key(sender: &SenderName, transaction: &TransactionId) -> Vec<u8> {
     [transaction.to_bytes().as_slice(), sender.as_str().as_bytes()].concat()
+}
+
+/// The same for what [`transaction_key`] names.
+pub fn fate_key_of(transaction_key: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let wrong = || {
+        let key = data_encoding::HEXLOWER.encode(transaction_key);
+        StoreError::damaged("positions", key, "no sender and transaction")
+    };
+    let (name, id) = transaction_key.split_last_chunk::<16>().ok_or_else(wrong)?;
+    Ok([id.as_slice(), name.strip_suffix(&[0]).ok_or_else(wrong)?].concat())
 }
 
 /// Key of `bodies`.
@@ -247,8 +296,15 @@ pub fn read_undecided_key(key: &[u8]) -> Result<(SenderName, TransactionId, Dige
 }
 
 /// Key of `deadlines`.
-pub fn deadline_key(deadline: Time, undecided: &[u8]) -> Vec<u8> {
-    [deadline.0.to_be_bytes().as_slice(), undecided].concat()
+pub fn deadline_key(deadline: Time, digest: &Digest) -> Vec<u8> {
+    [deadline.0.to_be_bytes().as_slice(), &digest.0].concat()
+}
+
+/// Back from [`deadline_key`].
+pub fn read_deadline_key(key: &[u8]) -> Result<(Time, Digest), StoreError> {
+    let wrong = || StoreError::damaged("deadlines", data_encoding::HEXLOWER.encode(key), "no time and digest");
+    let (deadline, digest) = key.split_first_chunk::<8>().ok_or_else(wrong)?;
+    Ok((Time(u64::from_be_bytes(*deadline)), Digest(digest.try_into().map_err(|_| wrong())?)))
 }
 
 /// Key of `deferred`.

@@ -14,10 +14,11 @@ use bytes::Bytes;
 use redb::{Database, Durability};
 use tokio::sync::watch;
 
+use super::decoded::Decoded;
 use super::rows::{AlarmRow, Counts, DeferredRow, SeenRow, encode_mark, guard};
 use super::staging::{ItemStanding, NewBody, NewParcel, Obsolete, Staging};
 use super::state::{Head, Parsed, StateView, held, name, put_meta};
-use super::tables::{Tables, Writable, address_key, put, remove, rows};
+use super::tables::{Tables, Writable, Writing, address_key, put, remove, rows};
 use super::{Applied, Progress};
 use crate::core::decide::{self, Entry};
 use crate::core::gather::{Address, Mark};
@@ -51,7 +52,8 @@ pub enum Mutation {
     },
     /// Keeps consensus's vote. Durable.
     SaveVote(Bytes),
-    /// Keeps what consensus knows to be committed. Not durable by itself.
+    /// Keeps what consensus knows to be committed. Not durable by itself, and alone no reason for a commit: it waits for the
+    /// next one, or for the store's end.
     SaveCommitted(Bytes),
     /// Keeps a fetched body, if a committed row wants it. Durable.
     KeepBody {
@@ -184,6 +186,14 @@ impl Job {
         }
     }
 
+    /// Whether nobody needs it soon.
+    fn idle(&self) -> bool {
+        match self {
+            Self::Write(mutations, _) => matches!(mutations.as_slice(), [Mutation::SaveCommitted(_)]),
+            Self::Stage(..) | Self::Apply(..) => false,
+        }
+    }
+
     fn admits(&self) -> bool {
         match self {
             Self::Write(mutations, _) => mutations.iter().any(Mutation::admits),
@@ -229,6 +239,7 @@ pub(super) struct Writer {
     pub progress: watch::Sender<Progress>,
     pub fatal: watch::Sender<Option<Arc<str>>>,
     pub obsolete: Obsolete,
+    pub decoded: Decoded,
     pub owing: Owing,
     pub clock: Arc<dyn Clock>,
     pub on_commit: Arc<OnceLock<OnCommit>>,
@@ -238,14 +249,23 @@ impl Writer {
     /// Runs until the last sender is gone, or until the first error.
     pub fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         let mut told = TellPanic(Some(self.fatal.clone()));
-        while let Ok(first) = jobs.recv() {
-            let mut batch = vec![first];
+        let mut batch = Vec::new();
+        let mut open = true;
+        while open {
+            match jobs.recv() {
+                Ok(job) => batch.push(job),
+                // The end: what was put off is written now.
+                Err(_) => open = false,
+            }
             while batch.len() < JOBS_PER_COMMIT
                 && let Ok(job) = jobs.try_recv()
             {
                 batch.push(job);
             }
-            let batch = self.admit(batch);
+            if open && batch.len() < JOBS_PER_COMMIT && batch.iter().all(Job::idle) {
+                continue;
+            }
+            let batch = self.admit(std::mem::take(&mut batch));
             if let Err(error) = self.commit(batch) {
                 let cause: Arc<str> = error.to_string().into();
                 tracing::error!(%cause, "the store stops: the node must be restarted");
@@ -360,14 +380,14 @@ impl Writer {
                 .set_durability(if durable { Durability::Immediate } else { Durability::None })
                 .map_err(StoreError::failed("starting a commit"))?;
             let progress = {
-                let mut tables = Tables::write(&transaction)?;
+                let mut tables = Tables::of(&transaction);
                 let counts = self.counts;
                 for job in jobs.by_ref() {
                     // The answer is kept first, so that an error on the way reaches this job too.
                     self.run_job(&mut tables, job, answers)?;
                 }
                 if self.counts != counts {
-                    put_meta(&mut tables.meta, name::COUNTS, &self.counts.encode())?;
+                    put_meta(tables.meta_mut()?, name::COUNTS, &self.counts.encode())?;
                 }
                 Progress {
                     applied: self.head.applied,
@@ -391,7 +411,7 @@ impl Writer {
 
     fn run_job(
         &mut self,
-        tables: &mut Tables<Writable<'_>>,
+        tables: &mut Tables<Writing<'_>>,
         job: Job,
         answers: &mut Vec<Answer>,
     ) -> Result<(), StoreError> {
@@ -404,7 +424,7 @@ impl Writer {
             }
             Job::Stage(parcel, done) => {
                 answers.push(Answer::Stage(Vec::new(), done));
-                let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
+                let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete, &mut self.decoded);
                 let standings = staging.stage(*parcel, self.head.group_time)?;
                 if let Some(Answer::Stage(answer, _)) = answers.last_mut() {
                     *answer = standings;
@@ -423,7 +443,7 @@ impl Writer {
         Ok(())
     }
 
-    fn apply(&mut self, tables: &mut Tables<Writable<'_>>, entry: ApplyEntry) -> Result<Applied, StoreError> {
+    fn apply(&mut self, tables: &mut Tables<Writing<'_>>, entry: ApplyEntry) -> Result<Applied, StoreError> {
         let ApplyEntry { index, id, membership, entry } = entry;
         if index <= self.head.applied && index != 0 {
             // Applying twice would change the state digest, if nothing worse: whoever asks for it is wrong.
@@ -436,57 +456,57 @@ impl Writer {
             let view = StateView { tables, head: &self.head };
             let changes = decide::apply(&view, index, &entry).map_err(StoreError::failed("applying a log entry"))?;
             self.head.put(tables, &changes, &self.parsed)?;
-            let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
+            let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete, &mut self.decoded);
             applied.settled = staging.decided(&changes.rows)?;
             applied.settled.extend(staging.expire(changes.group_time)?);
             staging.finish()?;
             applied.changes = Some(Arc::new(changes));
         }
         if let Some(membership) = membership {
-            put_meta(&mut tables.meta, name::MEMBERSHIP, &membership)?;
+            put_meta(tables.meta_mut()?, name::MEMBERSHIP, &membership)?;
         }
         self.head.applied = index;
-        put_meta(&mut tables.meta, name::APPLIED, &[index.to_be_bytes().as_slice(), &id].concat())?;
+        put_meta(tables.meta_mut()?, name::APPLIED, &[index.to_be_bytes().as_slice(), &id].concat())?;
         Ok(applied)
     }
 
-    fn mutate(&mut self, tables: &mut Tables<Writable<'_>>, mutation: Mutation) -> Result<(), StoreError> {
+    fn mutate(&mut self, tables: &mut Tables<Writing<'_>>, mutation: Mutation) -> Result<(), StoreError> {
         match mutation {
             Mutation::AppendLog(entries) => {
                 for (index, bytes) in entries {
                     let key = index.to_be_bytes();
-                    put(&mut tables.log, &key, &guard(&key, &bytes))?;
+                    put(tables.log_mut()?, &key, &guard(&key, &bytes))?;
                 }
             }
-            Mutation::TruncateLog { from } => remove_range(&mut tables.log, from, u64::MAX)?,
+            Mutation::TruncateLog { from } => remove_range(tables.log_mut()?, from, u64::MAX)?,
             Mutation::PurgeLog { through, id } => {
-                remove_range(&mut tables.log, 0, through)?;
-                put_meta(&mut tables.meta, name::PURGED, &id)?;
+                remove_range(tables.log_mut()?, 0, through)?;
+                put_meta(tables.meta_mut()?, name::PURGED, &id)?;
             }
-            Mutation::SaveVote(vote) => put_meta(&mut tables.meta, name::VOTE, &vote)?,
-            Mutation::SaveCommitted(id) => put_meta(&mut tables.meta, name::COMMITTED, &id)?,
+            Mutation::SaveVote(vote) => put_meta(tables.meta_mut()?, name::VOTE, &vote)?,
+            Mutation::SaveCommitted(id) => put_meta(tables.meta_mut()?, name::COMMITTED, &id)?,
             Mutation::KeepBody { sender, transaction, digest, body } => {
-                let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete);
+                let mut staging = Staging::new(tables, &mut self.counts, &mut self.obsolete, &mut self.decoded);
                 staging.keep_fetched(&sender, &transaction, &digest, body)?;
             }
             Mutation::SetOffset { partition, mark } => {
-                put(&mut tables.offsets, &partition.to_be_bytes(), &encode_mark(&mark))?;
+                put(tables.offsets_mut()?, &partition.to_be_bytes(), &encode_mark(&mark))?;
             }
-            Mutation::Defer { at, row } => put(&mut tables.deferred, &address_key(at), &row.encode())?,
+            Mutation::Defer { at, row } => put(tables.deferred_mut()?, &address_key(at), &row.encode())?,
             Mutation::Undefer { partition, offsets } => {
                 let key = |offset: &i64| address_key(Address { partition, offset: *offset });
-                remove_all(&mut tables.deferred, key(offsets.start()), key(offsets.end()))?;
+                remove_all(tables.deferred_mut()?, key(offsets.start()), key(offsets.end()))?;
             }
-            Mutation::Refuse { digest, notice } => put(&mut tables.refusals, &digest.0, &notice)?,
-            Mutation::Raise { name, row } => put(&mut tables.alarms, name.as_bytes(), &row.encode())?,
+            Mutation::Refuse { digest, notice } => put(tables.refusals_mut()?, &digest.0, &notice)?,
+            Mutation::Raise { name, row } => put(tables.alarms_mut()?, name.as_bytes(), &row.encode())?,
             Mutation::Clear { name } => {
-                remove(&mut tables.alarms, name.as_bytes())?;
+                remove(tables.alarms_mut()?, name.as_bytes())?;
             }
-            Mutation::Seen { node, row } => put(&mut tables.seen, node.as_str().as_bytes(), &row.encode())?,
+            Mutation::Seen { node, row } => put(tables.seen_mut()?, node.as_str().as_bytes(), &row.encode())?,
             Mutation::Note { name, value } if value.is_empty() => {
-                remove(&mut tables.notes, name.as_bytes())?;
+                remove(tables.notes_mut()?, name.as_bytes())?;
             }
-            Mutation::Note { name, value } => put(&mut tables.notes, name.as_bytes(), &value)?,
+            Mutation::Note { name, value } => put(tables.notes_mut()?, name.as_bytes(), &value)?,
         }
         Ok(())
     }
