@@ -13,6 +13,7 @@ use super::alarms::Alarms;
 use super::answer::Questions;
 use super::propose::Desk;
 use super::stage::OnTheWay;
+use crate::core::decide::Manifest;
 use crate::core::directory::Directory;
 use crate::core::gather::{Caps, ParcelKey};
 use crate::core::id::{DestinationName, DestinationTag, Digest, EnvironmentName, NodeName, ParcelId, Time};
@@ -104,6 +105,8 @@ pub struct Staged {
     pub digest: Digest,
     /// The digest of its manifest.
     pub manifest_digest: Digest,
+    /// The manifest, if it need not be read from the store.
+    pub manifest: Option<Arc<Manifest>>,
 }
 
 /// What was sent again though it has its fate.

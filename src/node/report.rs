@@ -34,6 +34,8 @@ const HELD_EVERY: Duration = Duration::from_millis(5);
 const PART_BYTES: usize = 1024 * 1024;
 /// Parcels in one message.
 const PART_PARCELS: usize = 4096;
+/// Parcels to report whose manifests are kept in memory until they are; those of others are read from the store.
+const MANIFESTS_KEPT: usize = 64;
 /// Staged parcels that are read at once.
 const PAGE: usize = 256;
 
@@ -120,7 +122,7 @@ impl Reporter {
             tokio::select! {
                 biased;
                 one = staged.recv() => match one {
-                    Some(one) => new.push(one),
+                    Some(one) => new.push(kept(one, &new, leader.is_some())),
                     None if stop.is_cancelled() => return Ok(()),
                     None => stop.cancelled().await,
                 },
@@ -131,7 +133,7 @@ impl Reporter {
                 () = std::future::ready(()), if wait.is_zero() && leader.is_some() => {}
             }
             while let Ok(one) = staged.try_recv() {
-                new.push(one);
+                new.push(kept(one, &new, leader.is_some()));
             }
         }
     }
@@ -141,8 +143,13 @@ impl Reporter {
         let snapshot = self.context.store.snapshot()?;
         let mut lines = Vec::with_capacity(new.len());
         for staged in new {
-            if let Some(row) = snapshot.staged(&staged.digest)? {
-                lines.push((staged, Some(Arc::new(row.manifest))));
+            match staged.manifest.clone() {
+                Some(manifest) if snapshot.is_staged(&staged.digest)? => lines.push((staged, Some(manifest))),
+                Some(_) => {}
+                None => {
+                    let row = snapshot.staged(&staged.digest)?;
+                    lines.extend(row.map(|row| (staged, Some(Arc::new(row.manifest)))));
+                }
             }
         }
         Ok(lines)
@@ -160,7 +167,7 @@ impl Reporter {
                 after = Some(last.manifest.digest);
                 lines.extend(page.into_iter().map(|row| {
                     let (parcel, digest) = (row.manifest.parcel, row.manifest.digest);
-                    (Staged { parcel, digest, manifest_digest: row.manifest_digest }, None)
+                    (Staged { parcel, digest, manifest_digest: row.manifest_digest, manifest: None }, None)
                 }));
             }
         }
@@ -279,6 +286,12 @@ impl Reporter {
             tracing::debug!(leader = %to, error = %crate::rpc::client::explain(&status), "a directory was not handed over");
         }
     }
+}
+
+/// A parcel that is to be reported, without its manifest when that may wait for long or many do: the store has it.
+fn kept(staged: Staged, waiting: &[Staged], led: bool) -> Staged {
+    let manifest = staged.manifest.filter(|_| led && waiting.len() < MANIFESTS_KEPT);
+    Staged { manifest, ..staged }
 }
 
 fn message((staged, manifest): Encoded) -> proto::Staged {

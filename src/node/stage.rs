@@ -276,6 +276,7 @@ impl Stage {
                             parcel: manifest.parcel,
                             digest: manifest.digest,
                             manifest_digest: manifest.manifest_digest(),
+                            manifest: Some(Arc::new(manifest)),
                         }
                     });
                     // They are rows now, or nothing became of them.

@@ -170,7 +170,7 @@ impl Entry {
     /// must stop, because it cannot apply what the group committed.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
         in_range(bytes.len() as u64, 0, limits::ENTRY_BYTES as u64, "entry")?;
-        let message = EntryMessage::decode(bytes)?;
+        let message = EntryMessage::decode(Bytes::copy_from_slice(bytes))?;
         if message.version != ENTRY_VERSION {
             return Err(EntryError::UnknownVersion { what: "log entry", version: message.version });
         }
@@ -235,24 +235,24 @@ struct EntryMessage {
 struct OpMessage {
     #[prost(uint32, tag = "1")]
     number: u32,
-    #[prost(bytes = "vec", tag = "2")]
-    body: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    body: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct CommitMessage {
-    #[prost(bytes = "vec", tag = "1")]
-    parcel: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    digest: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    parcel: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    digest: Bytes,
     #[prost(string, tag = "3")]
     sender: String,
-    #[prost(bytes = "vec", tag = "4")]
-    epoch: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "4")]
+    epoch: Bytes,
     #[prost(uint64, tag = "5")]
     expiry_ms: u64,
-    #[prost(bytes = "vec", tag = "6")]
-    manifest_digest: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "6")]
+    manifest_digest: Bytes,
     #[prost(message, repeated, tag = "7")]
     reporters: Vec<ReporterMessage>,
     #[prost(message, repeated, tag = "8")]
@@ -263,14 +263,14 @@ struct CommitMessage {
 struct ReporterMessage {
     #[prost(string, tag = "1")]
     node: String,
-    #[prost(bytes = "vec", tag = "2")]
-    incarnation: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    incarnation: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct DirectoryMessage {
-    #[prost(bytes = "vec", tag = "1")]
-    operator: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    operator: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     bytes: Bytes,
 }
@@ -280,12 +280,13 @@ impl TryFrom<OpMessage> for Op {
 
     fn try_from(message: OpMessage) -> Result<Self, EntryError> {
         match message.number {
-            op_number::COMMIT => CommitMessage::decode(message.body.as_slice())?.try_into().map(Self::Commit),
+            op_number::COMMIT => CommitMessage::decode(message.body)?.try_into().map(Self::Commit),
             op_number::DIRECTORY => {
-                let body = DirectoryMessage::decode(message.body.as_slice())?;
+                let body = DirectoryMessage::decode(message.body)?;
                 in_range(body.bytes.len() as u64, 1, limits::DIRECTORY_BYTES as u64, "directory")?;
                 let operator = VerifyingKeyBytes(fixed(&body.operator, "operator key")?);
-                Ok(Self::Directory(DirectoryOp { operator, bytes: body.bytes }))
+                // A copy: it is kept for long, and must not keep the whole entry.
+                Ok(Self::Directory(DirectoryOp { operator, bytes: Bytes::copy_from_slice(&body.bytes) }))
             }
             number => Err(EntryError::UnknownOp { number }),
         }

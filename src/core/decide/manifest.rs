@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::encode;
@@ -106,7 +107,7 @@ impl Manifest {
     /// Reads and checks a manifest; at most [`limits::ENTRY_BYTES`]. Errors: [`EntryError`] with the field.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
         in_range(bytes.len() as u64, 0, limits::ENTRY_BYTES as u64, "manifest")?;
-        let message = ManifestMessage::decode(bytes)?;
+        let message = ManifestMessage::decode(Bytes::copy_from_slice(bytes))?;
         if message.version != MANIFEST_VERSION {
             return Err(EntryError::UnknownVersion { what: "manifest", version: message.version });
         }
@@ -142,43 +143,43 @@ impl Manifest {
 struct ManifestMessage {
     #[prost(uint32, tag = "1")]
     version: u32,
-    #[prost(bytes = "vec", tag = "2")]
-    parcel: Vec<u8>,
-    #[prost(bytes = "vec", tag = "3")]
-    digest: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    parcel: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    digest: Bytes,
     #[prost(string, tag = "4")]
     sender: String,
-    #[prost(bytes = "vec", tag = "5")]
-    epoch: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "5")]
+    epoch: Bytes,
     #[prost(uint64, tag = "6")]
     expiry_ms: u64,
     #[prost(message, repeated, tag = "7")]
     items: Vec<ItemMessage>,
 }
 
-/// One item as protocol buffers; commits carry it too.
+/// One item as protocol buffers; commits carry it too. Its fields are slices of what was read: nothing is copied to the heap.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ItemMessage {
     #[prost(uint32, tag = "1")]
     index: u32,
-    #[prost(bytes = "vec", tag = "2")]
-    transaction: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    transaction: Bytes,
     #[prost(uint64, tag = "3")]
     deadline_ms: u64,
     #[prost(uint64, tag = "4")]
     payload_bytes: u64,
     #[prost(uint64, tag = "5")]
     ciphertext_bytes: u64,
-    #[prost(bytes = "vec", tag = "6")]
-    ciphertext_digest: Vec<u8>,
-    #[prost(bytes = "vec", tag = "7")]
-    tx_commit: Vec<u8>,
-    #[prost(bytes = "vec", tag = "8")]
-    payload_tag: Vec<u8>,
-    #[prost(bytes = "vec", optional, tag = "9")]
-    key_tag: Option<Vec<u8>>,
-    #[prost(bytes = "vec", optional, tag = "10")]
-    idempotency_tag: Option<Vec<u8>>,
+    #[prost(bytes = "bytes", tag = "6")]
+    ciphertext_digest: Bytes,
+    #[prost(bytes = "bytes", tag = "7")]
+    tx_commit: Bytes,
+    #[prost(bytes = "bytes", tag = "8")]
+    payload_tag: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    key_tag: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "10")]
+    idempotency_tag: Option<Bytes>,
     #[prost(message, optional, tag = "11")]
     predecessor: Option<PredecessorMessage>,
     #[prost(message, optional, tag = "12")]
@@ -187,8 +188,8 @@ pub(super) struct ItemMessage {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct PredecessorMessage {
-    #[prost(bytes = "vec", tag = "1")]
-    transaction: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    transaction: Bytes,
     #[prost(uint64, tag = "2")]
     deadline_ms: u64,
     #[prost(uint32, tag = "3")]
@@ -210,17 +211,17 @@ impl From<&ManifestItem> for ItemMessage {
     fn from(item: &ManifestItem) -> Self {
         Self {
             index: item.index,
-            transaction: item.transaction.to_bytes().to_vec(),
+            transaction: Bytes::copy_from_slice(&item.transaction.to_bytes()),
             deadline_ms: item.deadline.0,
             payload_bytes: item.payload_bytes,
             ciphertext_bytes: item.ciphertext_bytes,
-            ciphertext_digest: item.ciphertext_digest.0.to_vec(),
-            tx_commit: item.tx_commit.to_vec(),
-            payload_tag: item.payload_tag.0.to_vec(),
-            key_tag: item.key_tag.map(|tag| tag.0.to_vec()),
-            idempotency_tag: item.idempotency_tag.map(|tag| tag.0.to_vec()),
+            ciphertext_digest: Bytes::copy_from_slice(&item.ciphertext_digest.0),
+            tx_commit: Bytes::copy_from_slice(&item.tx_commit),
+            payload_tag: Bytes::copy_from_slice(&item.payload_tag.0),
+            key_tag: item.key_tag.map(|tag| Bytes::copy_from_slice(&tag.0)),
+            idempotency_tag: item.idempotency_tag.map(|tag| Bytes::copy_from_slice(&tag.0)),
             predecessor: item.predecessor.map(|predecessor| PredecessorMessage {
-                transaction: predecessor.transaction.to_bytes().to_vec(),
+                transaction: Bytes::copy_from_slice(&predecessor.transaction.to_bytes()),
                 deadline_ms: predecessor.deadline.0,
                 on_predecessor: predecessor.on_predecessor.number().into(),
                 release: predecessor.release.number().into(),

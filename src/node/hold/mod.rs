@@ -302,7 +302,7 @@ impl Holder {
         for (&digest, &parcel) in parcels {
             let waits = missed.contains(&digest) || self.missing_of.contains_key(&digest);
             let decided = |row: &&Row| row.digest == digest;
-            if !waits && changes.rows.iter().any(|row| decided(&row)) && snapshot.staged(&digest)?.is_none() {
+            if !waits && changes.rows.iter().any(|row| decided(&row)) && !snapshot.is_staged(&digest)? {
                 self.end(digest, Some(parcel));
             }
         }
