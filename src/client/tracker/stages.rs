@@ -155,6 +155,10 @@ impl Tracker {
         if matches!(outcome, Outcome::Complete(_)) {
             self.reached("complete", took, receipt.fate);
         }
+        // Before anybody hears of it: who then submits the next one finds the place.
+        if tracked.row.decided() {
+            tracked._place = None;
+        }
         if let Some(way) = tracked.ways.get(destination) {
             way.send_modify(|progress| {
                 progress.outcome = outcome;
@@ -170,9 +174,6 @@ impl Tracker {
                     progress.times.complete = took;
                 }
             });
-        }
-        if tracked.row.decided() {
-            tracked._place = None;
         }
         let row = tracked.row.clone();
         state.order.stands(&row, destination, outcome);
@@ -196,11 +197,11 @@ impl Tracker {
         }
         self.meter.count_as(names::CLIENT_TRANSACTIONS, "stage", "forgotten");
         tracked.row.outcomes.retain(|at| at.destination != ticket.destination);
-        if let Some(way) = tracked.ways.remove(&ticket.destination) {
-            way.send_modify(forget);
-        }
         if tracked.row.decided() {
             tracked._place = None;
+        }
+        if let Some(way) = tracked.ways.remove(&ticket.destination) {
+            way.send_modify(forget);
         }
         let row = tracked.row.clone();
         state.order.leave(&row, &ticket.destination);

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use sealcast::client::{Client, ClientError, Transaction};
 use sealcast::core::id::Position;
+use sealcast::core::receipt::Verdict;
 use sealcast::core::seal::transaction::ExpectedVersion;
 use sealcast::core::split::segment::Segment;
 use sealcast::store::outbox::{Outbox, OutboxError, Outcome};
@@ -240,6 +241,25 @@ async fn a_full_window_and_a_full_outbox_give_the_transaction_back() {
     let refused = client.submit("orders", Transaction::new("smaller")).await.unwrap_err();
     assert!(matches!(refused.error, ClientError::WindowFull { transactions: 2, .. }), "{refused}");
     assert!(!first.outcome().decided());
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hears_of_a_fate_finds_the_place_that_it_frees() {
+    let world = World::new(3).await;
+    let mut options = world.options();
+    options.window_transactions = 1;
+    let client = Client::start(world.transport.clone(), options).await.unwrap();
+    for count in 1..=20 {
+        let handle = client.submit("orders", Transaction::new("x")).await.expect("the window is free");
+        let opened = world.opened("orders", count).await;
+        let parcel = opened.iter().find(|parcel| Some(parcel.parcel) == handle.parcel()).unwrap();
+        let committed = world.statement(parcel, 0, Verdict::Committed);
+        for node in ["alfa", "bravo"] {
+            world.say(node, "orders", std::slice::from_ref(&committed)).await;
+        }
+        handle.committed().await.unwrap();
+    }
     client.close().await;
 }
 
