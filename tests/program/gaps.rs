@@ -54,7 +54,7 @@ impl Operator {
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
         let began = Instant::now();
         // Brokers need a moment to forget a topic.
-        while !world.run(&["topic", "init", "--config", "env/nodes/a/node.toml"]).status.success()
+        while !world.run(&["topic", "init", "--config", "env/nodes/a/node.toml", "--domains", "3"]).status.success()
             || self.topic_is_gone()
         {
             assert!(began.elapsed() < PATIENCE, "{} cannot be made anew", self.topic);

@@ -156,7 +156,7 @@ fn a_sender_a_reader_and_a_destination_are_added_while_nodes_run() {
         assert!(Instant::now() < end, "{:?}\n{}", status(&world, &[]), world.logs());
         std::thread::sleep(Duration::from_millis(200));
     }
-    world.done(&["topic", "init", "--config", "env/nodes/a/node.toml"]);
+    world.make_topics();
     for node in ["a", "b", "c"] {
         assert_eq!(world.stop(node), Some(0));
         world.start(node);

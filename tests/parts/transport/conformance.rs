@@ -1,7 +1,7 @@
 //! What every transport does, whoever fulfils the contract.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sealcast::core::id::{DestinationName, EnvironmentName, Time};
@@ -30,7 +30,14 @@ pub fn plan(what: &str) -> TopicPlan {
 pub async fn topic(transport: &AnyTransport, what: &str) -> Topic {
     let plan = plan(what);
     assert_eq!(admin::init(transport, &plan).await, Ok(Made::Created));
-    let partitions = transport.known(&plan.topic, PATIENCE, &Seams::real()).await;
+    let began = Instant::now();
+    let mut partitions = transport.known(&plan.topic, PATIENCE, &Seams::real()).await;
+    // A broker that was late to answer, on a slow machine, has no partition yet.
+    while partitions.len() < 3 && began.elapsed() < PATIENCE {
+        admin::grow(transport, &plan).await.expect("more partitions");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        partitions = transport.partitions(&plan.topic);
+    }
     assert!(partitions.len() >= 3, "{partitions:?}");
     plan.topic
 }
@@ -64,24 +71,25 @@ pub async fn append<T: Transport>(transport: &T, to: &PartitionId, record: Recor
     tokio::time::timeout(PATIENCE, pending).await.expect("an answer").expect("an acknowledgement").offset
 }
 
-/// Reads until `count` records are there.
+/// Reads until `count` records are there. It may take as long as appending them does, while some come.
 pub async fn collect<T: Transport>(transport: &T, from: &PartitionId, at: Offset, count: usize) -> Vec<Fetched> {
-    let reading = async {
-        let (mut found, mut at) = (Vec::new(), at);
-        while found.len() < count {
-            match transport.read(from.clone(), at).await {
-                Ok(batch) => {
-                    assert!(batch.low <= at && batch.next >= at && batch.next <= batch.end, "{batch:?}");
-                    at = batch.next;
-                    found.extend(batch.records);
+    let (mut found, mut at, mut came) = (Vec::new(), at, Instant::now());
+    while found.len() < count {
+        match tokio::time::timeout(PATIENCE, transport.read(from.clone(), at)).await.expect("an answer") {
+            Ok(batch) => {
+                assert!(batch.low <= at && batch.next >= at && batch.next <= batch.end, "{batch:?}");
+                if !batch.records.is_empty() {
+                    came = Instant::now();
                 }
-                Err(error) if error.retryable() => {}
-                Err(error) => panic!("{error}"),
+                at = batch.next;
+                found.extend(batch.records);
             }
+            Err(error) if error.retryable() => {}
+            Err(error) => panic!("{error}"),
         }
-        found
-    };
-    tokio::time::timeout(PATIENCE, reading).await.expect("the records")
+        assert!(came.elapsed() < PATIENCE, "{} of {count} records", found.len());
+    }
+    found
 }
 
 fn values(found: &[Fetched]) -> Vec<&[u8]> {

@@ -116,7 +116,7 @@ impl Storm {
         let world = World::empty(&addresses);
         let name = format!("storm{}-{seed}", std::process::id());
         world.init(&name, &["--destination", "bills", "--sender", "shop"]);
-        world.done(&["topic", "init", "--config", "env/nodes/a/node.toml"]);
+        world.make_topics();
         let names: Vec<DestinationName> = ["orders", "bills"].map(|name| name.parse().unwrap()).into();
         let client = |(at, sender): (usize, &str)| {
             let folder = world.path().join("env/senders").join(sender);
