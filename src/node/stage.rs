@@ -452,10 +452,11 @@ impl Opening {
         };
         let digest = delivery.digest;
         let (mut items, mut new_bodies) = (Vec::new(), Vec::new());
-        for (item, key, body) in bodies.whole {
-            let mut nonce = [0; NONCE_BYTES];
-            context.seams.randomness.fill(&mut nonce).map_err(|error| local(error.to_string()))?;
-            let wrapped = storage.wrap(&context.node, &digest, &item.transaction, &key, &nonce);
+        // Drawn at once: each draw is a system call.
+        let mut nonces = vec![0; NONCE_BYTES * bodies.whole.len()];
+        context.seams.randomness.fill(&mut nonces).map_err(|error| local(error.to_string()))?;
+        for ((item, key, body), nonce) in bodies.whole.into_iter().zip(nonces.as_chunks::<NONCE_BYTES>().0) {
+            let wrapped = storage.wrap(&context.node, &digest, &item.transaction, &key, nonce);
             new_bodies.push(NewBody { index: item.index, body, wrapped_key: wrapped.to_vec() });
             items.push(item);
         }

@@ -54,8 +54,18 @@ pub struct Counter {
     destination: DestinationTag,
     sender: SenderName,
     payload_tag: Option<PayloadTag>,
-    /// By node, then by the directory version that it names.
-    said: BTreeMap<NodeName, BTreeMap<u64, (Verdict, StageTimes)>>,
+    /// By node, then by the directory version that it names. There are few, and a client has a counter for each transaction
+    /// on its way: one list of them costs less than maps.
+    said: Vec<Said>,
+}
+
+/// What a node said under a directory version.
+#[derive(Clone, Debug)]
+struct Said {
+    node: NodeName,
+    directory: u64,
+    verdict: Verdict,
+    times: StageTimes,
 }
 
 impl Counter {
@@ -67,7 +77,7 @@ impl Counter {
         sender: SenderName,
         payload_tag: Option<PayloadTag>,
     ) -> Self {
-        Self { ticket, destination, sender, payload_tag, said: BTreeMap::new() }
+        Self { ticket, destination, sender, payload_tag, said: Vec::new() }
     }
 
     /// Takes a receipt. It need not be known yet whether its node is a voter: that is judged by
@@ -88,59 +98,73 @@ impl Counter {
         if !mine {
             return Added::Elsewhere;
         }
-        let said = self.said.entry(receipt.node().clone()).or_default();
+        let node = receipt.node();
+        let first = self.said.partition_point(|said| said.node < *node);
+        let of_node = self.said.iter().skip(first).take_while(|said| said.node == *node);
         // Having forgotten is no fate, so it contradicts none.
         let contradicts = |before: &Verdict| {
             before.fate().is_some() && verdict.fate().is_some() && before.essence() != verdict.essence()
         };
-        if said.values().any(|(before, _)| contradicts(before)) {
-            return Added::Contradiction;
+        let (mut number, mut before, mut same) = (0, 0, None);
+        for said in of_node {
+            if contradicts(&said.verdict) {
+                return Added::Contradiction;
+            }
+            number += 1;
+            before += usize::from(said.directory < *directory);
+            if said.directory == *directory {
+                same = Some(said.verdict.fate().is_some());
+            }
         }
-        if said.get(directory).is_some_and(|(before, _)| before.fate().is_some() || verdict.fate().is_none()) {
-            return Added::Again;
-        }
-        if said.len() >= limits::STATEMENTS_PER_NODE && !said.contains_key(directory) {
+        let said = Said { node: node.clone(), directory: *directory, verdict: *verdict, times: *times };
+        let at = first + before;
+        match same {
+            Some(fate) if fate || verdict.fate().is_none() => return Added::Again,
+            Some(_) => {
+                self.said.splice(at..=at, [said]);
+            }
+            None if number < limits::STATEMENTS_PER_NODE => self.said.insert(at, said),
             // The oldest gives way: nodes that are asked again say it under the version in force then, and must come
             // together in one in the end.
-            if said.first_key_value().is_some_and(|(oldest, _)| directory < oldest) {
-                return Added::TooMany;
+            None if before == 0 => return Added::TooMany,
+            None => {
+                self.said.insert(at, said);
+                self.said.remove(first);
             }
-            said.pop_first();
         }
-        said.insert(*directory, (*verdict, *times));
         Added::Counted
     }
 
     /// What a majority of the voters of one of these directories says; the one with the most signers, if there are several.
     /// Directories that are not known are not counted: what they would decide is unknown.
     pub fn agreed(&self, directories: &Directories) -> Option<Agreed> {
-        let mut groups: BTreeMap<(u64, Verdict), Agreed> = BTreeMap::new();
-        for (node, said) in &self.said {
-            for (version, (verdict, times)) in said {
-                let Some(group) = voters(directories, *version, self.destination).filter(|group| group.has_node(node))
-                else {
-                    continue;
-                };
-                let agreed = groups.entry((*version, verdict.essence())).or_insert_with(|| Agreed {
-                    verdict: *verdict,
-                    directory: *version,
-                    signers: BTreeMap::new(),
-                    lacking: group.nodes.clone(),
-                });
-                agreed.signers.insert(node.clone(), *times);
-                agreed.lacking.retain(|voter| voter != node);
+        let essences: Vec<Verdict> = self.said.iter().map(|said| said.verdict.essence()).collect();
+        let like = |directory: u64, essence: Verdict| {
+            let all = self.said.iter().zip(&essences);
+            all.filter(move |(said, other)| said.directory == directory && **other == essence).map(|(said, _)| said)
+        };
+        let mut best: Option<(usize, u64, Verdict)> = None;
+        for (said, essence) in self.said.iter().zip(&essences) {
+            let Some(group) = voters(directories, said.directory, self.destination) else { continue };
+            let signers = like(said.directory, *essence).filter(|other| group.has_node(&other.node)).count();
+            if signers >= group.quorum()
+                && best.is_none_or(|(most, newest, _)| (signers, said.directory) > (most, newest))
+            {
+                best = Some((signers, said.directory, *essence));
             }
         }
-        let quorum = |agreed: &Agreed| {
-            voters(directories, agreed.directory, self.destination)
-                .is_some_and(|group| agreed.signers.len() >= group.quorum())
-        };
-        groups.into_values().filter(quorum).max_by_key(|agreed| (agreed.signers.len(), agreed.directory))
+        let (_, directory, essence) = best?;
+        let group = voters(directories, directory, self.destination)?;
+        let voters = || like(directory, essence).filter(|said| group.has_node(&said.node));
+        let signers: BTreeMap<NodeName, StageTimes> = voters().map(|said| (said.node.clone(), said.times)).collect();
+        let lacking = group.nodes.iter().filter(|node| !signers.contains_key(*node)).cloned().collect();
+        Some(Agreed { verdict: voters().next()?.verdict, directory, signers, lacking })
     }
 
     /// Who said what so far, majority or not: for people.
     pub fn said(&self) -> impl Iterator<Item = (&NodeName, &Verdict)> {
-        self.said.iter().filter_map(|(node, said)| Some((node, &said.last_key_value()?.1.0)))
+        let last = self.said.chunk_by(|one, next| one.node == next.node).filter_map(<[Said]>::last);
+        last.map(|said| (&said.node, &said.verdict))
     }
 }
 

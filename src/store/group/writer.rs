@@ -186,6 +186,14 @@ impl Job {
         }
     }
 
+    /// Whether the held prefix can be another afterwards.
+    fn moves_held(&self) -> bool {
+        match self {
+            Self::Write(mutations, _) => mutations.iter().any(|mutation| matches!(mutation, Mutation::KeepBody { .. })),
+            Self::Stage(..) | Self::Apply(..) => true,
+        }
+    }
+
     /// Whether nobody needs it soon.
     fn idle(&self) -> bool {
         match self {
@@ -373,6 +381,7 @@ impl Writer {
 
     fn write(&mut self, batch: Vec<Job>, durable: bool, answers: &mut Vec<Answer>) -> Result<Progress, StoreError> {
         let database = self.database.clone();
+        let moved = batch.iter().any(Job::moves_held);
         let mut jobs = batch.into_iter();
         let result: Result<Progress, StoreError> = (|| {
             let mut transaction = database.begin_write().map_err(StoreError::failed("starting a commit"))?;
@@ -394,7 +403,7 @@ impl Writer {
                     group_time: self.head.group_time,
                     state_digest: self.head.digest,
                     directory_version: self.head.directory.as_ref().map_or(0, |directory| directory.version),
-                    held: held(&tables)?,
+                    held: if moved { held(&tables)? } else { self.progress.borrow().held },
                     counts: self.counts,
                 }
             };
