@@ -289,6 +289,20 @@ fn r14_one_slow_answer_among_many_says_nothing_while_the_others_have_such_too() 
 }
 
 #[test]
+fn r14_a_domain_that_is_slow_now_and_then_is_not_late_and_one_that_always_is_is() {
+    // Full queues: most of its recent times are long, and then comes a short one.
+    let mut times = vec![200; 24];
+    let standing = |times: &[u64]| after([&[5; 20], times, &[5; 20]]).standing("broker-1", START + milliseconds(300));
+    assert_eq!(standing(&times), Standing::Late);
+    times.push(9);
+    assert_eq!(standing(&times), Standing::Present, "it answers as fast as the others");
+    times.extend([200; 7]);
+    assert_eq!(standing(&times), Standing::Present);
+    times.push(200);
+    assert_eq!(standing(&times), Standing::Late, "the short one is no longer recent");
+}
+
+#[test]
 fn r15_what_waits_in_this_process_is_not_the_domains() {
     let mut domains = after([&[4; 8]; 3]);
     for _ in 0..8 {

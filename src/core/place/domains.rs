@@ -35,7 +35,7 @@ pub struct KnownPartition {
 pub enum Standing {
     /// Up, and about as fast as the others.
     Present,
-    /// Up, but its acknowledgements take over twice the others' median: its shards are copied to others.
+    /// Up, but each of its recent acknowledgements took over twice the others' median: its shards are copied to others.
     Late,
     /// No leader, no connection, or it failed within the last second.
     Absent,
@@ -58,6 +58,8 @@ struct Domain {
     times: VecDeque<Duration>,
     /// The median of the last [`RECENT`] of them; `None` before the first.
     usual: Option<Duration>,
+    /// The shortest of them; `None` before the first.
+    quickest: Option<Duration>,
     /// What an acknowledgement takes in a bad moment of now; `None` before the first.
     bad: Option<Duration>,
     /// When each record still on its way was sent; the first is the oldest.
@@ -78,7 +80,9 @@ impl Domain {
             self.times.pop_front();
         }
         self.times.push_back(time);
-        self.usual = median(&mut self.times.iter().rev().take(RECENT).copied().collect::<Vec<_>>());
+        let mut recent: Vec<Duration> = self.times.iter().rev().take(RECENT).copied().collect();
+        self.usual = median(&mut recent);
+        self.quickest = recent.into_iter().min();
         let mut times: Vec<Duration> = self.times.iter().copied().collect();
         times.sort_unstable();
         self.bad = times.iter().rev().nth(times.len() / OUTLIERS).copied();
@@ -208,9 +212,10 @@ impl Domains {
                 Standing::Present
             };
         };
-        // Twice the others' median (R14); below what they take in a bad moment it means nothing.
+        // Every recent time, over twice the others' median (R14): under load that fills all queues some are, now here and now
+        // there, and copies would only add to it. Below what the others take in a bad moment it means nothing.
         let bad = of(&|domain| domain.bad).unwrap_or_default();
-        let late = domain.usual.unwrap_or_default() > (usual * 2).max(bad).max(NEVER_LATE);
+        let late = domain.quickest.unwrap_or_default() > (usual * 2).max(bad).max(NEVER_LATE);
         // One record that waits says less than many that came, and what slows all alike, load or a pause of this process, lets
         // the others' records wait too.
         let others_wait = of(&|domain| Some(domain.waits(now).unwrap_or_default())).unwrap_or_default();
