@@ -33,6 +33,9 @@ use lane::{GIVE_UP, Lane};
 use reader::Readers;
 use refresh::{Asking, Quiet};
 
+/// How long who ends waits for the consumers that told lag tools of offsets.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// How to reach a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KafkaOptions {
@@ -140,6 +143,21 @@ struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.board.close();
+        let committers = std::mem::take(self.committers.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if committers.is_empty() {
+            return;
+        }
+        // They end once their commits are answered, which takes as long as no broker answers. Who ends waits for a moment;
+        // without a thread that goes on, for all of it.
+        let (leaving, left) = std::sync::mpsc::channel::<()>();
+        let leave = move || {
+            drop(committers);
+            drop(leaving);
+        };
+        match thread::Builder::new().name("kafka-leaves".to_owned()).spawn(leave) {
+            Ok(_) => drop(left.recv_timeout(LEAVE)),
+            Err(error) => tracing::debug!(%error, "no thread to leave with"),
+        }
     }
 }
 

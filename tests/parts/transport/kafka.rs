@@ -121,6 +121,10 @@ async fn a_cluster_that_is_not_there_is_unavailable_and_nothing_hangs() {
     assert!(transport.read(id.clone(), 0).await.expect_err("nobody is there").retryable());
     let lost = submit(&transport, &id, record(b"", b"x")).await.await;
     assert!(matches!(lost, Err(AppendError::Absent { .. })), "{lost:?}");
+    // What it wanted to tell the brokers does not keep whoever ends.
+    transport.commit_offsets(id.topic.as_str(), &[(id.clone(), 0)]);
+    let ended = tokio::task::spawn_blocking(move || drop(transport));
+    tokio::time::timeout(PATIENCE, ended).await.expect("it ends").expect("it ends well");
 }
 
 /// The partition that this broker leads.
