@@ -64,8 +64,8 @@ impl Drop for Wiped {
     fn drop(&mut self) {
         // Whatever was in it, as far as it ever reached.
         let reached = self.0.capacity();
+        self.0.clear();
         self.0.resize(reached, 0);
-        self.0.fill(0);
         optimization_barrier(self.0.as_slice());
     }
 }
@@ -86,6 +86,11 @@ impl DerefMut for Wiped {
 
 /// A length as the chunks' u64.
 const CHUNK: u64 = CHUNK_BYTES as u64;
+
+/// What is still to come, if that is known, after so many bytes more.
+fn less(left: Option<u64>, bytes: usize) -> Option<u64> {
+    left.map(|left| left.saturating_sub(bytes as u64))
+}
 
 struct Chunks {
     aead: ChaCha20Poly1305,
@@ -183,7 +188,7 @@ impl StreamSealer {
     }
 
     fn passed(&mut self, bytes: usize) {
-        self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
+        self.left = less(self.left, bytes);
     }
 
     fn seal_pending(&mut self, last: bool, out: &mut Vec<u8>) {
@@ -319,7 +324,7 @@ impl StreamOpener {
         self.opened.resize(sealed.len(), 0);
         let buffer = InOutBuf::new(sealed, &mut self.opened).map_err(|_| truncated)?;
         self.chunks.open(buffer, &Tag::from(*tag), last)?;
-        self.left = self.left.map(|left| left.saturating_sub(sealed.len() as u64));
+        self.left = less(self.left, sealed.len());
         sink(&self.opened)
     }
 
@@ -334,7 +339,7 @@ impl StreamOpener {
         };
         let tag = Tag::from(*tag);
         self.chunks.open((&mut *chunk).into(), &tag, last)?;
-        self.left = self.left.map(|left| left.saturating_sub(chunk.len() as u64));
+        self.left = less(self.left, chunk.len());
         let taken = sink(chunk);
         self.gathered.clear();
         taken

@@ -2,8 +2,8 @@
 //!
 //! Owns the rows of `ranks`. Must not make a fate.
 
-use super::state::row;
-use super::tables::{Source, Tables, Writable, Writing, fate_key_of, get, position_key, put, read_position, rows};
+use super::state::named_row;
+use super::tables::{Source, Tables, Writable, Writing, get, position_key, put, read_position, rows};
 use crate::core::decide::Row;
 use crate::core::id::Position;
 use crate::store::StoreError;
@@ -104,8 +104,7 @@ fn committed_after<S: Source>(
     let Some((end, _)) = found.last() else { return Ok(None) };
     let mut committed = Vec::new();
     for (_, key) in &found {
-        let lost = || StoreError::damaged("fates", data_encoding::HEXLOWER.encode(key), "it is not there");
-        let row = row(tables, &fate_key_of(key)?)?.ok_or_else(lost)?;
+        let row = named_row(tables, key)?;
         if row.is_committed() {
             committed.push(row);
         }

@@ -11,10 +11,10 @@ use redb::{ReadTransaction, ReadableTable};
 use super::ranks;
 use super::rows::{AlarmRow, Counts, DeferredRow, Place, SeenRow, StagedRow, decode_mark, unguard};
 use super::staging::{body_row, staged_row};
-use super::state::{Head, Parsed, StateView, directory, get_meta, held, name, read_row, row};
+use super::state::{Head, Parsed, StateView, directory, get_meta, held, name, named_row, read_row};
 use super::tables::{
-    Reading, Row as TableRow, Source, Tables, beginning, body_key, fate_key_of, get, has, key_key, position_key,
-    read_address, read_position, read_undecided_key, rows, transaction_key,
+    Reading, Row as TableRow, Source, Tables, beginning, body_key, get, has, key_key, position_key, read_address,
+    read_position, read_undecided_key, rows, transaction_key,
 };
 use crate::core::decide::{Claim, Row, View};
 use crate::core::directory::Directory;
@@ -206,11 +206,6 @@ impl Snapshot {
         Ok(found.iter().map(|(version, row)| (number(version), number(row))).collect())
     }
 
-    fn row_at(&self, key: &[u8]) -> Result<Row, StoreError> {
-        let lost = || StoreError::damaged("fates", data_encoding::HEXLOWER.encode(key), "it is not there");
-        row(&self.tables, &fate_key_of(key)?)?.ok_or_else(lost)
-    }
-
     /// Rows of transactions with this id, by sender: usually one.
     pub fn rows_of(&self, transaction: &TransactionId) -> Result<Vec<Row>, StoreError> {
         self.rows_beginning(&transaction.to_bytes(), usize::MAX)
@@ -228,7 +223,10 @@ impl Snapshot {
             return Ok(Vec::new());
         }
         let range = position_key(from)..=position_key(through);
-        rows(self.tables.positions()?, range, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
+        rows(self.tables.positions()?, range, false, most)?
+            .iter()
+            .map(|(_, key)| named_row(&self.tables, key))
+            .collect()
     }
 
     /// The first of the last `count` committed rows up to `through`; none when nothing is committed there.
@@ -244,7 +242,7 @@ impl Snapshot {
             let middle = low + (high - low) / 2;
             let from = position_key(Position { index: middle, number: 0 });
             match rows(self.tables.positions()?, from.., false, 1)?.first() {
-                Some((_, key)) if self.row_at(key)?.decided < time => low = middle + 1,
+                Some((_, key)) if named_row(&self.tables, key)?.decided < time => low = middle + 1,
                 _ => high = middle,
             }
         }
@@ -257,13 +255,16 @@ impl Snapshot {
     pub fn rows_of_key(&self, tag: &KeyTag, after: Position, most: usize) -> Result<Vec<Row>, StoreError> {
         let from = key_key(tag, Position { number: after.number.saturating_add(1), ..after });
         let end = key_key(tag, Position { index: u64::MAX, number: u32::MAX });
-        rows(self.tables.keys()?, from..=end, false, most)?.iter().map(|(_, key)| self.row_at(key)).collect()
+        rows(self.tables.keys()?, from..=end, false, most)?
+            .iter()
+            .map(|(_, key)| named_row(&self.tables, key))
+            .collect()
     }
 
     /// The latest committed row of an ordering key up to a position.
     pub fn latest_of_key(&self, tag: &KeyTag, through: Position) -> Result<Option<Row>, StoreError> {
         let range = key_key(tag, Position::default())..=key_key(tag, through);
-        rows(self.tables.keys()?, range, true, 1)?.first().map(|(_, key)| self.row_at(key)).transpose()
+        rows(self.tables.keys()?, range, true, 1)?.first().map(|(_, key)| named_row(&self.tables, key)).transpose()
     }
 
     // --- bodies and staging
@@ -289,7 +290,7 @@ impl Snapshot {
         let mut found = Vec::new();
         for (key, _) in rows(self.tables.missing()?, from.., false, most)? {
             if let Some(transaction) = get(self.tables.positions()?, &key)? {
-                found.push(self.row_at(&transaction)?);
+                found.push(named_row(&self.tables, &transaction)?);
             }
         }
         Ok(found)

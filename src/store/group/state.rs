@@ -10,8 +10,8 @@ use redb::ReadableTable;
 
 use super::rows::{guard, unguard};
 use super::tables::{
-    Source, Tables, Writable, Writing, beginning, fate_key, get, key_key, position_key, put, read_position, rows,
-    transaction_key,
+    Source, Tables, Writable, Writing, beginning, fate_key, fate_key_of, get, key_key, position_key, put,
+    read_position, rows, transaction_key,
 };
 use crate::core::decide::{Changes, Claim, Row, View};
 use crate::core::directory::Directory;
@@ -180,6 +180,12 @@ pub(super) fn directory<T: ReadableTable<&'static [u8], &'static [u8]>>(
 /// The row of a decided transaction, by its key in `fates`.
 pub(super) fn row<S: Source>(tables: &Tables<S>, key: &[u8]) -> Result<Option<Row>, StoreError> {
     get(tables.fates()?, key)?.map(|bytes| read_row(key, &bytes)).transpose()
+}
+
+/// The row that a position, or a key at one, names as (sender, transaction). Without it the store is damaged.
+pub(super) fn named_row<S: Source>(tables: &Tables<S>, key: &[u8]) -> Result<Row, StoreError> {
+    let lost = || StoreError::damaged("fates", data_encoding::HEXLOWER.encode(key), "it is not there");
+    row(tables, &fate_key_of(key)?)?.ok_or_else(lost)
 }
 
 /// Reads the bytes of such a row.

@@ -381,7 +381,8 @@ impl Board {
                     id: PartitionId { topic: topic.clone(), number: placed.number },
                     domain: Domain(name.into()),
                     // Nor is used what they lead: it might fail together with what it is counted beside.
-                    up: broker.is_some_and(|broker| broker.down_since.is_none() && (broker.rack.is_some() || !racks)),
+                    up: broker.is_some_and(|broker| broker.down_since.is_none())
+                        && placed.leader.and_then(domain_of).is_some(),
                     copies: copies(replicas, *in_sync as usize),
                 }
             };
