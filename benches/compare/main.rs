@@ -7,7 +7,7 @@
 //!                    v                              |
 //!                 flights <--- hear <---------------'
 //!                    |
-//!                 figures (pure): rows, tables, page
+//!                 figures (pure): rows, tables, plots, page
 //! ```
 //!
 //! Under `cargo test` it is a smoke test of itself: everything runs, every row is printed, nothing is judged by time.
@@ -37,10 +37,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use common::kafka::Cluster;
-use figures::page;
 use figures::results::{Outcome, Results};
 use figures::rows::Row;
 use figures::words::{Arm, Condition, size};
+use figures::{page, plots};
 use flights::Flights;
 use ground::Ground;
 use latency::Load;
@@ -304,7 +304,7 @@ fn facts(plan: &Plan) -> Vec<String> {
 }
 
 fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Failure> {
-    let report = page::report(facts, rows);
+    let report = page::report(facts, rows, &[]);
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(report.as_bytes())?;
     if let Some(path) = &options.json {
@@ -315,12 +315,19 @@ fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Fail
         std::fs::write(path, page::html(facts, rows))?;
     }
     if options.write {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
-        let document = std::fs::read_to_string(path)?;
-        let written =
-            page::replace(&document, &report).ok_or("docs/performance.md has no markers of scripts/compare")?;
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        let path = docs.join("performance.md");
+        let document = std::fs::read_to_string(&path)?;
+        let plots = plots::of_document(rows);
+        let written = page::replace(&document, &page::report(facts, rows, &plots))
+            .ok_or("docs/performance.md has no markers of scripts/compare")?;
+        let folder = docs.join(page::PLOTS);
+        std::fs::create_dir_all(&folder)?;
+        for plot in &plots {
+            std::fs::write(folder.join(format!("{}.svg", plot.name)), &plot.svg)?;
+        }
         std::fs::write(path, written)?;
-        progress("docs/performance.md is written");
+        progress("docs/performance.md and docs/plots are written");
     }
     let judged = rows.iter().filter(|row| row.met.is_some()).count();
     let met = rows.iter().filter(|row| row.met == Some(true)).count();

@@ -7,8 +7,10 @@ mod figures;
 
 use std::collections::BTreeMap;
 
+use figures::chart;
 use figures::order::order;
 use figures::page;
+use figures::plots;
 use figures::results::{Outcome, Results};
 use figures::rows::{Row, Target};
 use figures::stats::{Spread, exponent, median, quantile, quantile_of_blocks};
@@ -147,7 +149,7 @@ fn every_row_is_in_a_table_and_in_the_page() {
             .must(Target::AtMost(1.65)),
     );
     let facts = ["two <cores>".to_owned()];
-    let report = page::report(&facts, &rows);
+    let report = page::report(&facts, &rows, &[]);
     for arm in Arm::ALL {
         assert!(report.contains(&format!("| {} ", arm.word())), "{report}");
     }
@@ -157,13 +159,153 @@ fn every_row_is_in_a_table_and_in_the_page() {
     assert!(judged.contains("1.40 to 1.60") && judged.contains("<= 1.65") && judged.contains("met"), "{judged}");
     let page = page::html(&facts, &rows);
     assert_eq!(page.matches("<tr>").count(), 2 + rows.len() + 1, "all rows, the judged ones once more, two heads");
-    assert!(
-        page.contains("two &lt;cores&gt;") && page.contains("<svg") && !page.contains("http"),
-        "nothing from elsewhere"
-    );
+    assert!(page.contains("two &lt;cores&gt;") && page.contains("<svg"));
+    assert!(!page.replace(NAMESPACE, "").contains("http"), "nothing from elsewhere");
     let object = serde_json::to_value(rows.last().unwrap()).unwrap();
     let fields = ["name", "arm", "baseline", "condition", "payload", "value", "unit", "ratio", "target", "met"];
     assert!(fields.iter().all(|field| object.get(field).is_some()), "{object}");
+}
+
+/// The name of SVG itself, which nobody loads.
+const NAMESPACE: &str = "xmlns=\"http://www.w3.org/2000/svg\"";
+
+/// What an attribute of each element of this kind says, in order.
+fn attributes(svg: &str, element: &str, attribute: &str) -> Vec<f64> {
+    let value = |rest: &str| rest.split_once(&format!(" {attribute}=\"")).map(|(_, rest)| rest.to_owned());
+    let of_element = |rest: &str| value(rest.split('>').next()?)?.split('"').next()?.parse().ok();
+    svg.split(&format!("<{element}")).skip(1).filter_map(of_element).collect()
+}
+
+/// Some rows of everything that is drawn.
+fn drawn_rows() -> Vec<Row> {
+    let mut results = Results::default();
+    for condition in Condition::ALL {
+        for payload in [1 << 10, 1 << 20] {
+            let slower = if condition == condition.undisturbed() { 1.0 } else { 30.0 };
+            let time = |(place, arm)| outcome(arm, slower * (2.0 + place as f64));
+            results.add(condition, payload, &Arm::ALL.into_iter().enumerate().map(time).collect::<Vec<_>>());
+        }
+    }
+    let mut rows = results.rows();
+    let figure = |value| Spread { value, least: value, most: value };
+    for (arm, value) in [(Arm::SealedThree, 150.0), (Arm::Memory, 75.0)] {
+        let row = Row::new("throughput", arm, Condition::AllWell, 1 << 20, figure(value)).unit("MB/s");
+        rows.push(row.against(Arm::SealedThree.word(), 150.0).must(Target::AtLeast(1.0)));
+        rows.push(Row::new("applied on all three", arm, Condition::AllWell, 256, figure(value)).unit("transactions/s"));
+    }
+    rows
+}
+
+#[test]
+fn plots_show_every_arm_and_say_of_what_they_are() {
+    let rows = drawn_rows();
+    let all = plots::all(&rows);
+    let named = |name: &str| {
+        &all.iter().find(|plot| plot.name == name).unwrap_or_else(|| panic!("no plot {name}: {all:?}")).svg
+    };
+    for condition in Condition::ALL {
+        let svg = named(&format!("delivered-{}", condition.slug()));
+        for word in Arm::ALL.map(Arm::word).iter().chain(&["1 KiB", "1 MiB", condition.word(), "milliseconds", "p99"]) {
+            assert!(svg.contains(word), "{word}: {svg}");
+        }
+        let undisturbed = condition == condition.undisturbed();
+        assert_eq!(svg.contains("p99 undisturbed"), !undisturbed, "{svg}");
+        // Median and tail of each, and the two of the legend.
+        assert_eq!(svg.matches("<circle").count(), 2 * 2 * Arm::ALL.len() + 2);
+        let confirmed = named(&format!("committed-{}", condition.slug()));
+        assert!(confirmed.contains(Arm::Pipeline.word()) && !confirmed.contains(Arm::ChunksOne.word()));
+    }
+    assert!(named("throughput").contains("megabytes a second"));
+    assert!(named("applied").contains("transactions a second"));
+    for plot in &all {
+        let svg = &plot.svg;
+        assert!(svg.starts_with("<svg") && svg.contains(NAMESPACE) && svg.contains("fill=\"#ffffff\""), "{svg}");
+        assert!(svg.contains(&format!("<title>{}</title>", plot.title)), "{svg}");
+        assert!(["http", "<script", "href", "url("].iter().all(|word| !svg.replace(NAMESPACE, "").contains(word)));
+        for (element, attribute, most) in [("circle", "cx", 800.0), ("line", "x2", 800.0), ("text", "x", 800.0)] {
+            let outside = |place: &f64| !(0.0..=most).contains(place);
+            assert!(!attributes(svg, element, attribute).iter().any(outside), "{element}: {svg}");
+        }
+    }
+    assert!(plots::all(&[]).is_empty(), "nothing of nothing");
+}
+
+#[test]
+fn twice_as_long_a_bar_is_twice_as_much_and_ten_times_as_long_a_time_is_one_step_further() {
+    let all = plots::all(&drawn_rows());
+    let svg = |name: &str| all.iter().find(|plot| plot.name == name).unwrap().svg.clone();
+    // The first is the ground on which all stands.
+    let bars = attributes(&svg("throughput"), "rect", "width");
+    assert!((bars[1] - 2.0 * bars[2]).abs() < 0.3, "{bars:?}");
+    let chart = |values: [f64; 3]| {
+        let line = |value| chart::Line {
+            label: "a & b".to_owned(),
+            marks: vec![(chart::Mark::Dot, value)],
+            note: String::new(),
+            tone: chart::Tone::Ours,
+        };
+        chart::Chart {
+            title: "<t>".to_owned(),
+            legend: Vec::new(),
+            axis: "ms",
+            scale: chart::Scale::Logarithmic,
+            reference: None,
+            notes: "",
+            groups: vec![chart::Group { title: String::new(), lines: values.map(line).to_vec() }],
+        }
+        .svg()
+    };
+    let text = chart([1.0, 10.0, 100.0]);
+    let dots = attributes(&text, "circle", "cx");
+    assert!((dots[2] - dots[1] - (dots[1] - dots[0])).abs() < 0.2 && dots[1] > dots[0], "{dots:?}");
+    assert!(text.contains("a &amp; b") && text.contains("&lt;t&gt;"), "{text}");
+    // Values that have no place on such an axis stand at its ends.
+    for values in [[0.0, f64::INFINITY, f64::NAN], [0.0; 3], [-1.0, 5.0, f64::INFINITY]] {
+        let text = chart(values);
+        let dots = attributes(&text, "circle", "cx");
+        assert!(dots.iter().all(|x| (0.0..=800.0).contains(x)) && dots.len() == 3, "{dots:?}");
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+}
+
+#[test]
+fn the_plot_of_targets_has_every_target_on_the_side_of_its_verdict() {
+    let rows = drawn_rows();
+    let all = plots::all(&rows);
+    let svg = &all.iter().find(|plot| plot.name == "targets").unwrap().svg;
+    let judged: Vec<_> = rows.iter().filter(|row| row.target.is_some()).collect();
+    let marks: Vec<f64> = attributes(svg, "circle", "cx").split_off(2);
+    assert_eq!(marks.len(), judged.len(), "one for each, behind the legend");
+    let line = svg.split("<line").find(|line| line.contains("dasharray")).unwrap();
+    let reached = attributes(&format!("<line{line}"), "line", "x1")[0];
+    let met = judged.iter().filter(|row| row.met == Some(true)).count();
+    assert!(met > 0 && met < judged.len(), "some of both");
+    assert_eq!(marks.iter().filter(|mark| **mark <= reached).count(), met);
+    assert_eq!((svg.matches(") met<").count(), svg.matches(") MISSED<").count()), (met, judged.len() - met));
+    assert!(svg.contains("delivered p99 against big sealed RF3") && svg.contains("(&lt;= 0.6)"), "{svg}");
+    for target in [Target::AtMost(0.04), Target::AtLeast(100.0)] {
+        let row = Row::new("x", Arm::Memory, Condition::AllWell, 0, Spread { value: 1.0, least: 1.0, most: 1.0 });
+        assert_eq!(row.must(target).target.as_deref().and_then(Target::of_text), Some(target));
+    }
+    assert_eq!(["", "<= x", "= 1"].map(Target::of_text), [None; 3]);
+}
+
+#[test]
+fn the_document_shows_the_pictures_that_are_written_beside_it() {
+    let rows = drawn_rows();
+    let shown = plots::of_document(&rows);
+    let report = page::report(&[], &rows, &shown);
+    assert!(!page::report(&[], &rows, &[]).contains("!["), "a terminal shows none");
+    assert_eq!(report.matches("![").count(), shown.len());
+    for name in ["targets", "delivered-all-well", "delivered-one-broker-200-ms", "throughput"] {
+        assert!(report.contains(&format!("({}/{name}.svg)", page::PLOTS)), "{name}: {report}");
+    }
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let document = std::fs::read_to_string(docs.join("performance.md")).expect("docs/performance.md");
+    let links: Vec<_> = document.split("](").skip(1).filter_map(|rest| rest.split_once(".svg)")).collect();
+    assert!(!links.is_empty());
+    let dead: Vec<_> = links.iter().filter(|(name, _)| !docs.join(format!("{name}.svg")).is_file()).collect();
+    assert!(dead.is_empty(), "no such file: {dead:?}");
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! Must not measure.
 
+pub mod chart;
 pub mod growth;
 pub mod order;
 pub mod page;
+pub mod plots;
 pub mod results;
 pub mod rows;
 pub mod stats;

@@ -45,6 +45,17 @@ pub enum Target {
 }
 
 impl Target {
+    /// What [`Row::target`] says: `<= 1.3`; `None` for other text.
+    pub fn of_text(text: &str) -> Option<Self> {
+        let (sign, value) = text.split_once(' ')?;
+        let value = value.parse().ok()?;
+        match sign {
+            "<=" => Some(Self::AtMost(value)),
+            ">=" => Some(Self::AtLeast(value)),
+            _ => None,
+        }
+    }
+
     fn text(self) -> String {
         match self {
             Self::AtMost(most) => format!("<= {most}"),
@@ -92,8 +103,13 @@ impl Row {
 
     /// What must hold: of the ratio when the row has a baseline, else of the figure.
     pub fn must(self, target: Target) -> Self {
-        let judged = if self.baseline.is_some() { self.ratio } else { Some(self.value) };
-        Self { target: Some(target.text()), met: Some(judged.is_some_and(|value| target.holds(value))), ..self }
+        let met = self.judged().is_some_and(|value| target.holds(value));
+        Self { target: Some(target.text()), met: Some(met), ..self }
+    }
+
+    /// What a target is of: the ratio when the row has a baseline, else the figure.
+    pub fn judged(&self) -> Option<f64> {
+        if self.baseline.is_some() { self.ratio } else { Some(self.value) }
     }
 
     /// Payload, if there is one, and condition in words.
