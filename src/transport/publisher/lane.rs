@@ -1,9 +1,8 @@
-//! Publishes stripes to one topic: asks [`core::place`](crate::core::place) where each shard goes, hands records to the
-//! transport, and follows acknowledgements until a stripe is accepted (R14, R15).
+//! The task of a [`Publisher`](super::Publisher): carries out what the placement of each stripe asks for, and hears the
+//! answers.
 //!
-//! One [`Publisher`] is one topic with a task of its own, so topics never wait for each other; within it every partition has
-//! its own queue, so domains do not either. It holds records only until a stripe is accepted; when it needs them again it asks.
-//! Must not look inside a record, and must not know the outbox.
+//! Owns the stripes that are published, the queues of what waits for a partition's credit, and what is on its way. Must not
+//! decide where a shard goes or when a stripe is accepted ([`core::place`](crate::core::place) does), nor look inside a record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,15 +11,15 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-pub use super::layout::{Layout, known};
-
-use super::contract::{Ack, AppendError, Full, PartitionId, Record, Topic, Transport};
+use super::{Command, PublisherEvent, StripeId, StripeRecords};
 use crate::core::id::ParcelId;
 use crate::core::place::{Domains, Place, Placement, SendToken, Standing};
 use crate::seams::Clock;
 use crate::telemetry::{Meter, names};
+use crate::transport::layout::known;
+use crate::transport::{Ack, AppendError, Full, PartitionId, Record, Topic, Transport};
 
 /// How often waiting stripes are looked at: a fraction of the time after which a silent broker counts as late.
 const TICK: Duration = Duration::from_millis(10);
@@ -37,150 +36,6 @@ const FORGOTTEN_WEIGH: usize = 8;
 
 /// A stripe that was asked for and did not come is asked for again after this long: its parcel may have been unfinished.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-
-/// One stripe of a parcel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StripeId {
-    /// The parcel.
-    pub parcel: ParcelId,
-    /// The stripe's number, from 0.
-    pub index: u32,
-}
-
-/// A stripe to publish.
-#[derive(Debug, Clone)]
-pub struct StripeRecords {
-    /// Which one.
-    pub id: StripeId,
-    /// How many of its records rebuild it.
-    pub k: usize,
-    /// One record for each shard, ascending by shard index.
-    pub records: Vec<Record>,
-}
-
-impl StripeRecords {
-    /// What its records take, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.records.iter().map(|record| record.value.len()).sum()
-    }
-}
-
-/// What a publisher has to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PublisherEvent {
-    /// The stripe is accepted (R14). Said once for each stripe.
-    Accepted(StripeId),
-    /// Every record of it was acknowledged, though it cannot be accepted now.
-    Settled(StripeId),
-    /// Domains are gone that held shards of this stripe, or others are back: publish it again, it will be topped up.
-    Wanted(StripeId),
-    /// *Accepted* is withheld, or no longer.
-    Withheld {
-        /// For want of these domains; none: no longer.
-        domains: Vec<Arc<str>>,
-        /// Whether that is because the topic has partitions in this one domain only, though it is up.
-        only_one: bool,
-    },
-    /// The transport refuses records until somebody mends something; they are tried again every second.
-    Refused {
-        /// Which stripe it was.
-        stripe: StripeId,
-        /// What the transport said, and what to do.
-        cause: String,
-    },
-}
-
-enum Command {
-    Publish { stripe: StripeRecords, again: bool, credit: OwnedSemaphorePermit },
-    Forget(ParcelId),
-}
-
-/// The way to one topic. Cheap to clone; when the last clone is dropped, its task ends.
-#[derive(Debug, Clone)]
-pub struct Publisher {
-    commands: mpsc::UnboundedSender<Command>,
-    credit: Arc<Semaphore>,
-    most: usize,
-}
-
-/// The publisher's task has ended: the process is shutting down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the publisher is closed")]
-pub struct PublisherClosed;
-
-impl PublisherClosed {
-    /// Whether the same publisher can take it later: never.
-    pub fn retryable(&self) -> bool {
-        false
-    }
-}
-
-impl Publisher {
-    /// Starts publishing to `topic`, holding at most `bytes` of records that are not accepted yet. Needs a tokio runtime.
-    pub fn start<T: Transport>(
-        transport: Arc<T>,
-        topic: Topic,
-        clock: Arc<dyn Clock>,
-        meter: &Meter,
-        bytes: usize,
-    ) -> (Self, mpsc::UnboundedReceiver<PublisherEvent>) {
-        let (commands, orders) = mpsc::unbounded_channel();
-        let (events, said) = mpsc::unbounded_channel();
-        let most = bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        let lane = Lane {
-            transport,
-            topic,
-            clock,
-            events,
-            domains: Domains::new(),
-            stripes: BTreeMap::new(),
-            queues: BTreeMap::new(),
-            on_the_way: BTreeMap::new(),
-            acknowledgements: FuturesUnordered::new(),
-            next: 0,
-            rotation: 0,
-            acknowledged: Acknowledged::new(meter),
-            published: meter.counter(names::CLIENT_SEGMENTS_PUBLISHED),
-            unacknowledged: meter.with("reason", "unacknowledged").counter(names::CLIENT_SEGMENTS_AGAIN),
-            again: meter.with("reason", "absent-domain").counter(names::CLIENT_SEGMENTS_AGAIN),
-            withheld: None,
-            standings: BTreeMap::new(),
-            asked: Duration::ZERO,
-            forgotten: 0,
-        };
-        tokio::spawn(lane.run(orders));
-        (Self { commands, credit: Arc::new(Semaphore::new(most)), most }, said)
-    }
-
-    /// Publishes a stripe: waits until there is credit for its bytes, not until it is accepted. A stripe that was published
-    /// before is topped up where [`PublisherEvent::Wanted`] asked for it, or sent whole with `again`.
-    pub async fn publish(&self, stripe: StripeRecords, again: bool) -> Result<(), PublisherClosed> {
-        let bytes = stripe.bytes().min(self.most) as u32;
-        let credit = self.credit.clone().acquire_many_owned(bytes).await.map_err(|_| PublisherClosed)?;
-        self.commands.send(Command::Publish { stripe, again, credit }).map_err(|_| PublisherClosed)
-    }
-
-    /// The same without waiting: without credit it gives the stripe back.
-    pub fn try_publish(&self, stripe: StripeRecords) -> Result<(), Full<StripeRecords>> {
-        let bytes = stripe.bytes().min(self.most) as u32;
-        let Ok(credit) = self.credit.clone().try_acquire_many_owned(bytes) else { return Err(Full(stripe)) };
-        match self.commands.send(Command::Publish { stripe, again: false, credit }) {
-            Err(mpsc::error::SendError(Command::Publish { stripe, .. })) => Err(Full(stripe)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Bytes of records that are not accepted yet.
-    pub fn in_flight(&self) -> usize {
-        self.most.saturating_sub(self.credit.available_permits())
-    }
-
-    /// Forgets a parcel: it has a fate. Records on their way stay on their way.
-    pub fn forget(&self, parcel: ParcelId) {
-        // A publisher that has ended holds nothing any more.
-        let _ = self.commands.send(Command::Forget(parcel));
-    }
-}
 
 struct Stripe {
     placement: Placement,
@@ -246,7 +101,7 @@ impl Acknowledged {
 
 type Answer = (u64, Result<Ack, AppendError>);
 
-struct Lane<T> {
+pub(super) struct Lane<T> {
     transport: Arc<T>,
     topic: Topic,
     clock: Arc<dyn Clock>,
@@ -274,7 +129,39 @@ struct Lane<T> {
 }
 
 impl<T: Transport> Lane<T> {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>) {
+    /// A lane with nothing on it, which says what it has to say to `events`.
+    pub(super) fn new(
+        transport: Arc<T>,
+        topic: Topic,
+        clock: Arc<dyn Clock>,
+        meter: &Meter,
+        events: mpsc::UnboundedSender<PublisherEvent>,
+    ) -> Self {
+        Self {
+            transport,
+            topic,
+            clock,
+            events,
+            domains: Domains::new(),
+            stripes: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            on_the_way: BTreeMap::new(),
+            acknowledgements: FuturesUnordered::new(),
+            next: 0,
+            rotation: 0,
+            acknowledged: Acknowledged::new(meter),
+            published: meter.counter(names::CLIENT_SEGMENTS_PUBLISHED),
+            unacknowledged: meter.with("reason", "unacknowledged").counter(names::CLIENT_SEGMENTS_AGAIN),
+            again: meter.with("reason", "absent-domain").counter(names::CLIENT_SEGMENTS_AGAIN),
+            withheld: None,
+            standings: BTreeMap::new(),
+            asked: Duration::ZERO,
+            forgotten: 0,
+        }
+    }
+
+    /// Runs until the last [`Publisher`](super::Publisher) is gone.
+    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>) {
         self.look_around();
         let mut tick = self.clock.sleep(TICK);
         loop {
