@@ -1,9 +1,12 @@
 //! A hostile transport for tests and the demo: wraps another and drops, duplicates, delays, reorders, corrupts, truncates,
 //! replays and withholds records, and loses, silences or slows whole domains. What it does to a record follows from a seed.
 //!
-//! Owns the faults and their count. Must not look inside a record: what belongs together is told by the caller.
+//! Owns the moods, what comes of each fault, and the count of them; which fault strikes is up to `fault`. Must not look inside
+//! a record: what belongs together is told by the caller.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod fault;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,49 +14,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use self::fault::{Classifier, Group, Rates};
+
+use self::fault::{Fault, History};
 use super::contract::{
     Ack, AppendError, Batch, Domain, Full, Offset, Partition, PartitionId, Pending, READ_WAIT, ReadError, Record,
     Topic, Transport,
 };
 use crate::seams::Seams;
 
-/// Records whose history the adversary remembers; beyond it the oldest are forgotten.
-const MEMORY: usize = 65_536;
 /// Old records kept for replays.
 const REPLAYS: usize = 64;
-
-/// What belongs together: of all records with one `key`, at most `most` are lost or damaged.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Group {
-    /// Names the group, for example a stripe's digest.
-    pub key: Vec<u8>,
-    /// How many different records of it may be lost or damaged, for example m.
-    pub most: usize,
-}
-
-/// Tells which group a record belongs to; records of none (`None`) are left alone.
-pub type Classifier = Arc<dyn Fn(&Record) -> Option<Group> + Send + Sync>;
-
-/// How often each fault strikes a record: shares of 1. At most one strikes at a time, so their sum should be at most 1.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Rates {
-    /// Acknowledged and never there.
-    pub drop: f64,
-    /// One bit of its value is flipped.
-    pub corrupt: f64,
-    /// Its value ends early.
-    pub truncate: f64,
-    /// There, and never given to a reader.
-    pub withhold: f64,
-    /// There twice.
-    pub duplicate: f64,
-    /// An older record appears once more beside it.
-    pub replay: f64,
-    /// Appended and acknowledged later, up to [`AdversaryOptions::delay`].
-    pub delay: f64,
-    /// Appended behind records that came after it.
-    pub reorder: f64,
-}
 
 /// How an adversary behaves.
 #[derive(Clone)]
@@ -136,24 +107,6 @@ impl Deeds {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Drop,
-    Corrupt,
-    Truncate,
-    Withhold,
-    Duplicate,
-    Replay,
-    Delay,
-    Reorder,
-}
-
-impl Fault {
-    fn hurts(self) -> bool {
-        matches!(self, Self::Drop | Self::Corrupt | Self::Truncate | Self::Withhold)
-    }
-}
-
 /// The adversary around a transport. Clones share the inner transport, the moods and the count.
 pub struct Adversary<T> {
     inner: Arc<T>,
@@ -168,14 +121,7 @@ pub struct Adversary<T> {
 #[derive(Default)]
 struct State {
     moods: BTreeMap<Domain, Mood>,
-    /// How often each record came by, so that a record sent again meets another fate; oldest first to be forgotten.
-    seen: BTreeMap<[u8; 16], u32>,
-    seen_order: VecDeque<[u8; 16]>,
-    /// Which records of each group are hurt.
-    hurt: BTreeMap<Vec<u8>, BTreeSet<[u8; 16]>>,
-    hurt_order: VecDeque<Vec<u8>>,
-    /// Records to withhold from readers.
-    withheld: BTreeSet<[u8; 16]>,
+    history: History,
     past: VecDeque<(PartitionId, Record)>,
     last: BTreeMap<PartitionId, Offset>,
 }
@@ -266,35 +212,6 @@ impl<T: Transport> Adversary<T> {
         found.and_then(|partition| self.state().moods.get(&partition.domain).copied()).unwrap_or_default()
     }
 
-    /// The fault that strikes this record now, if any, and the number that decides its details.
-    fn strike(&self, record: &Record) -> (Option<Fault>, u64) {
-        let name = name_of(record);
-        let mut state = self.state();
-        let attempt = state.attempt(name);
-        let mut hash = blake3::Hasher::new();
-        hash.update(&self.options.seed.to_be_bytes()).update(&name).update(&attempt.to_be_bytes());
-        let mut numbers = [[0; 8]; 2];
-        hash.finalize_xof().fill(numbers.as_flattened_mut());
-        let [chance, detail] = numbers.map(u64::from_be_bytes);
-        let fault = self.options.rates.pick(chance as f64 / (u64::MAX as f64 + 1.0));
-        let Some(fault) = fault else { return (None, detail) };
-        if fault.hurts()
-            && let Some(classifier) = &self.options.classifier
-        {
-            let allowed = classifier(record).is_some_and(|group| state.may_hurt(group, name));
-            if !allowed {
-                return (None, detail);
-            }
-        }
-        if fault == Fault::Withhold {
-            state.withheld.insert(name);
-            while state.withheld.len() > MEMORY {
-                state.withheld.pop_first();
-            }
-        }
-        (Some(fault), detail)
-    }
-
     /// Appends later, and again when there is no credit then.
     fn append_after(&self, wait: Duration, to: PartitionId, record: Record) -> Pending<Ack> {
         let (fulfil, pending) = Pending::new();
@@ -323,14 +240,6 @@ impl<T: Transport> Adversary<T> {
     }
 }
 
-fn name_of(record: &Record) -> [u8; 16] {
-    let mut hash = blake3::Hasher::new();
-    hash.update(&(record.key.len() as u64).to_be_bytes()).update(&record.key).update(&record.value);
-    let mut name = [0; 16];
-    hash.finalize_xof().fill(&mut name);
-    name
-}
-
 /// What is read of a domain that is away.
 fn away(partition: PartitionId) -> ReadError {
     ReadError::Absent { partition, cause: "the domain is away".to_owned() }
@@ -339,62 +248,6 @@ fn away(partition: PartitionId) -> ReadError {
 /// What is read of a domain that says nothing.
 fn nothing(at: Offset) -> Batch {
     Batch { next: at, end: at, ..Batch::default() }
-}
-
-impl Rates {
-    fn pick(&self, chance: f64) -> Option<Fault> {
-        let shares = [
-            (self.drop, Fault::Drop),
-            (self.corrupt, Fault::Corrupt),
-            (self.truncate, Fault::Truncate),
-            (self.withhold, Fault::Withhold),
-            (self.duplicate, Fault::Duplicate),
-            (self.replay, Fault::Replay),
-            (self.delay, Fault::Delay),
-            (self.reorder, Fault::Reorder),
-        ];
-        let mut below = 0.0;
-        for (share, fault) in shares {
-            below += share;
-            if chance < below {
-                return Some(fault);
-            }
-        }
-        None
-    }
-}
-
-impl State {
-    fn attempt(&mut self, name: [u8; 16]) -> u32 {
-        if let Some(attempt) = self.seen.get_mut(&name) {
-            *attempt += 1;
-            return *attempt;
-        }
-        self.seen.insert(name, 0);
-        self.seen_order.push_back(name);
-        if self.seen_order.len() > MEMORY
-            && let Some(oldest) = self.seen_order.pop_front()
-        {
-            self.seen.remove(&oldest);
-        }
-        0
-    }
-
-    fn may_hurt(&mut self, group: Group, name: [u8; 16]) -> bool {
-        if !self.hurt.contains_key(&group.key) {
-            self.hurt_order.push_back(group.key.clone());
-            if self.hurt_order.len() > MEMORY
-                && let Some(oldest) = self.hurt_order.pop_front()
-            {
-                self.hurt.remove(&oldest);
-            }
-        }
-        let hurt = self.hurt.entry(group.key).or_default();
-        if hurt.len() < group.most {
-            hurt.insert(name);
-        }
-        hurt.contains(&name)
-    }
 }
 
 impl<T: Transport> Transport for Adversary<T> {
@@ -435,7 +288,7 @@ impl<T: Transport> Transport for Adversary<T> {
             }
         };
         add(&count.appended);
-        let (fault, detail) = self.strike(&record);
+        let (fault, detail) = self.state().history.strike(&self.options, &record);
         let mut record = record;
         let mut wait = slow;
         match fault {
@@ -526,11 +379,11 @@ impl<T: Transport> Transport for Adversary<T> {
         let mut batch = read?;
         let mut state = self.state();
         state.last.insert(from, batch.end);
-        if !state.withheld.is_empty() {
+        if state.history.withholds_any() {
             let before = batch.records.len();
             batch.records.retain(|found| {
                 let value = found.value.clone().unwrap_or_default();
-                !state.withheld.contains(&name_of(&Record { key: found.key.clone(), value }))
+                !state.history.withholds(&Record { key: found.key.clone(), value })
             });
             self.count.withheld.fetch_add((before - batch.records.len()) as u64, Ordering::Relaxed);
         }
