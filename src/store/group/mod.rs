@@ -5,6 +5,8 @@
 //! sealed.
 
 mod decoded;
+mod job;
+mod owing;
 mod ranks;
 mod rows;
 mod snapshot;
@@ -22,10 +24,10 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::{oneshot, watch};
 
+pub use job::{ApplyEntry, Done, Mutation};
 pub use rows::{AlarmRow, Counts, DeferredRow, SeenRow, StagedRow};
 pub use snapshot::{Body, Snapshot};
 pub use staging::{ItemStanding, NewBody, NewParcel, Settled};
-pub use writer::{ApplyEntry, Done, Mutation};
 
 use super::StoreError;
 pub use super::bodies::RESERVED_BYTES;
@@ -35,10 +37,12 @@ use crate::core::decide::Changes;
 use crate::core::id::{DestinationName, Digest, Incarnation, Position, SenderName, Time, TransactionId};
 use crate::seams::{Seams, WorkLost};
 use decoded::Decoded;
+use job::Job;
+use owing::Owing;
 use rows::Place;
 use state::{Head, Parsed, get_fixed, get_meta, name, put_meta};
 use tables::Tables;
-use writer::{Job, OnCommit, Owing, Writer};
+use writer::{OnCommit, Writer};
 
 /// Page cache of one group's database. Everything big is a file, so a small cache serves.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;

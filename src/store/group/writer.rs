@@ -1,28 +1,26 @@
 //! The one writer of a group's database: a thread that takes mutations from a channel and puts all that wait into one
 //! commit (R19).
 //!
-//! Owns the write transaction. What only apply computes is committed without fsync when nothing durable waits; it then
-//! becomes durable with the next durable commit, never before the log that it follows from, because both go through this
-//! queue in order. After the first error it stops for good.
+//! Owns the write transaction; `job` is what is asked of it, `owing` what a full disk made it refuse. What only apply computes
+//! is committed without fsync when nothing durable waits; it then becomes durable with the next durable commit, never before
+//! the log that it follows from, because both go through this queue in order. After the first error it stops for good.
 
-use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use bytes::Bytes;
 use redb::{Database, Durability};
 use tokio::sync::watch;
 
 use super::decoded::Decoded;
-use super::rows::{AlarmRow, Counts, DeferredRow, SeenRow, encode_mark, guard};
-use super::staging::{ItemStanding, NewBody, NewParcel, Obsolete, Staging};
+use super::job::{ApplyEntry, Done, Job, Mutation};
+use super::owing::Owing;
+use super::rows::{Counts, encode_mark, guard};
+use super::staging::{ItemStanding, Obsolete, Staging};
 use super::state::{Head, Parsed, StateView, held, name, put_meta};
 use super::tables::{Tables, Writable, Writing, address_key, put, remove, rows};
 use super::{Applied, Progress};
-use crate::core::decide::{self, Entry};
-use crate::core::gather::{Address, Mark};
-use crate::core::id::{Digest, NodeName, SenderName, TransactionId};
+use crate::core::decide;
+use crate::core::gather::Address;
 use crate::seams::Clock;
 use crate::store::StoreError;
 use crate::store::bodies::{Bodies, RESERVED_BYTES};
@@ -33,198 +31,8 @@ const JOBS_PER_COMMIT: usize = 512;
 /// Rows that are read at once to be removed.
 const ROWS_AT_ONCE: usize = 256;
 
-/// One change of the store.
-#[derive(Debug)]
-pub enum Mutation {
-    /// Appends log entries at their indexes. Durable.
-    AppendLog(Vec<(u64, Bytes)>),
-    /// Removes log entries from this index on. Durable.
-    TruncateLog {
-        /// First index that goes.
-        from: u64,
-    },
-    /// Removes log entries up to this index. Durable.
-    PurgeLog {
-        /// Last index that goes.
-        through: u64,
-        /// What consensus remembers of it.
-        id: Bytes,
-    },
-    /// Keeps consensus's vote. Durable.
-    SaveVote(Bytes),
-    /// Keeps what consensus knows to be committed. Not durable by itself, and alone no reason for a commit: it waits for the
-    /// next one, or for the store's end.
-    SaveCommitted(Bytes),
-    /// Keeps a fetched body, if a committed row wants it. Durable.
-    KeepBody {
-        /// Its sender.
-        sender: SenderName,
-        /// Its transaction.
-        transaction: TransactionId,
-        /// D of the parcel that was committed.
-        digest: Digest,
-        /// The body.
-        body: NewBody,
-    },
-    /// Advances a collection offset. Not durable by itself: behind is safe, and it never becomes durable before what was
-    /// staged ahead of it. Refused while something that a full disk refused to note is owed: it would pass that (R16).
-    SetOffset {
-        /// Which partition.
-        partition: i32,
-        /// How far it is.
-        mark: Mark,
-    },
-    /// Notes a record that is to be read again. Durable. How many there may be of a sender, gathering decides (R16).
-    Defer {
-        /// Where it lies.
-        at: Address,
-        /// Why.
-        row: DeferredRow,
-    },
-    /// Forgets the deferred records of a partition between these offsets. Not durable by itself: reading once more is safe.
-    Undefer {
-        /// Which partition.
-        partition: i32,
-        /// The first and the last offset.
-        offsets: RangeInclusive<i64>,
-    },
-    /// Keeps this node's signed refusal of a parcel (R22). Durable.
-    Refuse {
-        /// D.
-        digest: Digest,
-        /// The signed refusal.
-        notice: Bytes,
-    },
-    /// Raises or changes an alarm. Durable.
-    Raise {
-        /// Its name.
-        name: String,
-        /// Since when, and what to do.
-        row: AlarmRow,
-    },
-    /// Clears an alarm. Durable.
-    Clear {
-        /// Its name.
-        name: String,
-    },
-    /// Keeps what was seen of another node (R12). Not durable by itself.
-    Seen {
-        /// The other node.
-        node: NodeName,
-        /// What was seen.
-        row: SeenRow,
-    },
-    /// Keeps a small fact of the node under a name; empty bytes remove it. Durable.
-    Note {
-        /// Its name.
-        name: String,
-        /// The fact.
-        value: Bytes,
-    },
-}
-
-impl Mutation {
-    fn durable(&self) -> bool {
-        !matches!(self, Self::SaveCommitted(_) | Self::SetOffset { .. } | Self::Undefer { .. } | Self::Seen { .. })
-    }
-
-    /// Whether it takes in something new, which a disk that is nearly full refuses.
-    fn admits(&self) -> bool {
-        matches!(self, Self::KeepBody { .. } | Self::Defer { .. } | Self::Refuse { .. })
-    }
-}
-
-/// What stands for records that an offset passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Owed {
-    Note(Address),
-    Refusal(Digest),
-}
-
-impl Owed {
-    fn by(mutation: &Mutation) -> Option<Self> {
-        match mutation {
-            Mutation::Defer { at, .. } => Some(Self::Note(*at)),
-            Mutation::Refuse { digest, .. } => Some(Self::Refusal(*digest)),
-            _ => None,
-        }
-    }
-}
-
-/// A log entry for the state: what consensus committed.
-#[derive(Debug, Clone)]
-pub struct ApplyEntry {
-    /// Its index.
-    pub index: u64,
-    /// Its log id as consensus writes it.
-    pub id: Bytes,
-    /// The membership that it brings, as consensus writes it.
-    pub membership: Option<Bytes>,
-    /// The entry itself; none for those that only consensus needs.
-    pub entry: Option<Entry>,
-}
-
-/// How a job's end is told. Called on the writer's thread: it must not block.
-pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
-
 /// Who is told of durable commits: the requests in it, and how long it took.
 pub(super) type OnCommit = Box<dyn Fn(usize, Duration) + Send + Sync>;
-
-/// What waits for the writer.
-pub(super) enum Job {
-    Write(Vec<Mutation>, Done<()>),
-    Stage(Box<NewParcel>, Done<Vec<(u32, ItemStanding)>>),
-    Apply(Vec<ApplyEntry>, Done<Vec<Applied>>),
-}
-
-impl Job {
-    fn durable(&self) -> bool {
-        match self {
-            Self::Write(mutations, _) => mutations.iter().any(Mutation::durable),
-            Self::Stage(..) => true,
-            Self::Apply(..) => false,
-        }
-    }
-
-    /// Whether the held prefix can be another afterwards.
-    fn moves_held(&self) -> bool {
-        match self {
-            Self::Write(mutations, _) => mutations.iter().any(|mutation| matches!(mutation, Mutation::KeepBody { .. })),
-            Self::Stage(..) | Self::Apply(..) => true,
-        }
-    }
-
-    /// Whether nobody needs it soon.
-    fn idle(&self) -> bool {
-        match self {
-            Self::Write(mutations, _) => matches!(mutations.as_slice(), [Mutation::SaveCommitted(_)]),
-            Self::Stage(..) | Self::Apply(..) => false,
-        }
-    }
-
-    fn admits(&self) -> bool {
-        match self {
-            Self::Write(mutations, _) => mutations.iter().any(Mutation::admits),
-            Self::Stage(..) => true,
-            Self::Apply(..) => false,
-        }
-    }
-
-    pub fn fail(self, error: StoreError) {
-        match self {
-            // What is refused lets go of its files before anybody hears of it.
-            Self::Write(mutations, done) => {
-                drop(mutations);
-                done(Err(error));
-            }
-            Self::Stage(parcel, done) => {
-                drop(parcel);
-                done(Err(error));
-            }
-            Self::Apply(_, done) => done(Err(error)),
-        }
-    }
-}
 
 /// Answers that wait for the commit.
 enum Answer {
@@ -232,10 +40,6 @@ enum Answer {
     Stage(Vec<(u32, ItemStanding)>, Done<Vec<(u32, ItemStanding)>>),
     Apply(Vec<Applied>, Done<Vec<Applied>>),
 }
-
-/// What a full disk refused to note and nobody has noted since: until then no offset moves.
-#[derive(Debug, Default)]
-pub(super) struct Owing(BTreeSet<Owed>);
 
 /// The writer's own state.
 pub(super) struct Writer {
@@ -289,43 +93,24 @@ impl Writer {
 
     /// Sends back what a nearly full disk must not take in, and offsets that would pass what was sent back.
     fn admit(&mut self, batch: Vec<Job>) -> Vec<Job> {
-        if self.owing.0.is_empty() && !batch.iter().any(Job::admits) {
+        if self.owing.is_empty() && !batch.iter().any(Job::admits) {
             return batch;
         }
         // A file system that cannot say is no reason to refuse: the write itself will tell.
         let free = self.bodies.free().unwrap_or(u64::MAX);
         let full = free < RESERVED_BYTES;
-        if self.owing.0.is_empty() && !full {
+        if self.owing.is_empty() && !full {
             return batch;
         }
         let mut taken = Vec::with_capacity(batch.len());
         for job in batch {
-            if self.refuses(&job, full) {
+            if self.owing.refuses(&job, full) {
                 job.fail(StoreError::DiskFull { free, needed: RESERVED_BYTES });
             } else {
                 taken.push(job);
             }
         }
         taken
-    }
-
-    fn refuses(&mut self, job: &Job, full: bool) -> bool {
-        let refused = full && job.admits();
-        let Job::Write(mutations, _) = job else { return refused };
-        for mutation in mutations {
-            if let Mutation::Undefer { partition, offsets } = mutation {
-                let at = |offset: &i64| Owed::Note(Address { partition: *partition, offset: *offset });
-                self.owing.0.extract_if(at(offsets.start())..=at(offsets.end()), |_| true).for_each(drop);
-            }
-            match Owed::by(mutation) {
-                Some(owed) if refused && mutation.admits() => self.owing.0.insert(owed),
-                // Noted now, or done with meanwhile.
-                Some(owed) => self.owing.0.remove(&owed),
-                None => false,
-            };
-        }
-        let passes = mutations.iter().any(|mutation| matches!(mutation, Mutation::SetOffset { .. }));
-        refused || (passes && !self.owing.0.is_empty())
     }
 
     fn commit(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {
