@@ -1,19 +1,18 @@
 //! Transactions as nodes give them, one message after the other. A feed whose node ends goes on at another, behind what it
 //! gave, within a payload too.
 //!
-//! Owns the cursor. Must not choose the node (that is `ask`).
+//! Owns the cursor. Must not say what nodes are asked (that is `wanted`), nor choose the node (that is `ask`).
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Streaming};
 
-use super::subscription::{Cursor, Subscription};
-use super::{ANSWER_WITHIN, Channelled, Freshness, ReadError, Reader, missed, refused};
-use crate::core::id::{
-    DestinationName, DestinationTag, Digest, NodeName, ParcelId, Position, SenderName, Ticket, Time, TransactionId,
-};
+use super::subscription::Cursor;
+use super::wanted::{Wanted, open, open_rest};
+use super::{ReadError, Reader, missed, refused};
+use crate::core::id::{Digest, NodeName, ParcelId, Position, SenderName, Ticket, Time};
 use crate::rpc::convert::{self, ConvertError};
 use crate::rpc::proto;
 
@@ -62,14 +61,6 @@ pub enum Event {
     End,
     /// Everything committed up to here was looked at, and what was asked for was given.
     Progress(Position),
-}
-
-/// What a feed was begun with.
-#[derive(Debug, Clone)]
-pub(super) enum Wanted {
-    One { transaction: TransactionId, destination: Option<DestinationName>, freshness: Freshness },
-    Key { destination: DestinationName, key: Bytes, history: bool, freshness: Freshness },
-    All { destination: DestinationName, group: DestinationTag, subscription: Subscription },
 }
 
 /// The transaction that is being given.
@@ -151,22 +142,6 @@ pub struct Feed {
     /// What was gathered of a transaction that is wanted whole.
     whole: Option<(Committed, Vec<u8>)>,
     ended: bool,
-}
-
-/// A node's stream, with its first message; `None` when it ended without one.
-type Begun = (Option<proto::ReadResponse>, Streaming<proto::ReadResponse>);
-
-async fn begin(response: tonic::Response<Streaming<proto::ReadResponse>>) -> Result<Begun, Status> {
-    let mut stream = response.into_inner();
-    Ok((stream.message().await?, stream))
-}
-
-/// Why a stream gives nothing, if its first message says so.
-fn gives_nothing(node: &NodeName, (first, _): &Begun) -> Option<ReadError> {
-    match first.as_ref()?.part.as_ref()? {
-        proto::read_response::Part::Miss(miss) => Some(missed(node, miss)),
-        _ => None,
-    }
 }
 
 impl Feed {
@@ -287,21 +262,8 @@ impl Feed {
     async fn go_on(&mut self) -> Result<(), ReadError> {
         let current = self.current.as_ref();
         let opened = match current {
-            Some(current) => {
-                let freshness = Freshness { at_least: Some(current.committed.position), ..Freshness::default() };
-                let ticket = &current.committed.ticket;
-                let request = proto::GetRequest {
-                    sender: Some(current.committed.sender.to_string()),
-                    offset: current.given,
-                    metadata_only: self.bare(),
-                    ..get(ticket.transaction, Some(&ticket.destination), freshness)
-                };
-                let call = |mut client: Channelled| {
-                    let request = request.clone();
-                    async move { begin(client.get(request).await?).await }
-                };
-                let destination = Some(&ticket.destination);
-                self.reader.ask(destination, self.failed.as_ref(), freshness.patience(), call, gives_nothing).await
+            Some(Current { committed, given, .. }) => {
+                open_rest(&self.reader, committed, *given, self.bare(), self.failed.as_ref()).await
             }
             None => open(&self.reader, &self.wanted, self.cursor, self.failed.as_ref()).await,
         };
@@ -421,67 +383,6 @@ impl Feed {
             };
             Some((next, goes_on.then_some(feed)))
         })
-    }
-}
-
-fn get(transaction: TransactionId, destination: Option<&DestinationName>, freshness: Freshness) -> proto::GetRequest {
-    proto::GetRequest {
-        transaction: Bytes::copy_from_slice(&transaction.to_bytes()),
-        destination: destination.map(ToString::to_string),
-        freshness: Some(freshness.message()),
-        ..Default::default()
-    }
-}
-
-/// Begins what is wanted behind a cursor, at another node than the one that is to be left, if there is one. Errors:
-/// [`ReadError`].
-async fn open(
-    reader: &Reader,
-    wanted: &Wanted,
-    cursor: Option<Position>,
-    leave: Option<&NodeName>,
-) -> Result<(NodeName, Begun), ReadError> {
-    // A node that is behind would give less than what was given already.
-    let fresh = |freshness: &Freshness| Freshness { at_least: freshness.at_least.max(cursor), ..*freshness };
-    match wanted {
-        Wanted::One { transaction, destination, freshness } => {
-            let request = get(*transaction, destination.as_ref(), *freshness);
-            let call = |mut client: Channelled| {
-                let request = request.clone();
-                async move { begin(client.get(request).await?).await }
-            };
-            reader.ask(destination.as_ref(), leave, freshness.patience(), call, gives_nothing).await
-        }
-        Wanted::Key { destination, key, history, freshness } => {
-            let freshness = fresh(freshness);
-            let request = proto::GetByKeyRequest {
-                destination: destination.to_string(),
-                key: key.clone(),
-                history: *history,
-                freshness: Some(freshness.message()),
-                after: cursor.map(Into::into),
-                ..Default::default()
-            };
-            let call = |mut client: Channelled| {
-                let request = request.clone();
-                async move { begin(client.get_by_key(request).await?).await }
-            };
-            reader.ask(Some(destination), leave, freshness.patience(), call, gives_nothing).await
-        }
-        Wanted::All { destination, group, subscription } => {
-            let mut subscription = subscription.clone();
-            if let Some(cursor) = cursor {
-                subscription.from = super::From::After(cursor);
-                subscription.freshness = Freshness { linearizable: false, ..fresh(&subscription.freshness) };
-            }
-            let request = subscription.request(destination, *group)?;
-            let call = |mut client: Channelled| {
-                let request = request.clone();
-                async move { begin(client.subscribe(request).await?).await }
-            };
-            let patience = subscription.freshness.patience() + ANSWER_WITHIN;
-            reader.ask(Some(destination), leave, patience, call, gives_nothing).await
-        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Reading what is committed: by id, by ordering key, as a feed from a cursor; and how transactions and nodes stand.
 //!
-//! `feed` owns what a node gives and how that goes on at another, `subscription` what is subscribed to, `ask` the choice
-//! of a node. Must not judge fates: a node's answer is believed because the directory names its TLS key.
+//! `feed` owns what a node gives and how that goes on at another, `subscription` what is subscribed to, `wanted` the calls that
+//! begin it, `ask` the choice of a node. Must not judge fates: a node's answer is believed because the directory names its TLS key.
 
 mod ask;
 mod feed;
 mod subscription;
+mod wanted;
 
 pub use ask::Statuses;
 pub use feed::{Committed, Event, Feed};
@@ -28,7 +29,7 @@ use crate::rpc::proto;
 use crate::rpc::tls::{Credentials, TlsError};
 use crate::seams::Seams;
 use crate::telemetry::Meter;
-use feed::Wanted;
+use wanted::Wanted;
 
 /// How long a node may take to begin an answer, beyond what the call itself asks to wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
