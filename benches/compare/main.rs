@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        Options::parse_from(["compare", "--smoke", "--brief"])
+        Options::parse_from(["compare", "--smoke"])
     };
     ended(run(&options))
 }
