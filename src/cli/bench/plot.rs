@@ -220,7 +220,9 @@ pub(super) fn lines(id: &str, title: &str, text: &str, x: Axis, y: Axis, lines: 
 /// Bars from zero, each in parts that get paler; `text` says in words what they show.
 pub(super) fn bars(id: &str, title: &str, text: &str, axis: &'static str, bars: &[Bar]) -> String {
     let height = TOP + BAR * bars.len() as f64 + BOTTOM;
-    let (from, to) = (96.0, WIDTH - 190.0);
+    // What stands behind the longest bar has to have room: about so wide is a character in most fonts.
+    let longest = bars.iter().map(|bar| bar.text.chars().count() as f64 * 6.6).fold(0.0, f64::max);
+    let (from, to) = (96.0, (WIDTH - 16.0 - longest).max(WIDTH / 2.0));
     let across = Placed::new(Scale::Linear, bars.iter().flat_map(|bar| bar.ends.iter().copied()), from, to);
     let mut svg = open(id, title, text, height);
     let bottom = height - BOTTOM;
@@ -286,6 +288,19 @@ mod tests {
             let placed = Placed::new(scale, values.iter().copied(), 10.0, 90.0);
             let places: Vec<f64> = values.iter().map(|value| placed.at(*value)).collect();
             assert!(places.is_sorted() && places.iter().all(|at| (9.9..=90.1).contains(at)), "{scale:?}: {places:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_the_longest_bar_has_room() {
+        let slow = "127738.1 ms, 130097.4 ms, 130933.0 ms";
+        for text in ["1.5 ms", slow] {
+            let bar = Bar { name: "staged".to_owned(), ends: vec![1.0, 2.0, 3.0], text: text.to_owned() };
+            let svg = bars("id", "title", "text", "ms", &[bar]);
+            let (before, _) = svg.rsplit_once(&format!(">{text}</text>")).unwrap();
+            let at: f64 = before.rsplit_once("x=\"").unwrap().1.split_once('"').unwrap().0.parse().unwrap();
+            assert!(at + 6.0 * text.len() as f64 <= WIDTH, "{text} at {at}");
+            assert!(at > WIDTH / 2.0, "the bar has room, too: {at}");
         }
     }
 
