@@ -1,7 +1,9 @@
 //! Collecting for one destination: readers of all partitions feed the reassembler; its actions are carried out in their
 //! order; what passes moves the collection offsets (R16, R17).
 //!
-//! Owns the reassembler, the cursors and the stage. Must not make a fate, nor look into sealed bytes.
+//! Owns the reassembler, the cursors and the stage: `reader` reads, `arrival` takes what was read, `actions` carries out what
+//! comes of it, `recoveries` and `notes` own what is on its way to be recovered or noted. Must not make a fate, nor look into
+//! sealed bytes.
 //!
 //! Of every record that was read, exactly one of these holds, and a cursor stands before the first of the first kind:
 //!
@@ -16,11 +18,13 @@
 //! from the first line and `Pass` to the last; both go to the store in order, with the refusals, and an offset behind
 //! them (`notes`). A note that is there without need costs one reading; one that is missing would lose a record.
 
+mod actions;
 mod arrival;
 mod notes;
 mod reader;
+mod recoveries;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -28,17 +32,14 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::notes::{Learned, Note, Notes};
 use self::reader::{Arrival, Source};
-use super::group::{GroupContext, Repeat, Staged};
+use self::recoveries::{Done, Recoveries};
+use super::group::{GroupContext, Staged};
 use super::stage::{Message, Stage, StageEvent};
 use super::{NodeError, alarms};
-use crate::core::gather::{
-    Action, Address, Cursor, DeferReason, Equivocation, Gate, Missing, ParcelKey, Reassembler, RecoverJob, Recovered,
-    Refused,
-};
+use crate::core::gather::{Action, Cursor, DeferReason, Gate, ParcelKey, Reassembler};
 use crate::core::id::{Digest, SenderName, Time};
-use crate::core::receipt::{Missing as MissingNotice, NoticeRecord, Refusal};
+use crate::core::receipt::NoticeRecord;
 use crate::seams::Clock;
-use crate::store::group::DeferredRow;
 use crate::telemetry::{logs, names};
 use crate::transport::{Topic, Transport};
 
@@ -47,12 +48,6 @@ const ARRIVALS: usize = 4;
 
 /// Recovered bytes that wait to be opened or stored; beyond it nothing more is taken in, nor recovered.
 const OPENING_BYTES: usize = 8 * 1024 * 1024;
-
-/// What stripes that are being recovered may take together beside their shards, in bytes; a larger one is recovered alone.
-const RECOVERING_BYTES: usize = 8 * 1024 * 1024;
-
-/// A stripe whose shards are no longer than this together is recovered at once, in some tens of microseconds.
-const AT_ONCE_BYTES: usize = 128 * 1024;
 
 /// How often time alone is asked for work, and offsets are written down.
 const TICK: Duration = Duration::from_millis(500);
@@ -66,12 +61,6 @@ const UNREADABLE_ALARM: &str = alarms::STORE_UNREADABLE;
 const STAGING_ALARM: &str = alarms::STAGING_FAILS;
 /// Longer than a deferred parcel waits for its next try.
 const STAGING_WORKS: Duration = Duration::from_secs(150);
-
-/// Refusals that are kept at hand, to be said again.
-const REFUSED: usize = 1024;
-
-/// Records behind the topic's end at which the collector counts as caught up.
-const CAUGHT_UP: u64 = 1024;
 
 /// Staged parcels that are read at once when the node starts.
 const PAGE: usize = 256;
@@ -99,11 +88,7 @@ struct Collector {
     staged: mpsc::Sender<Staged>,
     /// What was refused lately; all of it is in the store.
     refused: BTreeMap<ParcelKey, NoticeRecord>,
-    /// Stripes that wait for memory to be recovered in.
-    complete: VecDeque<RecoverJob>,
-    /// What those take that are being recovered.
-    recovering_bytes: usize,
-    recovered: mpsc::UnboundedSender<(usize, Recovered)>,
+    recoveries: Recoveries,
     notes: Notes,
     /// When a parcel last could not be staged for a fault of this node; at first, when it started.
     failed: Time,
@@ -144,7 +129,7 @@ impl Now {
 enum Event {
     Noted(notes::Answer),
     Stage(Message),
-    Recovered(usize, Recovered),
+    Recovered(Done),
     Ended(ParcelKey, Digest, Time),
     Directory,
     GroupTime,
@@ -159,7 +144,7 @@ enum Event {
 pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sender<Staged>) -> Result<(), NodeError> {
     let clock = Arc::clone(&context.seams.clock);
     let (arrivals, mut arrived) = mpsc::channel(ARRIVALS);
-    let (recovered, mut recoveries) = mpsc::unbounded_channel();
+    let (recoveries, mut recovered) = Recoveries::new(Arc::clone(&context.seams.work), context.meter.clone());
     let (stage, mut stage_messages) = Stage::new(Arc::clone(&context));
     let (mut in_force, mut group_time) = (context.in_force.clone(), context.group_time.clone());
     let directory = in_force.borrow_and_update().clone();
@@ -184,9 +169,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         stage,
         staged,
         refused: BTreeMap::new(),
-        complete: VecDeque::new(),
-        recovering_bytes: 0,
-        recovered,
+        recoveries,
         notes,
         failed: Now::of(&*clock).waiting,
         unseen: 0,
@@ -203,7 +186,7 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
             () = stop.cancelled() => break,
             Some(answer) = answers.recv() => Event::Noted(answer),
             Some(message) = stage_messages.recv() => Event::Stage(message),
-            Some((bytes, result)) = recoveries.recv() => Event::Recovered(bytes, result),
+            Some(done) = recovered.recv() => Event::Recovered(done),
             Some((key, digest, expiry)) = ended.recv() => Event::Ended(key, digest, expiry),
             Ok(()) = in_force.changed() => Event::Directory,
             Ok(()) = group_time.changed() => Event::GroupTime,
@@ -215,8 +198,8 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
         let actions = match event {
             Event::Noted(answer) => collector.noted(answer),
             Event::Stage(message) => collector.staged(message, now).await?,
-            Event::Recovered(bytes, result) => {
-                collector.recovering_bytes -= bytes;
+            Event::Recovered(done) => {
+                let result = collector.recoveries.ended(done);
                 collector.reassembler.recovered(result, now.waiting)
             }
             Event::Ended(key, digest, expiry) => {
@@ -241,7 +224,9 @@ pub async fn run(context: Arc<GroupContext>, mut ended: Ended, staged: mpsc::Sen
             Event::Arrival(arrival) => collector.arrival(arrival, now.waiting),
         };
         collector.carry_out(actions, now);
-        collector.recover_next();
+        if collector.opening_lags_not() {
+            collector.recoveries.start();
+        }
         collector.notes.write_down();
     }
     collector.offsets();
@@ -326,7 +311,7 @@ impl Collector {
 
     /// Whether more records are taken in now: what was taken in before goes first.
     fn takes_in(&self) -> bool {
-        self.complete.is_empty() && self.opening_lags_not() && self.notes.has_room()
+        self.recoveries.none_waits() && self.opening_lags_not() && self.notes.has_room()
     }
 
     /// Takes the store's answer: only a refusal that is durable is published (R22).
@@ -337,16 +322,6 @@ impl Collector {
             self.partitions.values_mut().for_each(|partition| partition.written = -1);
         }
         Vec::new()
-    }
-
-    fn publish(&mut self, refusals: Vec<(ParcelKey, NoticeRecord)>) {
-        for (parcel, notice) in refusals {
-            self.refused.insert(parcel, notice.clone());
-            while self.refused.len() > REFUSED {
-                self.refused.pop_first();
-            }
-            self.context.notices.publish(notice);
-        }
     }
 
     fn tick(&mut self, now: Now) -> Vec<Action> {
@@ -384,163 +359,8 @@ impl Collector {
         actions
     }
 
-    /// Drops what waits of a parcel, and what was opened of it.
-    fn abandon(&mut self, key: &ParcelKey) {
-        self.complete.retain(|job| job.parcel() != *key);
-        self.stage.abandon(key);
-    }
-
     fn opening_lags_not(&self) -> bool {
         self.stage.waiting_bytes() < OPENING_BYTES
-    }
-
-    /// Starts recoveries, the first complete stripes first, as far as their memory allows.
-    fn recover_next(&mut self) {
-        while self.opening_lags_not()
-            && let Some(job) = self.complete.front()
-        {
-            let bytes = job.bytes();
-            if self.recovering_bytes > 0 && self.recovering_bytes + bytes > RECOVERING_BYTES {
-                return;
-            }
-            let Some(job) = self.complete.pop_front() else { return };
-            self.recovering_bytes += bytes;
-            if job.needs_parity() {
-                self.context.meter.count(names::GATHER_STRIPES_RECOVERED, 1);
-            }
-            let (work, done) = (Arc::clone(&self.context.seams.work), self.recovered.clone());
-            let job = move || {
-                // The collector may have stopped meanwhile: then nobody needs the result.
-                let _ = done.send((bytes, job.run()));
-            };
-            // Handing so little to another thread would take about as long.
-            if bytes <= AT_ONCE_BYTES { job() } else { work.start(Box::new(job)) }
-        }
-    }
-
-    /// Carries actions out, in their order.
-    fn carry_out(&mut self, actions: Vec<Action>, now: Now) {
-        for action in actions {
-            match action {
-                Action::Recover(job) => self.complete.push_back(job),
-                Action::Deliver(delivery) => {
-                    let _span = logs::parcel_span("collect", delivery.parcel.parcel).entered();
-                    tracing::debug!(node = %self.context.node, stripe = delivery.header.stripe, "a stripe is whole");
-                    let first = delivery.since.map(|since| now.wall_at(since));
-                    self.stage.deliver(delivery, first);
-                }
-                Action::Refuse(refused) => self.refuse(&refused),
-                Action::Abandon { parcel, because } => {
-                    let reason = because.map_or("expired", |reason| reason.word());
-                    self.context.meter.count_as(names::GATHER_ABANDONED, "reason", reason);
-                    let (sender, destination) = (self.sender_of(&parcel), &self.context.destination);
-                    let sender = sender.as_ref().map(SenderName::as_str);
-                    tracing::info!(parcel = %parcel.parcel, sender, %destination, reason, "gathering a parcel is given up");
-                    self.abandon(&parcel);
-                }
-                Action::Defer { addresses, reason } => {
-                    let row = DeferredRow { since: now.wall, reason };
-                    let meter = self.context.meter.with("reason", reason.word());
-                    meter.count(names::GATHER_DEFERRED_RECORDS, addresses.iter().count() as u64);
-                    for at in addresses.iter() {
-                        let (partition, offset, destination) = (at.partition, at.offset, &self.context.destination);
-                        tracing::debug!(partition, offset, %destination, %reason, "record deferred: it is read again");
-                        self.notes.push(Note::Defer(at, row));
-                        self.pass(at);
-                    }
-                }
-                Action::Pass(addresses) => {
-                    // By runs, because a large parcel has millions of addresses.
-                    for (partition, offsets) in addresses.runs() {
-                        for offset in offsets.clone() {
-                            self.pass(Address { partition, offset });
-                        }
-                        self.notes.push(Note::Undefer(partition, offsets));
-                    }
-                }
-                Action::Reread(addresses) => {
-                    tokio::spawn(self.source.clone().again(addresses, self.gaps));
-                }
-                Action::Missing(missing) => self.ask(&missing),
-                // While the collector catches up, what it reads was not sent again: it comes late.
-                // Whoever sends a refused parcel again has not heard of that.
-                Action::Repeated(parcel) if self.refused.contains_key(&parcel) => {
-                    if let Some(notice) = self.refused.get(&parcel) {
-                        self.context.notices.publish(notice.clone());
-                    }
-                }
-                Action::Repeated(parcel) if self.context.lag.borrow().records <= CAUGHT_UP => {
-                    // The node is stopping: whoever sent it again sends it once more.
-                    let _ = self.context.repeats.send(Repeat::Ended(parcel));
-                }
-                Action::Repeated(_) => {}
-                Action::Equivocation(equivocation) => self.contradicts(&equivocation),
-            }
-        }
-    }
-
-    fn pass(&mut self, at: Address) {
-        if let Some(partition) = self.partitions.get_mut(&at.partition) {
-            partition.cursor.pass(at.offset);
-        }
-    }
-
-    /// A sender can make as many contradictions as it likes: all are counted, and the 1st, 2nd, 4th, 8th and so on are said aloud
-    /// and written down; so is the first after somebody acknowledged the alarm.
-    fn contradicts(&mut self, Equivocation { parcel, stripe, first, second }: &Equivocation) {
-        self.context.meter.count(names::GATHER_EQUIVOCATIONS, 1);
-        self.contradictions += 1;
-        let (sender, destination, times) = (parcel.sender, &self.context.destination, self.contradictions);
-        let what = "two signed headers contradict each other";
-        if !times.is_power_of_two() && self.context.alarms.stands(alarms::EQUIVOCATION) {
-            tracing::debug!(parcel = %parcel.parcel, %sender, %destination, stripe, %first, %second, times, "{what}");
-            return;
-        }
-        tracing::error!(parcel = %parcel.parcel, %sender, %destination, stripe, %first, %second, times, "{what}");
-        let text = format!(
-            "the sender with key {sender} signed two headers for stripe {stripe} of parcel {} ({first} and {second}): its key \
-             may be in other hands, or its client was copied while it ran",
-            parcel.parcel
-        );
-        self.context.alarms.raise(alarms::EQUIVOCATION, text);
-    }
-
-    fn refuse(&mut self, refused: &Refused) {
-        let Refused { parcel, digest, reason, .. } = refused;
-        self.stage.abandon(parcel);
-        self.context.meter.count_as(names::STAGE_REFUSALS, "reason", reason.word());
-        let (sender, destination) = (self.sender_of(parcel), &self.context.destination);
-        let name = sender.as_ref().map(SenderName::as_str);
-        tracing::warn!(parcel = %parcel.parcel, sender = name, %destination, %digest, %reason, "parcel refused");
-        let Some(sender) = sender else { return };
-        let said = Refusal { sender, epoch: parcel.epoch, parcel: parcel.parcel, digest: *digest, reason: *reason };
-        let notice = said.sign(self.context.keys.signing(), &self.context.node, self.context.tag, self.version());
-        self.notes.push(Note::Refuse(*parcel, *digest, notice));
-    }
-
-    fn ask(&mut self, missing: &Missing) {
-        let parcel = &missing.parcel;
-        let Some(sender) = self.sender_of(parcel) else { return };
-        let (destination, stripe, held) = (&self.context.destination, missing.stripe, missing.held.len());
-        tracing::info!(parcel = %parcel.parcel, %sender, %destination, stripe, held, "asking the sender again");
-        // What comes after the stripe to be handed out next may be on its way or not: the sender has it all.
-        let stripes = vec![missing.stripe..=u32::MAX];
-        let said = MissingNotice { sender, epoch: parcel.epoch, parcel: parcel.parcel, stripes };
-        self.context.notices.publish(said.sign(
-            self.context.keys.signing(),
-            &self.context.node,
-            self.context.tag,
-            self.version(),
-        ));
-    }
-
-    /// The name of a parcel's sender; a parcel of a sender that the directory lost meanwhile is nobody's to be told.
-    fn sender_of(&self, parcel: &ParcelKey) -> Option<SenderName> {
-        self.context.in_force.borrow().sender_by_key(&parcel.sender).map(|sender| sender.name.clone())
-    }
-
-    fn version(&self) -> u64 {
-        self.context.in_force.borrow().version
     }
 
     async fn staged(&mut self, message: Message, now: Now) -> Result<Vec<Action>, NodeError> {
