@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::SoFar;
+use super::feed::SoFar;
 use crate::core::id::ParcelId;
 use crate::store::outbox::ParcelRow;
 use crate::transport::publisher::StripeRecords;

@@ -1,8 +1,11 @@
-//! Gets parcels to the brokers, and gets them there again until there is a fate: fresh stripes at once while there is credit,
-//! everything else (what credit did not allow, restarts, top-ups, *missing* notices, silence) from the outbox, stripe by
-//! stripe in turn (`jobs`), so that no parcel holds up another. Must not seal or count receipts.
+//! Gets parcels to the brokers, and gets them there again until there is a fate: fresh stripes at once while there is credit
+//! (`feed` while their parcel is still being sealed), everything else (what credit did not allow, restarts, top-ups, *missing*
+//! notices, silence, as `paces` says) from the outbox, stripe by stripe in turn (`jobs`), so that no parcel holds up another.
+//! Must not seal or count receipts.
 
+mod feed;
 mod jobs;
+mod paces;
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -12,7 +15,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+pub use feed::Feed;
+
+use feed::SoFar;
 use jobs::{Job, Jobs, Ready, Source, Why};
+use paces::Paces;
 
 use super::handle::Withheld;
 use super::tracker::{Finished, Tracker};
@@ -24,18 +31,6 @@ use crate::telemetry::{Meter, logs, names};
 use crate::transport::publisher::{Publisher, PublisherEvent, StripeId, StripeRecords};
 use crate::transport::{Full, Record};
 
-/// Without a word from the nodes a parcel is sent again after this long, then after twice as long, and so on.
-const FIRST_PATIENCE: Duration = Duration::from_secs(30);
-
-/// The longest wait between two sendings of the same parcel.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
-
-/// *Missing* notices about a parcel are followed at most this often.
-const MISSING_EVERY: Duration = Duration::from_secs(5);
-
-/// A fresh stripe waits this long for credit; after that the outbox takes over.
-const CREDIT_PATIENCE: Duration = Duration::from_secs(1);
-
 /// Fresh stripes that wait for credit stay in memory up to so many bytes of records, for all destinations; others are read from
 /// the outbox and coded again when their turn comes.
 const WAITING_BYTES: usize = 24 * 1024 * 1024;
@@ -43,22 +38,6 @@ const WAITING_BYTES: usize = 24 * 1024 * 1024;
 /// Starts a topic's publisher.
 pub type StartPublisher =
     Box<dyn Fn(&DestinationName) -> (Publisher, mpsc::UnboundedReceiver<PublisherEvent>) + Send + Sync>;
-
-/// A parcel whose sealing goes on: what is durable so far, and whether that is all.
-#[derive(Debug, Clone)]
-pub struct SoFar {
-    /// The row as it would be now.
-    pub row: ParcelRow,
-    /// Whether its sealing has ended, well or not.
-    pub ended: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    due: Duration,
-    patience: Duration,
-    missing_at: Option<Duration>,
-}
 
 struct Lane {
     publisher: Publisher,
@@ -75,7 +54,7 @@ pub struct Publishing {
 struct Shared {
     start: StartPublisher,
     lanes: Mutex<BTreeMap<DestinationName, Arc<Lane>>>,
-    paces: Mutex<BTreeMap<(ParcelId, DestinationName), Pace>>,
+    paces: Mutex<Paces>,
     /// Parcels whose sealing goes on.
     growing: Mutex<BTreeMap<ParcelId, watch::Receiver<SoFar>>>,
     /// Of [`WAITING_BYTES`].
@@ -170,9 +149,8 @@ impl Publishing {
     }
 
     fn pace(&self, parcel: ParcelId, destination: &DestinationName) {
-        let due = self.shared.clock.monotonic() + FIRST_PATIENCE;
-        let pace = Pace { due, patience: FIRST_PATIENCE, missing_at: None };
-        lock(&self.shared.paces).insert((parcel, destination.clone()), pace);
+        let now = self.shared.clock.monotonic();
+        lock(&self.shared.paces).begin(parcel, destination.clone(), now);
     }
 
     /// Publishes a small parcel that is durable in the outbox.
@@ -208,15 +186,6 @@ impl Publishing {
         if room.is_some() { Ready { stripes, _room: room } } else { Ready::default() }
     }
 
-    /// Starts the publishing of a parcel that is still being sealed.
-    pub fn feed(&self, row: ParcelRow) -> Feed {
-        let lanes = row.destinations.iter().map(|name| (name.clone(), false)).collect();
-        let parcel = row.parcel;
-        let (so_far, seen) = watch::channel(SoFar { row, ended: false });
-        lock(&self.shared.growing).insert(parcel, seen);
-        Feed { publishing: self.clone(), lanes, so_far }
-    }
-
     /// Publishes a parcel that is durable in the outbox, from there.
     pub fn send_kept(&self, row: &ParcelRow) {
         for destination in &row.destinations {
@@ -246,14 +215,8 @@ impl Publishing {
     /// every five seconds.
     pub fn missing(&self, parcel: ParcelId, destination: &DestinationName, stripes: &[RangeInclusive<u32>]) {
         let now = self.shared.clock.monotonic();
-        {
-            let mut paces = lock(&self.shared.paces);
-            let Some(pace) = paces.get_mut(&(parcel, destination.clone())) else { return };
-            if pace.missing_at.is_some_and(|at| now.saturating_sub(at) < MISSING_EVERY) {
-                return;
-            }
-            pace.missing_at = Some(now);
-            pace.due = now + pace.patience;
+        if !lock(&self.shared.paces).follows_missing(parcel, destination, now) {
+            return;
         }
         let Some(row) = self.shared.tracker.undecided_parcel(parcel, destination) else { return };
         for range in stripes {
@@ -267,7 +230,7 @@ impl Publishing {
     /// These need no publishing any more.
     pub fn forget(&self, finished: &[Finished]) {
         for (parcel, destination) in finished {
-            lock(&self.shared.paces).remove(&(*parcel, destination.clone()));
+            lock(&self.shared.paces).end(*parcel, destination);
             let lane = lock(&self.shared.lanes).get(destination).cloned();
             if let Some(lane) = lane {
                 lane.publisher.forget(*parcel);
@@ -431,12 +394,7 @@ impl Publishing {
             let in_flight: usize = lock(&self.shared.lanes).values().map(|lane| lane.publisher.in_flight()).sum();
             self.shared.meter.set(names::CLIENT_WINDOW_BYTES, in_flight as f64);
             let (now, wall) = (self.shared.clock.monotonic(), self.shared.clock.now());
-            let mut due = Vec::new();
-            for (key, pace) in lock(&self.shared.paces).iter_mut().filter(|(_, pace)| pace.due <= now) {
-                pace.patience = (pace.patience * 2).min(LONGEST_PATIENCE);
-                pace.due = now + pace.patience;
-                due.push(key.clone());
-            }
+            let due = lock(&self.shared.paces).take_due(now);
             for (parcel, destination) in due {
                 match self.shared.tracker.undecided_parcel(parcel, &destination) {
                     // Past its expiry no node takes it: what became of it is asked for instead.
@@ -446,63 +404,6 @@ impl Publishing {
                     }
                     _ => {}
                 }
-            }
-        }
-    }
-}
-
-/// The publishing of a parcel that is still being sealed.
-pub struct Feed {
-    publishing: Publishing,
-    /// Destinations, and whether the outbox has taken over there.
-    lanes: Vec<(DestinationName, bool)>,
-    so_far: watch::Sender<SoFar>,
-}
-
-impl Feed {
-    /// Publishes a stripe that is durable in the outbox, whose row is now `row`. Waits a moment for credit, so that sealing
-    /// runs no faster than the brokers; where there is none for long, the stripe is sent from the outbox later.
-    pub async fn stripe(&mut self, row: ParcelRow, stripe: &Stripe) {
-        let index = stripe.header.stripe;
-        self.so_far.send_modify(|so_far| so_far.row = row);
-        for (destination, behind) in &mut self.lanes {
-            let lane = self.publishing.lane(destination);
-            if *behind {
-                lane.wake.notify_one();
-                continue;
-            }
-            let sent = tokio::select! {
-                biased;
-                sent = lane.publisher.publish(records(stripe), false) => sent.is_ok(),
-                () = self.publishing.shared.clock.sleep(CREDIT_PATIENCE) => false,
-            };
-            if !sent {
-                *behind = true;
-                let source = Source::Growing(self.so_far.subscribe());
-                self.publishing.push_job(destination, Job::new(source, index..u32::MAX, Why::Behind));
-            }
-        }
-    }
-
-    /// Its sealing has ended well: it is undecided from now on.
-    pub fn finish(self, row: &ParcelRow) {
-        let span = logs::parcel_span("publish", row.parcel);
-        for (destination, _) in &self.lanes {
-            span.in_scope(|| tracing::debug!(%destination, stripes = row.stripes, "handed to the publisher"));
-            self.publishing.pace(row.parcel, destination);
-        }
-        self.so_far.send_modify(|so_far| so_far.row = row.clone());
-    }
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.so_far.send_modify(|so_far| so_far.ended = true);
-        let parcel = self.so_far.borrow().row.parcel;
-        lock(&self.publishing.shared.growing).remove(&parcel);
-        for (destination, behind) in &self.lanes {
-            if *behind {
-                self.publishing.lane(destination).wake.notify_one();
             }
         }
     }
