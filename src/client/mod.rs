@@ -104,6 +104,7 @@ mod handle;
 mod many;
 mod notices;
 mod options;
+mod piecewise;
 mod publishing;
 pub mod reader;
 mod renewal;

@@ -1,36 +1,30 @@
 //! The client: what an application holds. It has what is submitted checked (`check`), gives it a place in the window, and
-//! leaves the rest to the tasks that were started (`start`). Must not seal, publish or count itself.
+//! leaves the rest to the tasks that were started (`start`); payloads that are read piece by piece come through `piecewise`.
+//! Must not seal, publish or count itself.
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, SeekFrom};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bundle::{Held, Prepared, Submission};
+use super::bundle::Submission;
 use super::counting::Directories;
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
 use super::options::Interceptor;
-use super::stream::{Streaming, too_long};
+use super::piecewise::submit_held;
+use super::stream::Streaming;
 use super::tracker::Tracker;
 use super::transaction::Transaction;
-use super::window::{Window, WindowPlace};
+use super::window::Window;
 use crate::core::directory::Directory;
 use crate::core::id::{DestinationName, SenderName, Suite, Ticket, Time};
-use crate::core::limits::PAYLOAD_BYTES;
 use crate::seams::{BoxFuture, Seams};
 use crate::transport::Trouble;
 
 /// A payload longer than this is sealed stripe by stripe rather than in one piece.
 const LARGE: usize = 2 * 1024 * 1024;
-
-/// A reader's payload up to this length is read whole and bundled like any other.
-const SMALL: u64 = 256 * 1024;
-
-/// Where a large transaction is given back once nobody of its keys is before it.
-type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
 
 /// Looks up what was said since a time.
 pub(super) type Search = Box<dyn Fn(Time) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -152,19 +146,12 @@ impl Client {
         })
     }
 
-    fn intercepted(&self, destinations: &[DestinationName], transaction: Transaction) -> Transaction {
+    /// The transaction as the interceptor leaves it.
+    pub(super) fn intercepted(&self, destinations: &[DestinationName], transaction: Transaction) -> Transaction {
         match &self.inner.interceptor {
             Some(interceptor) => interceptor(destinations, transaction),
             None => transaction,
         }
-    }
-
-    /// The same for a payload that comes by itself: what is inside the transaction is not used, whoever put it there.
-    fn intercepted_alone(&self, destinations: &[DestinationName], mut transaction: Transaction) -> Transaction {
-        transaction.payload = bytes::Bytes::new();
-        let mut transaction = self.intercepted(destinations, transaction);
-        transaction.payload = bytes::Bytes::new();
-        transaction
     }
 
     async fn try_submit_to(
@@ -207,162 +194,6 @@ impl Client {
             answered.await.map_err(|_| closed(()))??
         };
         Ok(in_order(destinations, handles))
-    }
-
-    /// Submits a transaction whose payload is read, sealed and published piece by piece and never held in memory; the
-    /// payload inside `transaction` is not used. `length`, where it is known, is checked. When this returns, all of it is
-    /// durable in the outbox. Dropping the future before the payload has been read and sealed to its end abandons it; after
-    /// that it is submitted all the same. Errors: [`ClientError`].
-    ///
-    /// ```no_run
-    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// use sealcast::client::Transaction;
-    ///
-    /// let upload = tokio::net::TcpStream::connect("camera:9000").await?;
-    /// let film = Transaction::new("").content_type("video/mp4").compress();
-    /// let handle = client.submit_reader("films", film, upload, None).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn submit_reader(
-        &self,
-        destination: &str,
-        transaction: Transaction,
-        payload: impl AsyncRead + Unpin + Send,
-        length: Option<u64>,
-    ) -> Result<Handle, ClientError> {
-        let handles =
-            self.submit_reader_to(&[DestinationName::new(destination)?], transaction, payload, length).await?;
-        handles.into_iter().next().ok_or(ClientError::Closed)
-    }
-
-    /// The same to several destinations. Errors: [`ClientError`].
-    ///
-    /// ```no_run
-    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// use sealcast::client::Transaction;
-    /// use sealcast::core::id::DestinationName;
-    ///
-    /// let both = [DestinationName::new("films")?, DestinationName::new("archive")?];
-    /// let upload = tokio::net::TcpStream::connect("camera:9000").await?;
-    /// let handles = client.submit_reader_to(&both, Transaction::new(""), upload, None).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn submit_reader_to(
-        &self,
-        destinations: &[DestinationName],
-        mut transaction: Transaction,
-        mut payload: impl AsyncRead + Unpin + Send,
-        length: Option<u64>,
-    ) -> Result<Vec<Handle>, ClientError> {
-        if let Some(said) = length.filter(|length| *length <= SMALL) {
-            let mut whole = Vec::with_capacity(said as usize);
-            (&mut payload).take(said + 1).read_to_end(&mut whole).await.map_err(ClientError::Read)?;
-            if whole.len() as u64 != said {
-                return Err(ClientError::Length { said, given: whole.len() as u64 });
-            }
-            transaction.payload = whole.into();
-            return Ok(self.submit_to(destinations, transaction).await?);
-        }
-        let transaction = self.intercepted_alone(destinations, transaction);
-        if transaction.pad {
-            let problem =
-                "a payload that is read once cannot be padded: its header, which comes first, says its length and \
-                           tag. Submit a file, which is read twice, or its bytes"
-                    .to_owned();
-            return Err(ClientError::Transaction { field: "padding", problem });
-        }
-        let prepared = self.prepare(destinations, transaction)?;
-        self.submit_read(destinations, prepared, payload, length).await
-    }
-
-    /// Submits what a file, or anything else that can be read twice, holds from where it stands to its end, and never holds
-    /// it in memory. It is read once; a padded one ([`Transaction::pad`]) twice, because its header says its true length and
-    /// tag. Everything else as [`Client::submit_reader`]. Errors: [`ClientError`], [`ClientError::Changed`] among them when
-    /// somebody writes to it meanwhile.
-    ///
-    /// ```no_run
-    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// use sealcast::client::Transaction;
-    ///
-    /// let film = tokio::fs::File::open("film.mp4").await?;
-    /// let handle = client.submit_file("films", Transaction::new("").pad(), film).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn submit_file(
-        &self,
-        destination: &str,
-        transaction: Transaction,
-        file: impl AsyncRead + AsyncSeek + Unpin + Send,
-    ) -> Result<Handle, ClientError> {
-        let handles = self.submit_file_to(&[DestinationName::new(destination)?], transaction, file).await?;
-        handles.into_iter().next().ok_or(ClientError::Closed)
-    }
-
-    /// The same to several destinations. Errors: as [`Client::submit_file`].
-    ///
-    /// ```no_run
-    /// # async fn example(client: sealcast::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// use sealcast::client::Transaction;
-    /// use sealcast::core::id::DestinationName;
-    ///
-    /// let both = [DestinationName::new("films")?, DestinationName::new("archive")?];
-    /// let film = tokio::fs::File::open("film.mp4").await?;
-    /// let handles = client.submit_file_to(&both, Transaction::new(""), film).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn submit_file_to(
-        &self,
-        destinations: &[DestinationName],
-        transaction: Transaction,
-        mut file: impl AsyncRead + AsyncSeek + Unpin + Send,
-    ) -> Result<Vec<Handle>, ClientError> {
-        let from = file.stream_position().await.map_err(ClientError::Read)?;
-        let length = file.seek(SeekFrom::End(0)).await.map_err(ClientError::Read)?.saturating_sub(from);
-        file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
-        if length <= SMALL {
-            return self.submit_reader_to(destinations, transaction, file, Some(length)).await;
-        }
-        let transaction = self.intercepted_alone(destinations, transaction);
-        let (pad, compress) = (transaction.pad, transaction.compress);
-        let mut prepared = self.prepare(destinations, transaction)?;
-        if pad {
-            prepared.measured = Some(self.inner.streaming.measure(&mut file, Some(length), compress).await?);
-            file.seek(SeekFrom::Start(from)).await.map_err(ClientError::Read)?;
-        }
-        self.submit_read(destinations, prepared, file, Some(length)).await
-    }
-
-    async fn submit_read(
-        &self,
-        destinations: &[DestinationName],
-        prepared: Prepared,
-        payload: impl AsyncRead + Unpin + Send,
-        length: Option<u64>,
-    ) -> Result<Vec<Handle>, ClientError> {
-        if length.is_some_and(|length| length > PAYLOAD_BYTES) {
-            return Err(too_long());
-        }
-        let submitted = match self.inner.window.take(length.unwrap_or(0)) {
-            Ok(place) => match self.hold(prepared) {
-                Ok(held) => submit_held(&self.inner.streaming, held, place, payload, length).await,
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
-        };
-        let handles = submitted.inspect_err(|error| self.inner.tracker.given_back(error))?;
-        Ok(in_order(destinations, handles))
-    }
-
-    /// Takes a large transaction's place in the order of submissions.
-    fn hold(&self, prepared: Prepared) -> Result<OnHold, ClientError> {
-        let (answer, held) = oneshot::channel();
-        let submission = Submission::Hold { prepared: Box::new(prepared), answer };
-        self.inner.queue.send(submission).map_err(|_| ClientError::Closed)?;
-        Ok(held)
     }
 
     /// Waits until a payload of this many bytes would find a place in the window. Another submission may take it first.
@@ -482,19 +313,8 @@ impl Client {
     }
 }
 
-/// Seals, keeps and publishes a large transaction, once its keys are its own.
-async fn submit_held(
-    streaming: &Streaming,
-    held: OnHold,
-    place: WindowPlace,
-    payload: impl AsyncRead + Unpin + Send,
-    length: Option<u64>,
-) -> Result<Vec<Handle>, ClientError> {
-    let (prepared, held) = held.await.map_err(|_| ClientError::Closed)?;
-    streaming.submit(*prepared, held, place, payload, length).await
-}
-
-fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<Handle> {
+/// Handles in the order in which their destinations were named.
+pub(super) fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<Handle> {
     let place = |handle: &Handle| destinations.iter().position(|name| *name == handle.ticket().destination);
     handles.sort_by_key(place);
     handles

@@ -1,7 +1,8 @@
 //! Reading what is committed: by id, by ordering key, as a feed from a cursor; and how transactions and nodes stand.
 //!
-//! `feed` owns what a node gives and how that goes on at another, `subscription` what is subscribed to, `wanted` the calls that
-//! begin it, `ask` the choice of a node. Must not judge fates: a node's answer is believed because the directory names its TLS key.
+//! `feed` owns what a node gives and how that goes on at another, `subscription` what is subscribed to, `wanted` the calls
+//! that begin it, `ask` the choice of a node. Must not judge fates: a node's answer is believed because the directory names
+//! its TLS key.
 
 mod ask;
 mod feed;
