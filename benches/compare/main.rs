@@ -113,14 +113,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     hear::listen(flights.clone(), stages.clone())?;
     let mut results = Results::default();
     let mut rows = Vec::new();
-    let largest = plan
-        .amounts
-        .iter()
-        .map(|amount| amount.bytes)
-        .chain(plan.through.iter().copied())
-        .max()
-        .unwrap_or(0)
-        .max(64 << 10);
+    let largest = plan.largest();
 
     if !plan.two_clusters || plan.unproxied() {
         progress("starting three brokers, three nodes, all clients and consumers");
@@ -217,6 +210,7 @@ fn proxied(ground: &mut Ground, plan: &Plan, results: &mut Results) -> Result<()
 
 fn warm_up(ground: &mut Ground, plan: &Plan) -> Result<(), Failure> {
     progress("warming up");
+    throughput::load(ground, plan)?;
     let usual = Amount { bytes: 64 << 10, rounds: 0, proxied: 0, in_trouble: true, gap: Duration::from_millis(15) };
     let amount = plan.amounts.iter().find(|amount| amount.in_trouble).unwrap_or(&usual);
     measure(ground, Condition::AllWell, amount, plan.warm_up, 0, plan).map(drop)

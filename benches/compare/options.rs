@@ -114,6 +114,8 @@ pub struct Plan {
     pub amounts: Vec<Amount>,
     /// Rounds before anything counts.
     pub warm_up: usize,
+    /// How long brokers are under full load before that, so that their just-in-time compilers have done most of their work.
+    pub loaded: Duration,
     /// How they go.
     pub trouble: Trouble,
     /// Sizes of throughput.
@@ -134,6 +136,12 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 impl Plan {
+    /// The largest payload.
+    pub fn largest(&self) -> u64 {
+        let latency = self.amounts.iter().map(|amount| amount.bytes);
+        latency.chain(self.through.iter().copied()).max().unwrap_or(0).max(64 * KIB)
+    }
+
     /// Whether latency is measured under this condition.
     pub fn has(&self, condition: Condition) -> bool {
         self.conditions.contains(&condition)
@@ -246,6 +254,7 @@ impl Options {
                 amount(16 * MIB, 900, [8, 0], false),
             ],
             warm_up: 100,
+            loaded: seconds(60),
             trouble,
             through: vec![256, 64 * KIB, 256 * KIB, MIB],
             runs: 3,
@@ -265,6 +274,7 @@ impl Options {
                     amount(MIB, 20, [1, 0], false),
                 ],
                 warm_up: 1,
+                loaded: millis(5),
                 conditions: Condition::ALL
                     .into_iter()
                     .filter(|condition| !(self.brief && matches!(condition, Condition::Killed | Condition::Rolled)))
@@ -297,6 +307,7 @@ impl Options {
                     amount(16 * MIB, 900, [1, 0], false),
                 ],
                 warm_up: 20,
+                loaded: seconds(10),
                 trouble: Trouble { calm: seconds(2), away: seconds(10), patience: seconds(20), ..trouble },
                 runs: 2,
                 each: millis(1000),

@@ -51,11 +51,33 @@ const fn large(bytes: u64) -> Series {
 /// How long what is under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long one way is loaded before it is the next one's turn.
+const TURN: Duration = Duration::from_secs(1);
+
 /// What one run came to.
 struct Ran {
     per_second: f64,
     disk_per_byte: f64,
     cpu_ms_per_mib: f64,
+    compilers_ms_per_mib: f64,
+}
+
+/// Loads brokers on all ways for as long as is planned; nothing of it counts. A JVM compiles what runs often while it runs: on two
+/// cores, brokers that have just started spend a quarter of the machine on that.
+pub fn load(ground: &Ground, plan: &Plan) -> Result<(), Failure> {
+    let Plan { arms, under_way, loaded, .. } = plan;
+    let fits = |series: &Series| series.until == Until::Delivered && series.bytes <= plan.largest();
+    let series: Vec<_> = SERIES.into_iter().filter(fits).collect();
+    let ways = series.iter().flat_map(|series| series.ways.iter().map(move |way| (*series, *way)));
+    let ways: Vec<_> = ways.filter(|(_, way)| arms.contains(&way.arm())).collect();
+    let (began, turn) = (Instant::now(), TURN.min(*loaded));
+    for (series, way) in ways.iter().cycle() {
+        if began.elapsed() >= *loaded {
+            break;
+        }
+        one(ground, Series { under_way: series.under_way.min(*under_way), ..*series }, *way, turn)?;
+    }
+    Ok(())
 }
 
 /// Runs all series as planned, and gives their rows.
@@ -84,7 +106,7 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     let places = Arc::new(Semaphore::new(series.under_way));
     let (topics, processes) = (ground.topics(way), ground.cluster.processes());
     let disk = logs(&ground.cluster.data_folders(), &topics)?;
-    let cpu = processor_time(&processes)?;
+    let (cpu, compilers) = (processor_time(&processes)?, compiler_time(&processes)?);
     let began = Instant::now();
     let mut sent = 0_u64;
     // One at least, however slow the machine is.
@@ -103,13 +125,17 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     // What nodes still do with it belongs to what it costs, and must not slow the next run down.
     ground.flights.settle(PATIENCE);
     let cpu = processor_time(&processes)? - cpu;
+    // The JVM ends compiler threads that have nothing to do, and what they took is gone with them.
+    let compilers = (compiler_time(&processes)? - compilers).max(0.0);
     let disk = logs(&ground.cluster.data_folders(), &topics)? - disk;
     ground.flights.take();
     let bytes = (sent * series.bytes) as f64;
+    let mebibytes = bytes / f64::from(1 << 20);
     Ok(Ran {
         per_second: bytes / took,
         disk_per_byte: disk as f64 / bytes,
-        cpu_ms_per_mib: 1e3 * cpu / (bytes / f64::from(1 << 20)),
+        cpu_ms_per_mib: 1e3 * cpu / mebibytes,
+        compilers_ms_per_mib: 1e3 * compilers / mebibytes,
     })
 }
 
@@ -156,6 +182,7 @@ fn compared(series: Series, all: &[Vec<Ran>]) -> Vec<Row> {
         let cpu = row("brokers' CPU", "ms/MiB", |ran| ran.cpu_ms_per_mib);
         let most = (series.bytes == 1 << 20).then_some(Target::AtMost(0.5));
         rows.extend(cpu.map(|row| judged(row, most)));
+        rows.extend(row("of it the JVMs' compilers", "ms/MiB", |ran| ran.compilers_ms_per_mib));
     }
     rows
 }
@@ -191,17 +218,42 @@ fn log_bytes(folder: &Path) -> Result<u64, Failure> {
 
 /// Processor seconds of these processes so far, from Linux's /proc.
 fn processor_time(processes: &[u32]) -> Result<f64, Failure> {
-    let ticks = Command::new("getconf").arg("CLK_TCK").output()?.stdout;
-    let ticks: f64 = String::from_utf8_lossy(&ticks).trim().parse()?;
+    let ticks = ticks()?;
+    let times = processes.iter().map(|process| Ok(times(Path::new(&format!("/proc/{process}")))?.1 / ticks));
+    times.sum()
+}
+
+/// Processor seconds so far of those of their threads that compile and still run.
+fn compiler_time(processes: &[u32]) -> Result<f64, Failure> {
+    let ticks = ticks()?;
     let mut sum = 0.0;
     for process in processes {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // The name, in parentheses, may have blanks; user and system time are the 12th and 13th field behind it.
-        let (_, rest) = stat.rsplit_once(") ").ok_or("/proc/PID/stat is not as expected")?;
-        let fields: Vec<&str> = rest.split(' ').collect();
-        for field in fields.get(11..13).ok_or("/proc/PID/stat is too short")? {
-            sum += field.parse::<f64>()? / ticks;
+        for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+            // A thread may end meanwhile.
+            let Ok((name, time)) = times(&thread?.path()) else { continue };
+            if name.starts_with("C1 Compiler") || name.starts_with("C2 Compiler") {
+                sum += time / ticks;
+            }
         }
     }
     Ok(sum)
+}
+
+/// Ticks of a second.
+fn ticks() -> Result<f64, Failure> {
+    Ok(String::from_utf8_lossy(&Command::new("getconf").arg("CLK_TCK").output()?.stdout).trim().parse()?)
+}
+
+/// The name of a process or thread, and its ticks so far, user and system.
+fn times(of: &Path) -> Result<(String, f64), Failure> {
+    let stat = std::fs::read_to_string(of.join("stat"))?;
+    // The name, in parentheses, may have blanks; user and system time are the 12th and 13th field behind it.
+    let (before, rest) = stat.rsplit_once(") ").ok_or("/proc/PID/stat is not as expected")?;
+    let name = before.split_once('(').map(|(_, name)| name).unwrap_or_default();
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let mut sum = 0.0;
+    for field in fields.get(11..13).ok_or("/proc/PID/stat is too short")? {
+        sum += field.parse::<f64>()?;
+    }
+    Ok((name.to_owned(), sum))
 }

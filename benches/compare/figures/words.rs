@@ -88,7 +88,7 @@ impl Arm {
                  consumer lacks."
             }
             Self::Memory => {
-                "Sealcast: signed, sealed, two data shards and a parity shard, up to eight and four, over three brokers at replication 1, three \
+                "Sealcast: signed, sealed, two data shards and a parity shard, or four and two, over three brokers at replication 1, three \
                  nodes that stage with fsync, decide by consensus and sign receipts; *committed* is a majority of receipts that \
                  the client verified. What the outbox holds is lost with the client's process."
             }

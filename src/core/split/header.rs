@@ -54,9 +54,11 @@ impl Profile {
     pub const CODED_K: u8 = 8;
     /// Shard length of the coded and the small profile, in bytes.
     pub const CODED_SHARD_BYTES: u32 = 64 * 1024;
-
-    /// Longest shard of a parcel whose length is known, in bytes.
-    pub const FITTING_SHARD_BYTES: u32 = 160 * 1024;
+    /// Longest stripe of a parcel whose length is known, in bytes: what a node gathers of it at once.
+    pub const FITTING_STRIPE_BYTES: u32 = 2 * 1024 * 1024;
+    /// Length of a shard from which each domain gets two of a stripe, in bytes: the second one is on its way while the first
+    /// one is checked.
+    pub const FITTING_LONG_SHARD_BYTES: u32 = 256 * 1024;
 
     /// A profile within the limits: k in 1 to 32, m in 0 to 32, shards of 1 to 524,288 bytes. Errors:
     /// [`WireError::Range`].
@@ -76,17 +78,19 @@ impl Profile {
     }
 
     /// For a parcel of known length: as safe against the loss of any one domain as [`Profile::coded`], and as cheap or cheaper, in
-    /// as few records as its length needs. Each domain gets 1 shard of a stripe, or 2, 3, ... where shards would otherwise be
-    /// far above 64 KiB; eight data shards grow to 160 KiB before there is a second stripe. Stripes are of one length, so that none
-    /// is left with a few bytes.
+    /// as few records as its length needs: what a record costs brokers and nodes hardly depends on its length. Each domain gets
+    /// one shard of a stripe; two, where that does not take more than eight data shards and they would else be longer than 256 KiB.
+    /// Shards grow to 512 KiB and stripes to 2 MiB before there is a second stripe. Stripes are of one length, so that none is
+    /// left with a few bytes.
     pub fn fitting(domains: usize, sealed_bytes: u64) -> Self {
         let others = if domains < 2 { 2 } else { domains - 1 };
         let most = usize::from(Self::CODED_K);
         let length = usize::try_from(sealed_bytes).unwrap_or(usize::MAX).max(1);
-        let each = length.saturating_add(others * Self::CODED_SHARD_BYTES as usize / 2)
-            / (others * Self::CODED_SHARD_BYTES as usize);
-        let k = others.saturating_mul(each.max(1)).min(most);
-        let stripes = length.div_ceil(k * Self::FITTING_SHARD_BYTES as usize);
+        let long = length.div_ceil(others) > Self::FITTING_LONG_SHARD_BYTES as usize;
+        let each = if long && 2 * others <= most { 2 } else { 1 };
+        let k = others.min(most).saturating_mul(each);
+        let longest = limits::SHARD_BYTES.min(Self::FITTING_STRIPE_BYTES as usize / k);
+        let stripes = length.div_ceil(k * longest);
         let shard_bytes = length.div_ceil(stripes).div_ceil(k).max(Self::CODED_SHARD_BYTES as usize);
         Self { k: k as u8, m: k.div_ceil(others) as u8, shard_bytes: shard_bytes as u32 }
     }
