@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
@@ -56,6 +58,8 @@ fetch.queue.backoff.ms=5, the same back-offs and socket time-outs; topics of rep
 has topics, one producer (Sealcast: one for each broker) and three readers of its own; every topic has one partition led by each \
 broker, used in turn";
 
+/// How much a partition keeps, of any arm: far more than is under way, and little enough for a usual disk.
+const KEPT: [(&str, &str); 2] = [("retention.bytes", "100663296"), ("segment.bytes", "33554432")];
 /// Partitions of a topic: one led by each broker.
 const PARTITIONS: usize = 3;
 /// Pieces of the arms that cut.
@@ -83,11 +87,42 @@ pub async fn make_topics(brokers: &str, topics: &[(String, usize)]) -> Result<()
         let assignment: Vec<Vec<i32>> = (0..PARTITIONS).map(replicas).collect();
         let assignment: Vec<&[i32]> = assignment.iter().map(Vec::as_slice).collect();
         let in_sync = if *factor == 1 { "1" } else { "2" };
+        let [bytes, segment] = KEPT;
         let topic = NewTopic::new(name, PARTITIONS as i32, TopicReplication::Variable(&assignment))
+            .set(bytes.0, bytes.1)
+            .set(segment.0, segment.1)
             .set("min.insync.replicas", in_sync)
             .set("max.message.bytes", "67108864");
         for made in admin.create_topics([&topic], &AdminOptions::new()).await? {
             made.map_err(|(name, code)| format!("topic {name}: {code}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Topics that were made elsewhere keep as little as those made here; nothing else about them changes.
+pub async fn keep_little(brokers: &str, topics: &[String]) -> Result<(), Failure> {
+    let admin: AdminClient<DefaultClientContext> = config(brokers, &[]).create()?;
+    for topic in topics {
+        let of = ResourceSpecifier::Topic(topic);
+        let found = admin.describe_configs([&of], &AdminOptions::new()).await?;
+        let mut wanted = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        // A setting that is not named goes back to the cluster's.
+        let own: Vec<(String, String)> = found
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|code| format!("topic {topic}: {code}"))?
+            .into_iter()
+            .flat_map(|resource| resource.entries)
+            .filter(|entry| entry.source == ConfigSource::DynamicTopic)
+            .filter_map(|entry| Some((entry.name, entry.value?)))
+            .filter(|(name, _)| KEPT.iter().all(|(kept, _)| kept != name))
+            .collect();
+        for (name, value) in own.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(KEPT) {
+            wanted = wanted.set(name, value);
+        }
+        for altered in admin.alter_configs([&wanted], &AdminOptions::new()).await? {
+            altered.map_err(|(_, code)| format!("topic {topic}: {code}"))?;
         }
     }
     Ok(())

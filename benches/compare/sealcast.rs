@@ -23,6 +23,7 @@ use sealcast::transport::{AnyTransport, Topic, TransportOptions};
 use crate::Failure;
 use crate::figures::words::Arm;
 use crate::flights::Flights;
+use crate::records::keep_little;
 use crate::stages::Stages;
 
 /// How long the nodes may take to find each other.
@@ -85,9 +86,12 @@ impl Sealcast {
             (topic(REPLICATED)?, Layout::Replicated { factor: 3 }),
             (Topic::notices(&plan.name), Layout::PinnedToEach),
         ];
+        let mut names = Vec::new();
         for (topic, layout) in layouts {
+            names.push(topic.as_str().to_owned());
             admin::init(&making, &TopicPlan { topic, layout, retention: RETENTION }).await?;
         }
+        keep_little(brokers, &names).await?;
         let start = |config: &Path| {
             let options = NodeConfig::load(&Sources::file(config)).map_err(Failure::from);
             let options = options.and_then(|config| Ok(NodeOptions::from_config(&config)?));

@@ -1,7 +1,8 @@
 //! Throughput, and what it costs: a closed loop with so many messages under way at once, one way after the other; meanwhile the
 //! brokers' processor time and the growth of their logs.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,9 @@ const fn large(bytes: u64) -> Series {
 
 /// How long what is under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often the logs are looked at: they are deleted in pieces, each after seconds.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long one way is loaded before it is the next one's turn.
 const TURN: Duration = Duration::from_secs(1);
@@ -105,16 +109,20 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     let sender = ground.sender();
     let places = Arc::new(Semaphore::new(series.under_way));
     let (topics, processes) = (ground.topics(way), ground.cluster.processes());
-    let disk = logs(&ground.cluster.data_folders(), &topics)?;
+    let mut disk = Logs::new(ground.cluster.data_folders(), topics)?;
     let (cpu, compilers) = (processor_time(&processes)?, compiler_time(&processes)?);
     let began = Instant::now();
-    let mut sent = 0_u64;
+    let (mut sent, mut looked) = (0_u64, began);
     // One at least, however slow the machine is.
     while sent == 0 || began.elapsed() < each {
         // What is lost for good would stop the run, and is told.
         let place = sender.place(&places, PATIENCE).ok_or("nothing is delivered any more")?;
         sender.send(way, 0, series.bytes, Instant::now(), series.until, Some(place));
         sent += 1;
+        if looked.elapsed() >= LOOK {
+            disk.look()?;
+            looked = Instant::now();
+        }
     }
     if !ground.flights.wait(PATIENCE, |_| true) {
         let waiting = ground.flights.waiting(|_| true);
@@ -127,7 +135,7 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     let cpu = processor_time(&processes)? - cpu;
     // The JVM ends compiler threads that have nothing to do, and what they took is gone with them.
     let compilers = (compiler_time(&processes)? - compilers).max(0.0);
-    let disk = logs(&ground.cluster.data_folders(), &topics)? - disk;
+    let disk = disk.growth()?;
     ground.flights.take();
     let bytes = (sent * series.bytes) as f64;
     let mebibytes = bytes / f64::from(1 << 20);
@@ -187,33 +195,52 @@ fn compared(series: Series, all: &[Vec<Ran>]) -> Vec<Row> {
     rows
 }
 
-/// Bytes of the logs of topics whose names begin so.
-fn logs(folders: &[std::path::PathBuf], topics: &str) -> Result<u64, Failure> {
-    let mut bytes = 0;
-    for folder in folders {
-        for partition in std::fs::read_dir(folder)? {
+/// The logs of topics whose names begin so, with what brokers have deleted meanwhile.
+struct Logs {
+    folders: Vec<PathBuf>,
+    topics: String,
+    at_first: u64,
+    /// The most bytes that each file had.
+    seen: BTreeMap<PathBuf, u64>,
+}
+
+impl Logs {
+    fn new(folders: Vec<PathBuf>, topics: String) -> Result<Self, Failure> {
+        let mut logs = Self { folders, topics, at_first: 0, seen: BTreeMap::new() };
+        logs.look()?;
+        logs.at_first = logs.seen.values().sum();
+        Ok(logs)
+    }
+
+    fn growth(&mut self) -> Result<u64, Failure> {
+        self.look()?;
+        Ok(self.seen.values().sum::<u64>() - self.at_first)
+    }
+
+    fn look(&mut self) -> Result<(), Failure> {
+        for partition in
+            self.folders.iter().map(std::fs::read_dir).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        {
             let partition = partition?;
             // `topic-0`, and not `topic.answers-0` of another arm: a number follows, or it is a family of topics.
             let name = partition.file_name().to_string_lossy().into_owned();
-            let rest = name.strip_prefix(topics);
-            if rest.is_some_and(|rest| topics.ends_with('.') || rest.starts_with('-') || rest.starts_with(".answers-"))
-            {
-                bytes += log_bytes(&partition.path())?;
+            let of_these = name.strip_prefix(&self.topics).is_some_and(|rest| {
+                self.topics.ends_with('.') || rest.starts_with('-') || rest.starts_with(".answers-")
+            });
+            if of_these {
+                for file in std::fs::read_dir(partition.path())? {
+                    let path = file?.path();
+                    if path.extension().is_some_and(|extension| extension == "log") {
+                        // What is gone in this moment was seen before.
+                        let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                        let most = self.seen.entry(path).or_default();
+                        *most = length.max(*most);
+                    }
+                }
             }
         }
+        Ok(())
     }
-    Ok(bytes)
-}
-
-fn log_bytes(folder: &Path) -> Result<u64, Failure> {
-    let mut bytes = 0;
-    for file in std::fs::read_dir(folder)? {
-        let file = file?;
-        if file.path().extension().is_some_and(|extension| extension == "log") {
-            bytes += file.metadata()?.len();
-        }
-    }
-    Ok(bytes)
 }
 
 /// Processor seconds of these processes so far, from Linux's /proc.

@@ -67,6 +67,15 @@ impl Machine {
             ],
         }
     }
+
+    /// What is written into brokers' properties.
+    fn lines(self) -> &'static str {
+        match self {
+            Self::Quick => "",
+            // Gigabytes a minute go through them: what topics need not keep must go soon.
+            Self::Fast => "log.retention.check.interval.ms=1000\nlog.segment.delete.delay.ms=1000\n",
+        }
+    }
 }
 
 struct Broker {
@@ -162,7 +171,7 @@ impl Cluster {
             let (port, controller_port) = (*port, *controller);
             let place = Place { number, port, further_ports, controller_port, folder: &folder };
             // Of two lines of one name the later counts.
-            let text = properties(&place, &voters.join(",")) + &further(&place);
+            let text = properties(&place, &voters.join(",")) + machine.lines() + &further(&place);
             fs::write(folder.join(format!("{number}.properties")), text).expect("a broker's configuration is written");
             let mut format = java(Machine::Quick, &jars, &folder);
             format.args(["kafka.tools.StorageTool", "format", "-t", &id, "-c"]).arg(format!("{number}.properties"));
