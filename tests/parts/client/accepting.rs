@@ -43,7 +43,7 @@ async fn r14_accepted_is_said_of_every_stripe_or_not_at_all() {
     let world = World::new(3).await;
     let short = Arc::new(Short { brokers: world.transport.clone(), room: false.into() });
     let client = Client::start(short.clone(), world.options()).await.unwrap();
-    let handle = client.submit("orders", Transaction::new(vec![7; 1_900_000])).await.unwrap();
+    let handle = client.submit("orders", Transaction::new(vec![7; 3_000_000])).await.unwrap();
     // The first of its stripes is where it should be.
     let all_of_one = |records: &[Record]| {
         let first = records.first().map(|record| Segment::parse(&record.value).unwrap());

@@ -212,7 +212,7 @@ async fn nobody_follows_what_has_its_fate() {
 async fn what_nodes_miss_is_sent_again() {
     let world = World::new(3).await;
     let client = start(&world).await;
-    let handle = client.submit("orders", Transaction::new(vec![5; 1_500_000])).await.unwrap();
+    let handle = client.submit("orders", Transaction::new(vec![5; 3_000_000])).await.unwrap();
     handle.accepted().await.unwrap();
     let before = world.shards("orders").await;
     let parcel = world.open("orders").await.remove(0);
