@@ -37,10 +37,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use common::kafka::Cluster;
+use figures::page::{self, Section};
+use figures::plots;
 use figures::results::{Outcome, Results};
 use figures::rows::Row;
 use figures::words::{Arm, Condition, size};
-use figures::{page, plots};
 use flights::Flights;
 use ground::Ground;
 use latency::Load;
@@ -298,7 +299,7 @@ fn facts(plan: &Plan) -> Vec<String> {
 }
 
 fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Failure> {
-    let report = page::report(facts, rows, &[]);
+    let report = options.section().text(facts, rows, &[]);
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(report.as_bytes())?;
     if let Some(path) = &options.json {
@@ -309,19 +310,20 @@ fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Fail
         std::fs::write(path, page::html(facts, rows))?;
     }
     if options.write {
+        let section = options.section();
         let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
         let path = docs.join("performance.md");
         let document = std::fs::read_to_string(&path)?;
-        let plots = plots::of_document(rows);
-        let written = page::replace(&document, &page::report(facts, rows, &plots))
-            .ok_or("docs/performance.md has no markers of scripts/compare")?;
+        let plots = if section == Section::Compared { plots::of_document(rows) } else { Vec::new() };
+        let written = page::replace(&document, section, &section.text(facts, rows, &plots))
+            .ok_or_else(|| format!("docs/performance.md has no {}", section.markers().join(" ")))?;
         let folder = docs.join(page::PLOTS);
         std::fs::create_dir_all(&folder)?;
         for plot in &plots {
             std::fs::write(folder.join(format!("{}.svg", plot.name)), &plot.svg)?;
         }
         std::fs::write(path, written)?;
-        progress("docs/performance.md and docs/plots are written");
+        progress("docs/performance.md is written, with its plots");
     }
     let judged = rows.iter().filter(|row| row.met.is_some()).count();
     let met = rows.iter().filter(|row| row.met == Some(true)).count();

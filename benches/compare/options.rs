@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::figures::page::Section;
 use crate::figures::words::{Arm, Condition, size, typed};
 use crate::latency::Trouble;
 
@@ -22,16 +23,16 @@ pub struct Options {
     #[arg(long, requires = "smoke")]
     pub brief: bool,
     /// Only these arms, below; ratios need the one that is compared with. Comma-separated.
-    #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = arm, conflicts_with_all = ["smoke", "write"])]
+    #[arg(long, value_name = "ARM", value_delimiter = ',', value_parser = arm, conflicts_with = "smoke")]
     pub arms: Vec<Arm>,
     /// Latency only under these conditions, below. Comma-separated.
-    #[arg(long, value_name = "CONDITION", value_delimiter = ',', value_parser = condition, conflicts_with_all = ["smoke", "write"])]
+    #[arg(long, value_name = "CONDITION", value_delimiter = ',', value_parser = condition, conflicts_with = "smoke")]
     pub conditions: Vec<Condition>,
     /// Only these sizes: `1KiB`, `64KiB`, `1MiB`, `16MiB`; of throughput `256B`, `64KiB`, `256KiB`, `1MiB`. Comma-separated.
-    #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = payload, conflicts_with_all = ["smoke", "write"])]
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = payload, conflicts_with = "smoke")]
     pub payloads: Vec<u64>,
     /// Only this: `latency` or `throughput`.
-    #[arg(long, value_name = "WHAT", value_parser = ["latency", "throughput"], conflicts_with_all = ["smoke", "write"])]
+    #[arg(long, value_name = "WHAT", value_parser = ["latency", "throughput"], conflicts_with = "smoke")]
     pub only: Option<String>,
     /// Also where the time of a transaction goes until it is delivered: the median moment of each step. Hearing of so many
     /// steps costs time itself.
@@ -43,18 +44,19 @@ pub struct Options {
     /// Writes a page for browsers into this file.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Writes the tables into docs/performance.md, between its markers.
+    /// Writes tables and plots into docs/performance.md, into the part that is of this kind of run: compared (a run that is not
+    /// narrowed), `--stages`, `--growth`, `--steady`.
     #[arg(long, conflicts_with = "smoke")]
     pub write: bool,
     /// Measures how Sealcast's own time and memory grow, instead of comparing.
-    #[arg(long, conflicts_with_all = ["write", "parts", "arms", "conditions", "payloads", "only", "stages"])]
+    #[arg(long, conflicts_with_all = ["parts", "arms", "conditions", "payloads", "only", "stages"])]
     pub growth: bool,
     /// Measures whether memory grows in so many minutes of load, instead of comparing.
     #[arg(
         long,
         value_name = "MINUTES",
         value_parser = clap::value_parser!(u64).range(1..=100_000),
-        conflicts_with_all = ["write", "parts", "growth", "arms", "conditions", "payloads", "only", "stages"]
+        conflicts_with_all = ["parts", "growth", "arms", "conditions", "payloads", "only", "stages"]
     )]
     pub steady: Option<u64>,
     /// Adds the rows of `cargo bench --bench parts -- --json FILE`.
@@ -180,8 +182,27 @@ impl Plan {
 }
 
 impl Options {
+    /// Of which kind the run is.
+    pub fn section(&self) -> Section {
+        match self {
+            Self { growth: true, .. } => Section::Growth,
+            Self { steady: Some(_), .. } => Section::Steady,
+            Self { stages: true, write: true, .. } => Section::Stages,
+            _ => Section::Compared,
+        }
+    }
+
+    fn narrowed(&self) -> bool {
+        !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty() && self.only.is_none())
+    }
+
     /// The plan, unless nothing is left of it: then what could be chosen.
     pub fn checked_plan(&self) -> Result<Plan, String> {
+        if self.write && self.narrowed() && self.section() == Section::Compared {
+            return Err("--write is for a run that is not narrowed, or with --stages: leave --arms, --conditions, --payloads and \
+                        --only out"
+                .to_owned());
+        }
         let plan = self.plan();
         if !plan.is_empty() {
             return Ok(plan);
@@ -202,7 +223,6 @@ impl Options {
     /// The amounts that the options mean, and of these what was chosen.
     fn plan(&self) -> Plan {
         let mut plan = self.whole_plan();
-        let narrowed = !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty());
         if !self.arms.is_empty() {
             plan.arms.retain(|arm| self.arms.contains(arm));
         }
@@ -218,7 +238,7 @@ impl Options {
             Some(_) => plan.conditions.clear(),
             None => {}
         }
-        if narrowed || self.only.is_some() {
+        if self.narrowed() {
             plan.name = if self.quick { "quick, narrowed" } else { "full, narrowed" };
         }
         plan

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use figures::chart;
 use figures::order::order;
-use figures::page;
+use figures::page::{self, Section};
 use figures::plots;
 use figures::results::{Outcome, Results};
 use figures::rows::{Row, Target};
@@ -310,11 +310,22 @@ fn the_document_shows_the_pictures_that_are_written_beside_it() {
 
 #[test]
 fn only_what_stands_between_the_markers_is_replaced() {
-    let document = format!("before\n{}\nold\n{}\nafter\n", page::BEGIN, page::END);
-    let replaced = page::replace(&document, "new\n").unwrap();
-    assert_eq!(replaced, format!("before\n{}\n\nnew\n\n{}\nafter\n", page::BEGIN, page::END));
-    assert_eq!(page::replace(&replaced, "new\n"), Some(replaced.clone()), "twice is once");
-    assert_eq!(page::replace("no markers", "new"), None);
+    let [begin, end] = Section::Compared.markers();
+    let [other, end_of_other] = Section::Growth.markers();
+    let document = format!("before\n{other}\nstays\n{end_of_other}\n{begin}\nold\n{end}\nafter\n");
+    let replaced = page::replace(&document, Section::Compared, "new\n").unwrap();
+    assert_eq!(replaced, format!("before\n{other}\nstays\n{end_of_other}\n{begin}\n\nnew\n\n{end}\nafter\n"));
+    assert_eq!(page::replace(&replaced, Section::Compared, "new\n"), Some(replaced.clone()), "twice is once");
+    assert_eq!(page::replace(&replaced, Section::Steady, "new"), None, "no such markers");
+}
+
+#[test]
+fn the_document_has_a_place_for_everything_that_is_written() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let document = std::fs::read_to_string(docs.join("performance.md")).expect("docs/performance.md");
+    for section in [Section::Compared, Section::Stages, Section::Growth, Section::Steady] {
+        assert!(page::replace(&document, section, "new").is_some(), "{section:?}");
+    }
 }
 
 #[test]

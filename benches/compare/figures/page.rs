@@ -5,17 +5,51 @@ use super::plots::{self, Plot};
 use super::rows::Row;
 use super::table;
 
-/// Between these two lines of a document stands what the command wrote.
-pub const BEGIN: &str = "<!-- scripts/compare: begin -->";
-/// See [`BEGIN`].
-pub const END: &str = "<!-- scripts/compare: end -->";
+/// A part of a document that a command writes: between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// A whole comparison.
+    Compared,
+    /// Where the time of a transaction goes.
+    Stages,
+    /// How time and memory grow.
+    Growth,
+    /// Memory under load that lasts.
+    Steady,
+}
+
+impl Section {
+    /// The line before it and the line after it.
+    pub fn markers(self) -> [String; 2] {
+        let name = match self {
+            Self::Compared => "scripts/compare",
+            Self::Stages => "scripts/compare --stages",
+            Self::Growth => "scripts/compare --growth",
+            Self::Steady => "scripts/compare --steady",
+        };
+        ["begin", "end"].map(|which| format!("<!-- {name}: {which} -->"))
+    }
+
+    /// What is written there, in Markdown.
+    pub fn text(self, facts: &[String], rows: &[Row], plots: &[Plot]) -> String {
+        match self {
+            Self::Compared => report(facts, rows, plots),
+            Self::Stages => format!("{}\n{}", list(facts), table::stages(rows).trim_start()),
+            Self::Growth | Self::Steady => format!("{}\n{}", list(facts), table::others(rows)),
+        }
+    }
+}
+
+fn list(facts: &[String]) -> String {
+    facts.iter().map(|fact| format!("- {fact}\n")).collect()
+}
 
 /// Where pictures lie, seen from the folder of the document.
 pub const PLOTS: &str = "plots";
 
 /// Everything that is printed, in Markdown; with these pictures, which lie in [`PLOTS`].
 pub fn report(facts: &[String], rows: &[Row], plots: &[Plot]) -> String {
-    let facts: String = facts.iter().map(|fact| format!("- {fact}\n")).collect();
+    let facts = list(facts);
     let stages = table::stages(rows);
     let stages = if stages.is_empty() { stages } else { format!("\n### Where the time goes\n{stages}") };
     let link = |plot: &Plot| format!("\n![{}]({PLOTS}/{}.svg)\n", plot.title, plot.name);
@@ -29,11 +63,12 @@ pub fn report(facts: &[String], rows: &[Row], plots: &[Plot]) -> String {
     )
 }
 
-/// The document with what stands between its markers replaced; `None` when it has no such markers.
-pub fn replace(document: &str, report: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", report.trim_end()))
+/// The document with what stands between the section's markers replaced; `None` when it has no such markers.
+pub fn replace(document: &str, section: Section, report: &str) -> Option<String> {
+    let [begin, end] = section.markers();
+    let (before, rest) = document.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", report.trim_end()))
 }
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}\
