@@ -71,7 +71,7 @@ impl<S: Subscriber> Layer<S> for Hear {
 fn is_opening(metadata: &Metadata<'_>) -> bool {
     metadata.is_event()
         && *metadata.level() == Level::DEBUG
-        && metadata.target() == "sealcast::node::stage"
+        && metadata.target().starts_with("sealcast::node::stage")
         && metadata.fields().field("transaction").is_some()
 }
 
