@@ -123,11 +123,11 @@ impl NodeConfig {
             }
         }
         let ranges = [
-            ("limits.gather_bytes", config.limits.gather_bytes, 1 << 20, limits::GATHER_BYTES),
+            ("limits.gather_bytes", config.limits.gather_bytes, limits::GATHER_BYTES_LEAST, limits::GATHER_BYTES),
             (
                 "limits.gather_bytes_per_sender",
                 config.limits.gather_bytes_per_sender,
-                1 << 20,
+                limits::GATHER_BYTES_LEAST,
                 limits::GATHER_BYTES_PER_SENDER,
             ),
             ("limits.deferred_per_sender", config.limits.deferred_per_sender, 16, limits::DEFERRED_PER_SENDER),

@@ -109,7 +109,7 @@ fn overrides_for_other_programs_are_passed_over_and_wrong_ones_refused() {
     };
     let all = [
         ("SEALCAST__NODE__HTTP", "0.0.0.0:1"),
-        ("SEALCAST__LIMITS__GATHER_BYTES", "2000000"),
+        ("SEALCAST__LIMITS__GATHER_BYTES", "4000000"),
         ("SEALCAST__OUTBOX__BYTES", "20000000"),
         ("SEALCAST__TRANSPORT__BROKERS", "x:1"),
     ];
@@ -143,7 +143,7 @@ fn environment_beats_file_and_flags_beat_both() {
         ("SEALCAST__NODE__DESTINATIONS", "orders"),
         ("SEALCAST__TRANSPORT__BROKERS", "x:1,y:2"),
         ("SEALCAST__TRANSPORT__PROPERTIES__SECURITY_PROTOCOL", "sasl_ssl"),
-        ("SEALCAST__LIMITS__GATHER_BYTES", "2000000"),
+        ("SEALCAST__LIMITS__GATHER_BYTES", "4000000"),
         ("SEALCAST__LOG__FORMAT", "json"),
         ("SEALCAST__LOG__FILTER", ""),
         ("SEALCAST_TEST_KAFKA", "none"),
@@ -157,7 +157,7 @@ fn environment_beats_file_and_flags_beat_both() {
     assert_eq!(config.node.http.as_deref(), Some("0.0.0.0:1"));
     assert_eq!(config.listen(&directory).expect("an address"), "127.0.0.1:3");
     assert_eq!(config.destinations(&directory).expect("destinations").len(), 1);
-    assert_eq!(config.limits.gather_bytes, 2_000_000);
+    assert_eq!(config.limits.gather_bytes, 4_000_000);
     assert_eq!((config.log.format, &config.log.filter), (LogFormat::Json, &None));
     let Ok(TransportSettings::Kafka { brokers, properties }) = config.transport() else { panic!("no Kafka") };
     assert_eq!(brokers, ["x:1", "y:2"]);

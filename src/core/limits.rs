@@ -75,6 +75,14 @@ pub const SMALL_BODY_BYTES: usize = 128 * 1024;
 /// More than collecting lets wait to be opened and stored, so that only half-opened parcels ever come to it.
 pub const SMALL_BODIES_BYTES: usize = 24 * 1024 * 1024;
 
+/// Longest stripe that a sender makes, in bytes, without its parity: what it takes of [`GATHER_BYTES_LEAST`] leaves room for what
+/// comes beside it.
+pub const STRIPE_BYTES: usize = 1280 * 1024;
+
+/// Least bytes of half-gathered segments that a destination allows a sender, and all together: twice a stripe of
+/// [`STRIPE_BYTES`] and what its segments cost beside their shards. With less, none would ever be whole.
+pub const GATHER_BYTES_LEAST: usize = 3 * 1024 * 1024;
+
 /// Half-gathered bytes that one sender may hold in a node's memory (R16).
 pub const GATHER_BYTES_PER_SENDER: usize = 24 * 1024 * 1024;
 

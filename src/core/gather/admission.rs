@@ -29,9 +29,11 @@ impl Default for Caps {
 }
 
 impl Caps {
-    /// Those of each of so many destinations, so that all of them together stay within these.
+    /// Those of each of so many destinations, so that all of them together stay within these; but never less than
+    /// [`limits::GATHER_BYTES_LEAST`] for each, with which every stripe can come together.
     pub fn shared_by(self, destinations: usize) -> Self {
-        let total_bytes = self.total_bytes / destinations.max(1);
+        let least = limits::GATHER_BYTES_LEAST.min(self.total_bytes);
+        let total_bytes = (self.total_bytes / destinations.max(1)).max(least);
         let deferred = (self.deferred / destinations.max(1)).max(1);
         Self { total_bytes, sender_bytes: self.sender_bytes.min(total_bytes), deferred }
     }
@@ -154,9 +156,21 @@ mod tests {
 
     #[test]
     fn destinations_share_the_caps() {
-        let caps = Caps { sender_bytes: 10, total_bytes: 24, deferred: 12 };
+        let caps = Caps { sender_bytes: 10 << 20, total_bytes: 24 << 20, deferred: 12 };
         assert_eq!(caps.shared_by(1), caps);
-        assert_eq!(caps.shared_by(3), Caps { sender_bytes: 8, total_bytes: 8, deferred: 4 });
+        assert_eq!(caps.shared_by(3), Caps { sender_bytes: 8 << 20, total_bytes: 8 << 20, deferred: 4 });
+        assert_eq!(Caps { deferred: 16_000, ..Caps::default() }.shared_by(16).total_bytes, limits::GATHER_BYTES_LEAST);
+    }
+
+    #[test]
+    fn r16_however_many_share_the_caps_a_stripe_has_room_for_each() {
+        let header = crate::core::split::header::HEADER_BYTES;
+        for destinations in 1..=100 {
+            let each = Caps::default().shared_by(destinations);
+            // What is read again for want of memory is read into half of it; a quarter is what opening holds.
+            let segments = limits::DATA_SHARDS * (1024 + 2 * header);
+            assert!(each.sender_bytes / 2 >= limits::STRIPE_BYTES + segments, "{destinations}: {each:?}");
+        }
     }
 
     #[test]

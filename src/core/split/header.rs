@@ -54,9 +54,9 @@ impl Profile {
     pub const CODED_K: u8 = 8;
     /// Shard length of the coded and the small profile, in bytes.
     pub const CODED_SHARD_BYTES: u32 = 64 * 1024;
-    /// Longest stripe of a parcel whose length is known, in bytes: what a node gathers of it at once.
-    pub const FITTING_STRIPE_BYTES: u32 = 2 * 1024 * 1024;
-    /// Length of a shard from which each domain gets two of a stripe, in bytes: the second one is on its way while the first
+    /// Longest stripe of a parcel whose length is known, in bytes, without its parity.
+    pub const FITTING_STRIPE_BYTES: u32 = limits::STRIPE_BYTES as u32;
+    /// Length of a shard above which each domain gets two of a stripe, in bytes: the second one is on its way while the first
     /// one is checked.
     pub const FITTING_LONG_SHARD_BYTES: u32 = 256 * 1024;
 
@@ -80,7 +80,7 @@ impl Profile {
     /// For a parcel of known length: as safe against the loss of any one domain as [`Profile::coded`], and as cheap or cheaper, in
     /// as few records as its length needs: what a record costs brokers and nodes hardly depends on its length. Each domain gets
     /// one shard of a stripe; two, where that does not take more than eight data shards and they would else be longer than 256 KiB.
-    /// Shards grow to 512 KiB and stripes to 2 MiB before there is a second stripe. Stripes are of one length, so that none is
+    /// Shards grow to 512 KiB and stripes to 1.25 MiB before there is a second stripe. Stripes are of one length, so that none is
     /// left with a few bytes.
     pub fn fitting(domains: usize, sealed_bytes: u64) -> Self {
         let others = if domains < 2 { 2 } else { domains - 1 };
