@@ -56,7 +56,7 @@ const CONSUMER: &[(&str, &str)] = &[
 pub const TUNING: &str = "All arms: acks=all, not idempotent, linger.ms=0, no compression, fetch.wait.max.ms=100, \
 fetch.queue.backoff.ms=5, the same back-offs and socket time-outs; topics of replication 3 have min.insync.replicas=2. Each arm \
 has topics, one producer (Sealcast: one for each broker) and three readers of its own; every topic has one partition led by each \
-broker, used in turn";
+broker, used in turn, and keeps 96 MiB of it, in files of 32 MiB";
 
 /// How much a partition keeps, of any arm: far more than is under way, and little enough for a usual disk.
 const KEPT: [(&str, &str); 2] = [("retention.bytes", "100663296"), ("segment.bytes", "33554432")];
@@ -115,9 +115,9 @@ pub async fn keep_little(brokers: &str, topics: &[String]) -> Result<(), Failure
             .into_iter()
             .flat_map(|resource| resource.entries)
             .filter(|entry| entry.source == ConfigSource::DynamicTopic)
-            .filter_map(|entry| Some((entry.name, entry.value?)))
-            .filter(|(name, _)| KEPT.iter().all(|(kept, _)| kept != name))
-            .collect();
+            .filter(|entry| KEPT.iter().all(|(kept, _)| *kept != entry.name))
+            .map(|entry| Ok((entry.name, entry.value.ok_or("a topic's setting has no value")?)))
+            .collect::<Result<_, Failure>>()?;
         for (name, value) in own.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(KEPT) {
             wanted = wanted.set(name, value);
         }

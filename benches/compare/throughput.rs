@@ -66,7 +66,7 @@ struct Ran {
     compilers_ms_per_mib: f64,
 }
 
-/// Loads brokers on all ways for as long as is planned; nothing of it counts. A JVM compiles what runs often while it runs: on two
+/// Loads brokers on all ways of 64 KiB and more for as long as is planned; nothing of it counts. A JVM compiles what runs often while it runs: on two
 /// cores, brokers that have just started spend a quarter of the machine on that.
 pub fn load(ground: &Ground, plan: &Plan) -> Result<(), Failure> {
     let Plan { arms, under_way, loaded, .. } = plan;
@@ -110,7 +110,7 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     let places = Arc::new(Semaphore::new(series.under_way));
     let (topics, processes) = (ground.topics(way), ground.cluster.processes());
     let mut disk = Logs::new(ground.cluster.data_folders(), topics)?;
-    let (cpu, compilers) = (processor_time(&processes)?, compiler_time(&processes)?);
+    let (cpu, compilers) = (processor_time(&processes)?, compiler_times(&processes)?);
     let began = Instant::now();
     let (mut sent, mut looked) = (0_u64, began);
     // One at least, however slow the machine is.
@@ -133,8 +133,10 @@ fn one(ground: &Ground, series: Series, way: Way, each: Duration) -> Result<Ran,
     // What nodes still do with it belongs to what it costs, and must not slow the next run down.
     ground.flights.settle(PATIENCE);
     let cpu = processor_time(&processes)? - cpu;
-    // The JVM ends compiler threads that have nothing to do, and what they took is gone with them.
-    let compilers = (compiler_time(&processes)? - compilers).max(0.0);
+    let compilers: f64 = compiler_times(&processes)?
+        .into_iter()
+        .map(|(thread, time)| time - compilers.get(&thread).copied().unwrap_or_default())
+        .sum();
     let disk = disk.growth()?;
     ground.flights.take();
     let bytes = (sent * series.bytes) as f64;
@@ -190,7 +192,7 @@ fn compared(series: Series, all: &[Vec<Ran>]) -> Vec<Row> {
         let cpu = row("brokers' CPU", "ms/MiB", |ran| ran.cpu_ms_per_mib);
         let most = (series.bytes == 1 << 20).then_some(Target::AtMost(0.5));
         rows.extend(cpu.map(|row| judged(row, most)));
-        rows.extend(row("of it the JVMs' compilers", "ms/MiB", |ran| ran.compilers_ms_per_mib));
+        rows.extend(row("brokers' CPU, JVM compilers", "ms/MiB", |ran| ran.compilers_ms_per_mib));
     }
     rows
 }
@@ -250,20 +252,22 @@ fn processor_time(processes: &[u32]) -> Result<f64, Failure> {
     times.sum()
 }
 
-/// Processor seconds so far of those of their threads that compile and still run.
-fn compiler_time(processes: &[u32]) -> Result<f64, Failure> {
+/// Processor seconds so far of each of their threads that compiles and still runs: the JVM ends those that have nothing to do, and
+/// what they took since the last look goes with them.
+fn compiler_times(processes: &[u32]) -> Result<BTreeMap<PathBuf, f64>, Failure> {
     let ticks = ticks()?;
-    let mut sum = 0.0;
+    let mut all = BTreeMap::new();
     for process in processes {
         for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+            let thread = thread?.path();
             // A thread may end meanwhile.
-            let Ok((name, time)) = times(&thread?.path()) else { continue };
+            let Ok((name, time)) = times(&thread) else { continue };
             if name.starts_with("C1 Compiler") || name.starts_with("C2 Compiler") {
-                sum += time / ticks;
+                all.insert(thread, time / ticks);
             }
         }
     }
-    Ok(sum)
+    Ok(all)
 }
 
 /// Ticks of a second.
