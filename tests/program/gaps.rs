@@ -37,6 +37,30 @@ impl Operator {
         (0..3).map(of).collect()
     }
 
+    /// Waits until each partition has so many records and this node has passed all of them: who sends ends before the last broker
+    /// has its segments.
+    fn read_by(&self, world: &World, node: &str, records: i64) {
+        let group = format!("sealcast.{}.orders.{node}", world.environment());
+        let tool: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).set("group.id", group).create().unwrap();
+        let began = Instant::now();
+        loop {
+            let mut asked = TopicPartitionList::new();
+            (0..3).for_each(|number| drop(asked.add_partition(&self.topic, number)));
+            let passed = tool.committed_offsets(asked, Duration::from_secs(10)).unwrap();
+            let ends = self.watermarks();
+            let all = passed.elements().iter().all(|of| {
+                let (_, end) = ends[&of.partition()];
+                end >= records && of.offset() == Offset::Offset(end)
+            });
+            if all {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{node} does not pass all of {ends:?}: {passed:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Deletes every record that is there now.
     fn delete_records(&self) {
         let mut all = TopicPartitionList::new();
@@ -110,6 +134,7 @@ fn r17_what_becomes_of_a_real_topic_behind_a_nodes_offset_is_said_and_nothing_is
     send(&world, "complete");
 
     // Quiet retention: what went was read. Nothing is said, and the node goes on.
+    operator.read_by(&world, "c", 2);
     assert_eq!(world.stop("c"), Some(0));
     operator.delete_records();
     world.start("c");
