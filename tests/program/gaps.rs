@@ -46,7 +46,9 @@ impl Operator {
         let began = Instant::now();
         loop {
             let mut asked = TopicPartitionList::new();
-            (0..3).for_each(|number| drop(asked.add_partition(&self.topic, number)));
+            for number in 0..3 {
+                asked.add_partition(&self.topic, number);
+            }
             let passed = tool.committed_offsets(asked, Duration::from_secs(10)).unwrap();
             let ends = self.watermarks();
             let all = passed.elements().iter().all(|of| {
