@@ -2,7 +2,8 @@
 //! Sealcast ever holds more than 256 MiB of memory. So with thousands of small ones in flight.
 //!
 //! A process's peak is `VmHWM` of Linux's /proc. Needs about 7 GiB of free disk for as long as it runs. Figures:
-//! `cargo test --test memory -- --nocapture`.
+//! `cargo test --test memory -- --nocapture`. With `SEALCAST_MEMORY_ROWS=FILE` they are appended to that file, too, as rows of
+//! `scripts/compare`, one JSON object a line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
@@ -100,8 +101,20 @@ fn size(folder: &Path) -> u64 {
 
 /// Prints the figures, then holds them to the bound.
 fn hold(what: &str, peaks: &BTreeMap<String, u64>) {
+    let mut rows = String::new();
     for (process, kib) in peaks {
         println!("peak of resident memory, {what}: {process:<6} {:>4} MiB", kib.div_ceil(1024));
+        let mib = *kib as f64 / 1024.0;
+        let row = serde_json::json!({
+            "name": format!("peak memory of {process}"), "arm": "sealcast", "condition": what,
+            "value": mib, "low": mib, "high": mib, "unit": "MiB",
+            "target": format!("<= {}", MOST_KIB / 1024), "met": *kib <= MOST_KIB,
+        });
+        rows += &format!("{row}\n");
+    }
+    if let Some(path) = std::env::var_os("SEALCAST_MEMORY_ROWS") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(rows.as_bytes()).unwrap();
     }
     let over: Vec<_> = peaks.iter().filter(|(_, kib)| **kib > MOST_KIB).collect();
     assert!(over.is_empty(), "{what}: over {MOST_KIB} KiB: {over:?}");
@@ -156,8 +169,13 @@ fn a_gibibyte_passes_in_a_quarter_of_one() {
     hold("one transaction of 1 GiB", &peaks);
 }
 
-/// A sender of the directory gone wrong, and a stranger: half of each of 64 stripes of so many parcels, and the beginning of so many
-/// more, put on the topic as fast as the brokers take them. Gives how many records that are.
+/// What a parcel of the flood is made of: as many records as may be, and as long ones as a client makes.
+fn halves() -> [(Profile, u32); 2] {
+    [(Profile::new(8, 4, 4096).unwrap(), 64), (Profile::fitting(3, 16 << 20), 16)]
+}
+
+/// A sender of the directory gone wrong, and a stranger: half of each stripe of so many parcels of each of [`halves`], and the
+/// beginning of so many more, put on the topic as fast as the brokers take them. Gives how many records that are.
 fn flood(brokers: &str, topic: &str, config: &Path, parcels: u32, begun: u32) -> usize {
     let config = ClientConfig::load(&Sources::file(config)).unwrap();
     let directory = config.environment.load_directory().unwrap();
@@ -191,20 +209,23 @@ fn flood(brokers: &str, topic: &str, config: &Path, parcels: u32, begun: u32) ->
         }
         count += 1;
     };
-    let bytes = vec![7; 8 * 4096];
-    let wide = Profile::new(8, 4, 4096).unwrap();
-    let mut halves: Vec<_> = (0..parcels)
-        .map(|number| Splitter::new(core(known.signing(), number, wide), known.signing().clone()).unwrap())
-        .collect();
-    for _ in 0..64 {
-        for parcel in &mut halves {
-            for stripe in parcel.push(&bytes).unwrap() {
-                stripe.segments[..4].iter().for_each(|segment| put(&segment.record));
+    let mut next = 0;
+    for (profile, stripes) in halves() {
+        let bytes = vec![7; profile.stripe_bytes()];
+        let mut open: Vec<_> = (next..next + parcels)
+            .map(|number| Splitter::new(core(known.signing(), number, profile), known.signing().clone()).unwrap())
+            .collect();
+        next += parcels;
+        for _ in 0..stripes {
+            for parcel in &mut open {
+                for stripe in parcel.push(&bytes).unwrap() {
+                    stripe.segments[..profile.k() / 2].iter().for_each(|segment| put(&segment.record));
+                }
             }
         }
     }
     let stranger = SecretKey::from_seed(&[77; 32]);
-    for number in parcels..parcels + begun {
+    for number in next..next + begun {
         let key = if number % 2 == 0 { known.signing() } else { &stranger };
         let mut parcel = Splitter::new(core(key, number, Profile::new(3, 2, 64).unwrap()), key.clone()).unwrap();
         parcel.push(&[8; 100]).unwrap();
@@ -223,7 +244,8 @@ fn in_flight_behind_a_flood(many: u32, parcels: u32, begun: u32) {
     // All of it is there, before anything else, when the nodes start.
     let flooded = flood(&brokers, &topic, &config, parcels, begun);
     // A splitter keeps its last stripe until it knows what follows.
-    assert_eq!(flooded, (parcels * 63 * 4 + begun) as usize);
+    let of_parcel: usize = halves().map(|(profile, stripes)| (stripes as usize - 1) * profile.k() / 2).iter().sum();
+    assert_eq!(flooded, parcels as usize * of_parcel + begun as usize);
     world.start_all();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let began = Instant::now();

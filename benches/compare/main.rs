@@ -152,10 +152,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     }
     let mut all = results.rows();
     all.append(&mut rows);
-    if let Some(path) = &options.parts {
+    for path in &options.rows {
         for line in std::fs::read_to_string(path)?.lines() {
-            let part = Row::of_part(&serde_json::from_str(line)?);
-            all.push(part.ok_or_else(|| format!("{}: {line}: no row", path.display()))?);
+            let row = Row::of_elsewhere(&serde_json::from_str(line)?);
+            all.push(row.ok_or_else(|| format!("{}: {line}: no row", path.display()))?);
         }
     }
     if options.smoke {
@@ -304,9 +304,8 @@ fn facts(plan: &Plan) -> Vec<String> {
 }
 
 fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Failure> {
-    let report = options.section().text(facts, rows, &[]);
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(report.as_bytes())?;
+    stdout.write_all(page::printed(options.section(), facts, rows).as_bytes())?;
     if let Some(path) = &options.json {
         let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
         std::fs::write(path, lines?.join("\n") + "\n")?;
@@ -315,23 +314,37 @@ fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Fail
         std::fs::write(path, page::html(facts, rows))?;
     }
     if options.write {
-        let section = options.section();
-        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-        let path = docs.join("performance.md");
-        let document = std::fs::read_to_string(&path)?;
-        let plots = if section == Section::Compared { plots::of_document(rows) } else { Vec::new() };
-        let written = page::replace(&document, section, &section.text(facts, rows, &plots))
-            .ok_or_else(|| format!("docs/performance.md has no {}", section.markers().join(" ")))?;
-        let folder = docs.join(page::PLOTS);
-        std::fs::create_dir_all(&folder)?;
-        for plot in &plots {
-            std::fs::write(folder.join(format!("{}.svg", plot.name)), &plot.svg)?;
-        }
-        std::fs::write(path, written)?;
-        progress("docs/performance.md is written, with its plots");
+        write(options.section(), facts, rows)?;
     }
     let judged = rows.iter().filter(|row| row.met.is_some()).count();
     let met = rows.iter().filter(|row| row.met == Some(true)).count();
     progress(&format!("{} rows; {met} of {judged} targets met", rows.len()));
+    Ok(())
+}
+
+/// Writes this section of docs/performance.md; with a comparison its plots, and none but these stay.
+fn write(section: Section, facts: &[String], rows: &[Row]) -> Result<(), Failure> {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let path = docs.join("performance.md");
+    let document = std::fs::read_to_string(&path)?;
+    let plots = if section == Section::Compared { plots::of_document(rows) } else { Vec::new() };
+    let written = page::replace(&document, section, &section.text(facts, rows, &plots))
+        .ok_or_else(|| format!("docs/performance.md has no {}", section.markers().join(" ")))?;
+    if section == Section::Compared {
+        let folder = docs.join(page::PLOTS);
+        std::fs::create_dir_all(&folder)?;
+        for old in std::fs::read_dir(&folder)? {
+            let old = old?.path();
+            if old.extension().is_some_and(|ending| ending == "svg") {
+                std::fs::remove_file(old)?;
+            }
+        }
+        for plot in &plots {
+            std::fs::write(folder.join(format!("{}.svg", plot.name)), &plot.svg)?;
+        }
+    }
+    std::fs::write(path, written)?;
+    let plots = if plots.is_empty() { "" } else { ", with its plots" };
+    progress(&format!("docs/performance.md is written{plots}"));
     Ok(())
 }

@@ -49,19 +49,20 @@ pub struct Options {
     #[arg(long, conflicts_with = "smoke")]
     pub write: bool,
     /// Measures how Sealcast's own time and memory grow, instead of comparing.
-    #[arg(long, conflicts_with_all = ["parts", "arms", "conditions", "payloads", "only", "stages"])]
+    #[arg(long, conflicts_with_all = ["rows", "arms", "conditions", "payloads", "only", "stages"])]
     pub growth: bool,
     /// Measures whether memory grows in so many minutes of load, instead of comparing.
     #[arg(
         long,
         value_name = "MINUTES",
         value_parser = clap::value_parser!(u64).range(1..=100_000),
-        conflicts_with_all = ["parts", "growth", "arms", "conditions", "payloads", "only", "stages"]
+        conflicts_with_all = ["rows", "growth", "arms", "conditions", "payloads", "only", "stages"]
     )]
     pub steady: Option<u64>,
-    /// Adds the rows of `cargo bench --bench parts -- --json FILE`.
+    /// Adds rows that others measured, one JSON object a line: `cargo bench --bench parts -- --json FILE`, or
+    /// `SEALCAST_MEMORY_ROWS=FILE cargo test --release --test memory`.
     #[arg(long, value_name = "FILE")]
-    pub parts: Option<PathBuf>,
+    pub rows: Vec<PathBuf>,
     /// What `cargo bench` says to every bench.
     #[arg(long, hide = true)]
     bench: bool,

@@ -234,7 +234,7 @@ impl Logs {
                     let path = file?.path();
                     if path.extension().is_some_and(|extension| extension == "log") {
                         // What is gone in this moment was seen before.
-                        let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                        let length = there(std::fs::metadata(&path))?.map_or(0, |metadata| metadata.len());
                         let most = self.seen.entry(path).or_default();
                         *most = length.max(*most);
                     }
@@ -248,7 +248,9 @@ impl Logs {
 /// Processor seconds of these processes so far, from Linux's /proc.
 fn processor_time(processes: &[u32]) -> Result<f64, Failure> {
     let ticks = ticks()?;
-    let times = processes.iter().map(|process| Ok(times(Path::new(&format!("/proc/{process}")))?.1 / ticks));
+    let times = processes
+        .iter()
+        .map(|process| Ok(times(&std::fs::read_to_string(format!("/proc/{process}/stat"))?)?.1 / ticks));
     times.sum()
 }
 
@@ -261,7 +263,8 @@ fn compiler_times(processes: &[u32]) -> Result<BTreeMap<PathBuf, f64>, Failure> 
         for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
             let thread = thread?.path();
             // A thread may end meanwhile.
-            let Ok((name, time)) = times(&thread) else { continue };
+            let Some(stat) = there(std::fs::read_to_string(thread.join("stat")))? else { continue };
+            let (name, time) = times(&stat)?;
             if name.starts_with("C1 Compiler") || name.starts_with("C2 Compiler") {
                 all.insert(thread, time / ticks);
             }
@@ -275,9 +278,19 @@ fn ticks() -> Result<f64, Failure> {
     Ok(String::from_utf8_lossy(&Command::new("getconf").arg("CLK_TCK").output()?.stdout).trim().parse()?)
 }
 
-/// The name of a process or thread, and its ticks so far, user and system.
-fn times(of: &Path) -> Result<(String, f64), Failure> {
-    let stat = std::fs::read_to_string(of.join("stat"))?;
+/// What was read, unless it is gone: a deleted file, an ended thread.
+fn there<T>(read: std::io::Result<T>) -> Result<Option<T>, Failure> {
+    /// Of `read(2)` in the `/proc` of a thread that has ended since it was opened: no such process.
+    const ESRCH: i32 = 3;
+    match read {
+        Ok(it) => Ok(Some(it)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The name of a process or thread, and its ticks so far, user and system: of its `/proc/PID/stat`.
+fn times(stat: &str) -> Result<(String, f64), Failure> {
     // The name, in parentheses, may have blanks; user and system time are the 12th and 13th field behind it.
     let (before, rest) = stat.rsplit_once(") ").ok_or("/proc/PID/stat is not as expected")?;
     let name = before.split_once('(').map(|(_, name)| name).unwrap_or_default();

@@ -281,8 +281,7 @@ impl Chart {
         for (kind, words) in &self.legend {
             // An axis on which the one value has this place.
             let here = Axis { scale: Scale::Linear, least: 0.0, most: 1.0, left: x - 6.0, right: x + 6.0 };
-            let value = if *kind == Mark::Bar { 1.0 } else { 0.5 };
-            drawn += &mark(*kind, &here, value, y, Tone::Other.colour());
+            drawn += &mark(*kind, &here, 0.5, y, Tone::Other.colour());
             drawn += &text(x + 12.0, y + 4.0, " fill=\"#4a525a\"", words);
             x += 38.0 + words.chars().count() as f64 * CHARACTER;
         }

@@ -30,13 +30,21 @@ impl Section {
         ["begin", "end"].map(|which| format!("<!-- {name}: {which} -->"))
     }
 
-    /// What is written there, in Markdown.
+    /// What is written there, in Markdown: part of what is [`printed`].
     pub fn text(self, facts: &[String], rows: &[Row], plots: &[Plot]) -> String {
         match self {
             Self::Compared => report(facts, rows, plots),
             Self::Stages => format!("{}\n{}", list(facts), table::stages(rows).trim_start()),
             Self::Growth | Self::Steady => format!("{}\n{}", list(facts), table::others(rows)),
         }
+    }
+}
+
+/// What a run prints, in Markdown: all its rows.
+pub fn printed(section: Section, facts: &[String], rows: &[Row]) -> String {
+    match section {
+        Section::Compared | Section::Stages => report(facts, rows, &[]),
+        Section::Growth | Section::Steady => section.text(facts, rows, &[]),
     }
 }
 

@@ -20,9 +20,8 @@ pub struct Plot {
 
 impl Plot {
     /// `None` for a chart of nothing.
-    fn of(name: impl Into<String>, chart: Option<Chart>) -> Option<Self> {
-        let chart = chart.filter(|chart| chart.lines() > 0)?;
-        Some(Self { name: name.into(), svg: chart.svg(), title: chart.title })
+    fn of(name: impl Into<String>, chart: Chart) -> Option<Self> {
+        (chart.lines() > 0).then(|| Self { name: name.into(), svg: chart.svg(), title: chart.title })
     }
 }
 
@@ -60,7 +59,7 @@ fn sizes<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<u64> {
 }
 
 /// Median and 99th percentile of each arm, a group for each size; under trouble also the 99th percentile without it.
-fn latency(rows: &[Row], step: &str, condition: Condition) -> Option<Chart> {
+fn latency(rows: &[Row], step: &str, condition: Condition) -> Chart {
     let of = |name: &str, condition: Condition, payload: u64, arm: &str| {
         let is_it = |row: &&Row| {
             row.name == format!("{step} {name}")
@@ -89,7 +88,7 @@ fn latency(rows: &[Row], step: &str, condition: Condition) -> Option<Chart> {
     };
     let mut legend = vec![(Mark::Dot, "median (p50)"), (Mark::Ring, "99th percentile (p99)")];
     legend.extend(troubled.then_some((Mark::Stroke, "p99 undisturbed, same cluster")));
-    Some(Chart {
+    Chart {
         title: format!("{}, {}", capital(step), condition.word()),
         legend,
         axis: "milliseconds from the moment at which a message was due, logarithmic: less is better",
@@ -97,7 +96,7 @@ fn latency(rows: &[Row], step: &str, condition: Condition) -> Option<Chart> {
         reference: None,
         notes: "p50 / p99, ms",
         groups: sizes(medians()).into_iter().map(group).collect(),
-    })
+    }
 }
 
 fn capital(word: &str) -> String {
@@ -106,7 +105,7 @@ fn capital(word: &str) -> String {
 }
 
 /// Bars of one figure, a group for each size.
-fn bars(rows: &[Row], name: &str, title: &str, axis: &'static str, notes: &'static str) -> Option<Chart> {
+fn bars(rows: &[Row], name: &str, title: &str, axis: &'static str, notes: &'static str) -> Chart {
     let chosen = || rows.iter().filter(|row| row.name == name);
     let line = |row: &Row| Line {
         label: row.arm.clone(),
@@ -118,7 +117,7 @@ fn bars(rows: &[Row], name: &str, title: &str, axis: &'static str, notes: &'stat
         title: size(payload),
         lines: chosen().filter(|row| row.payload == payload).map(line).collect(),
     };
-    Some(Chart {
+    Chart {
         title: title.to_owned(),
         legend: Vec::new(),
         axis,
@@ -126,21 +125,21 @@ fn bars(rows: &[Row], name: &str, title: &str, axis: &'static str, notes: &'stat
         reference: None,
         notes,
         groups: sizes(chosen()).into_iter().map(group).collect(),
-    })
+    }
 }
 
-fn throughput(rows: &[Row]) -> Option<Chart> {
+fn throughput(rows: &[Row]) -> Chart {
     let axis = "payload megabytes a second that all three readers opened: more is better";
     bars(rows, "throughput", "Throughput, all well", axis, "MB/s")
 }
 
-fn applied(rows: &[Row]) -> Option<Chart> {
+fn applied(rows: &[Row]) -> Chart {
     let axis = "transactions a second that are in all three stores: more is better";
     bars(rows, "applied on all three", "Small transactions, all well", axis, "a second")
 }
 
 /// How far each figure is from its target: 1 is what was to be reached, beyond it is missed.
-fn targets(rows: &[Row]) -> Option<Chart> {
+fn targets(rows: &[Row]) -> Chart {
     let line = |row: &Row| {
         let target = row.target.as_deref()?;
         let judged = row.judged()?;
@@ -173,7 +172,7 @@ fn targets(rows: &[Row]) -> Option<Chart> {
     // A smoke run judges nothing.
     let judged = rows.iter().any(|row| row.met.is_some());
     let legend = if judged { vec![(Mark::Dot, "met"), (Mark::Ring, "missed")] } else { Vec::new() };
-    Some(Chart {
+    Chart {
         title: "Ratios and figures by their targets".to_owned(),
         legend,
         axis: "how many times what it may be, logarithmic: left of 1 met, right of 1 missed",
@@ -181,5 +180,5 @@ fn targets(rows: &[Row]) -> Option<Chart> {
         reference: Some((1.0, "target")),
         notes: "ratio or figure (target)",
         groups,
-    })
+    }
 }

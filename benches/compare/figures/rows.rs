@@ -117,8 +117,9 @@ impl Row {
         if self.payload == 0 { self.condition.clone() } else { format!("{}, {}", size(self.payload), self.condition) }
     }
 
-    /// A row of another bench of this crate (`cargo bench --bench parts -- --json FILE`); `None` for an object that is none.
-    pub fn of_part(object: &Value) -> Option<Self> {
+    /// A row that another bench or test of this crate wrote (`cargo bench --bench parts -- --json FILE`); `None` for an object
+    /// that is none.
+    pub fn of_elsewhere(object: &Value) -> Option<Self> {
         let text = |name: &str| Some(object.get(name)?.as_str()?.to_owned());
         let number = |name: &str| object.get(name)?.as_f64();
         Some(Self {
