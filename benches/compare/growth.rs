@@ -30,14 +30,16 @@ use crate::{Failure, progress};
 
 /// Names a step to the process that runs it.
 const STEP: &str = "SEALCAST_COMPARE_STEP";
-/// Transactions of the steps that vary how many take part, and their payload bytes.
+/// Transactions of one destination in the steps that vary how many take part, and their payload bytes.
 const TRANSACTIONS: u64 = 4096;
+/// And at least so many of each sender.
+const OF_EACH_SENDER: u64 = 256;
 const PAYLOAD: u64 = 1 << 10;
 /// Payload bytes of the steps that vary the payload, at least one transaction.
 const TOGETHER: u64 = 64 << 20;
 /// From here on a payload is read piece by piece.
 const STREAMED: u64 = 8 << 20;
-/// Transactions of one sender that are under way at once.
+/// Transactions of one sender to one destination that are under way at once.
 const UNDER_WAY: usize = 256;
 /// Reads whose median counts.
 const READS: u64 = 50;
@@ -59,8 +61,8 @@ impl Step {
             Self { payload: PAYLOAD, senders: 1, destinations: 1, nodes: 3, transactions: TRANSACTIONS, reads: false };
         match axis {
             Axis::Payload => Self { payload: size, transactions: (TOGETHER / size).clamp(1, TRANSACTIONS), ..usual },
-            Axis::Senders => Self { senders: size, ..usual },
-            Axis::Destinations => Self { destinations: size, ..usual },
+            Axis::Senders => Self { senders: size, transactions: TRANSACTIONS.max(size * OF_EACH_SENDER), ..usual },
+            Axis::Destinations => Self { destinations: size, transactions: TRANSACTIONS * size, ..usual },
             Axis::Nodes => Self { nodes: size, ..usual },
             Axis::Stored => Self { transactions: size, payload: 64, reads: true, ..usual },
         }
@@ -137,7 +139,10 @@ async fn run(step: Step) -> Result<(), Failure> {
     let mut clients = Vec::new();
     for file in &sender_files {
         let mut options = Options::from_config(&ClientConfig::load(&Sources::file(file))?, seams.clone())?;
-        options.outbox.folder = None;
+        // What a sender's own memory holds is no measure of a payload's way.
+        if step.payload < STREAMED {
+            options.outbox.folder = None;
+        }
         clients.push(Client::start(Arc::new(transport.clone()), options).await?);
     }
     let destinations: Vec<DestinationName> = plan.destinations.iter().cloned().collect();
@@ -203,7 +208,11 @@ async fn send(
         handle.committed().await?;
         Ok::<_, Failure>(handle.ticket().transaction)
     };
-    let under_way = if step.payload >= STREAMED { 1 } else { UNDER_WAY.min((TOGETHER / step.payload) as usize).max(1) };
+    let under_way = if step.payload >= STREAMED {
+        1
+    } else {
+        (UNDER_WAY * destinations.len()).min((TOGETHER / step.payload) as usize).max(1)
+    };
     let mut ids = Vec::new();
     let mut sending = iter(0..each).map(one).buffer_unordered(under_way);
     while let Some(id) = sending.next().await {

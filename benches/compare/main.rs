@@ -96,6 +96,9 @@ fn run(options: &Options) -> Result<(), Failure> {
             "Sealcast alone: nodes, clients and the embedded transport in one process, a new one for each step. An exponent of 0 is flat, \
              1 in proportion."
                 .to_owned(),
+            "More destinations and senders bring more load: each destination gets 4,096 transactions, each sender sends at least 256. \
+             Payloads up to 1 MiB lie in an outbox in memory, larger ones in one on disk."
+                .to_owned(),
         ];
         return publish(options, &facts, &figures::growth::rows(&growth::points(plan.largest_step)?));
     }
