@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::error::ClientError;
-use crate::core::id::{Fate, NodeName, ParcelId, Position, Rejection, Ticket, Time, TransactionId};
+use crate::core::id::{DestinationName, Fate, NodeName, ParcelId, Position, Rejection, Ticket, Time, TransactionId};
 use crate::seams::Clock;
 use crate::store::outbox::Outcome;
 
@@ -436,4 +436,11 @@ impl Handle {
             (now.ended != Some(Ended::Closed)).then_some(now.outcome)
         }
     }
+}
+
+/// Handles in the order in which their destinations were named.
+pub(super) fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<Handle> {
+    let place = |handle: &Handle| destinations.iter().position(|name| *name == handle.ticket().destination);
+    handles.sort_by_key(place);
+    handles
 }

@@ -6,21 +6,17 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, SeekFrom};
 use tokio::sync::oneshot;
 
-use super::bundle::{Held, Prepared, Submission};
+use super::bundle::{Prepared, Submission};
 use super::error::ClientError;
-use super::handle::Handle;
-use super::service::{Client, in_order};
-use super::stream::{Streaming, too_long};
+use super::handle::{Handle, in_order};
+use super::service::Client;
+use super::stream::{OnHold, submit_held, too_long};
 use super::transaction::Transaction;
-use super::window::WindowPlace;
 use crate::core::id::DestinationName;
 use crate::core::limits::PAYLOAD_BYTES;
 
 /// A reader's payload up to this length is read whole and bundled like any other.
 const SMALL: u64 = 256 * 1024;
-
-/// Where a large transaction is given back once nobody of its keys is before it.
-pub(super) type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
 
 impl Client {
     /// Submits a transaction whose payload is read, sealed and published piece by piece and never held in memory; the
@@ -186,16 +182,4 @@ impl Client {
         self.inner.queue.send(submission).map_err(|_| ClientError::Closed)?;
         Ok(held)
     }
-}
-
-/// Seals, keeps and publishes a large transaction, once its keys are its own.
-pub(super) async fn submit_held(
-    streaming: &Streaming,
-    held: OnHold,
-    place: WindowPlace,
-    payload: impl AsyncRead + Unpin + Send,
-    length: Option<u64>,
-) -> Result<Vec<Handle>, ClientError> {
-    let (prepared, held) = held.await.map_err(|_| ClientError::Closed)?;
-    streaming.submit(*prepared, held, place, payload, length).await
 }

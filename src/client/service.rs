@@ -11,10 +11,9 @@ use tokio_util::task::TaskTracker;
 use super::bundle::Submission;
 use super::counting::Directories;
 use super::error::{ClientError, SubmitError};
-use super::handle::Handle;
+use super::handle::{Handle, in_order};
 use super::options::Interceptor;
-use super::piecewise::submit_held;
-use super::stream::Streaming;
+use super::stream::{Streaming, submit_held};
 use super::tracker::Tracker;
 use super::transaction::Transaction;
 use super::window::Window;
@@ -311,11 +310,4 @@ impl Client {
             outbox.close(&*clock).await;
         }
     }
-}
-
-/// Handles in the order in which their destinations were named.
-pub(super) fn in_order(destinations: &[DestinationName], mut handles: Vec<Handle>) -> Vec<Handle> {
-    let place = |handle: &Handle| destinations.iter().position(|name| *name == handle.ticket().destination);
-    handles.sort_by_key(place);
-    handles
 }

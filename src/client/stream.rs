@@ -231,6 +231,21 @@ impl Streaming {
     }
 }
 
+/// Where a large transaction is given back once nobody of its keys is before it.
+pub(super) type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
+
+/// Seals, keeps and publishes a large transaction, once its keys are its own.
+pub(super) async fn submit_held(
+    streaming: &Streaming,
+    held: OnHold,
+    place: WindowPlace,
+    payload: impl AsyncRead + Unpin + Send,
+    length: Option<u64>,
+) -> Result<Vec<Handle>, ClientError> {
+    let (prepared, held) = held.await.map_err(|_| ClientError::Closed)?;
+    streaming.submit(*prepared, held, place, payload, length).await
+}
+
 /// What whoever submits more than a payload can have is told.
 pub fn too_long() -> ClientError {
     ClientError::Transaction { field: "payload", problem: format!("at most {} bytes", limits::PAYLOAD_BYTES) }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::jobs::{Job, Source, Why};
+use super::jobs::{Job, SoFar, Source, Why};
 use super::{Publishing, lock, records};
 use crate::core::id::DestinationName;
 use crate::core::split::stripe::Stripe;
@@ -16,15 +16,6 @@ use crate::telemetry::logs;
 
 /// A fresh stripe waits this long for credit; after that the outbox takes over.
 const CREDIT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// A parcel whose sealing goes on: what is durable so far, and whether that is all.
-#[derive(Debug, Clone)]
-pub(super) struct SoFar {
-    /// The row as it would be now.
-    pub(super) row: ParcelRow,
-    /// Whether its sealing has ended, well or not.
-    pub(super) ended: bool,
-}
 
 impl Publishing {
     /// Starts the publishing of a parcel that is still being sealed.

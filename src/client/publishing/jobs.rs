@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::feed::SoFar;
 use crate::core::id::ParcelId;
 use crate::store::outbox::ParcelRow;
 use crate::transport::publisher::StripeRecords;
@@ -40,6 +39,15 @@ impl Why {
             Self::Silence => Some("silence"),
         }
     }
+}
+
+/// A parcel whose sealing goes on: what is durable so far, and whether that is all.
+#[derive(Debug, Clone)]
+pub(super) struct SoFar {
+    /// The row as it would be now.
+    pub(super) row: ParcelRow,
+    /// Whether its sealing has ended, well or not.
+    pub(super) ended: bool,
 }
 
 /// Where the stripes come from.

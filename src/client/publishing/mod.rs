@@ -17,8 +17,7 @@ use tokio_util::task::TaskTracker;
 
 pub use feed::Feed;
 
-use feed::SoFar;
-use jobs::{Job, Jobs, Ready, Source, Why};
+use jobs::{Job, Jobs, Ready, SoFar, Source, Why};
 use paces::Paces;
 
 use super::handle::Withheld;

@@ -5,12 +5,14 @@
 //! its TLS key.
 
 mod ask;
+mod committed;
 mod feed;
 mod subscription;
 mod wanted;
 
 pub use ask::Statuses;
-pub use feed::{Committed, Event, Feed};
+pub use committed::Committed;
+pub use feed::{Event, Feed};
 pub use subscription::{Cursor, From, Subscription};
 
 use std::sync::Arc;

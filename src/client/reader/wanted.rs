@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use tonic::{Status, Streaming};
 
-use super::feed::Committed;
+use super::committed::Committed;
 use super::subscription::Subscription;
 use super::{ANSWER_WITHIN, Channelled, Freshness, ReadError, Reader, missed};
 use crate::core::id::{DestinationName, DestinationTag, NodeName, Position, TransactionId};

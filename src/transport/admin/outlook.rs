@@ -71,15 +71,6 @@ impl Outlook {
         }
     }
 
-    /// The profile of parcels whose length is not known when they begin, which is also the costliest of those that are no small
-    /// ones.
-    pub fn large_profile(&self) -> Profile {
-        match self.layout {
-            Layout::Replicated { .. } => Profile::replicated(),
-            Layout::PinnedToEach => Profile::coded(self.domains),
-        }
-    }
-
     /// A transaction of the average size sealed in a parcel of its own. Bundles are smaller.
     fn sealed_bytes(&self) -> u64 {
         let size = self.load.size;
@@ -150,22 +141,22 @@ impl Outlook {
         }
     }
 
-    /// How a transaction of the average size and a large one are cut.
+    /// How a transaction of the average size is cut, and one whose length is not known when it begins.
     pub fn cut(&self) -> String {
         let words = |profile: Profile| {
-            format!("k {}, m {}, shards of {} KiB", profile.k(), profile.m(), profile.shard_bytes() / 1024)
+            let shards = format!("k {}, m {}", profile.k(), profile.m());
+            if profile == Profile::small() {
+                format!("{shards}: {} equal copies, up to {} KiB", profile.n(), profile.stripe_bytes() / 1024)
+            } else {
+                format!("{shards}, shards of up to {} KiB", profile.shard_bytes().div_ceil(1024))
+            }
         };
         match self.layout {
             Layout::Replicated { .. } => {
-                format!("{}: one record for each {} KiB", words(self.large_profile()), limits::SHARD_BYTES / 1024)
+                format!("{}: one record for each {} KiB", words(Profile::replicated()), limits::SHARD_BYTES / 1024)
             }
             Layout::PinnedToEach => {
-                let small = Profile::small();
-                format!(
-                    "{}; up to {} KiB three equal copies (k 1, m 2)",
-                    words(self.large_profile()),
-                    small.stripe_bytes() / 1024
-                )
+                format!("{}; of unknown length {}", words(self.profile()), words(Profile::coded(self.domains)))
             }
         }
     }
@@ -220,6 +211,17 @@ mod tests {
         assert_eq!(disk.broker_bytes, (disk.segments_bytes + disk.notices_bytes) / 3);
         let longer = Outlook { retention: one.retention * 2, ..one };
         assert_eq!(longer.disk().segments_bytes, disk.segments_bytes * 2);
+    }
+
+    #[test]
+    fn transactions_are_cut_as_clients_cut_them() {
+        let cut = |size| outlook(Layout::PinnedToEach, 3, size).cut();
+        let unknown = "; of unknown length k 8, m 4, shards of up to 64 KiB";
+        assert_eq!(cut(1024), format!("k 1, m 2: 3 equal copies, up to 64 KiB{unknown}"));
+        assert_eq!(cut(256 << 10), format!("k 2, m 1, shards of up to 129 KiB{unknown}"));
+        assert_eq!(cut(16 << 20), format!("k 4, m 2, shards of up to 316 KiB{unknown}"));
+        let replicated = outlook(Layout::Replicated { factor: 3 }, 3, 1024).cut();
+        assert_eq!(replicated, "k 1, m 0, shards of up to 512 KiB: one record for each 512 KiB");
     }
 
     #[test]
