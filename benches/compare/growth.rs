@@ -30,10 +30,11 @@ use crate::{Failure, progress};
 
 /// Names a step to the process that runs it.
 const STEP: &str = "SEALCAST_COMPARE_STEP";
-/// Transactions of one destination in the steps that vary how many take part, and their payload bytes.
+/// Transactions of one destination in the steps that vary how many take part.
 const TRANSACTIONS: u64 = 4096;
-/// And at least so many of each sender.
+/// Transactions of each sender there, at least.
 const OF_EACH_SENDER: u64 = 256;
+/// Their payload bytes.
 const PAYLOAD: u64 = 1 << 10;
 /// Payload bytes of the steps that vary the payload, at least one transaction.
 const TOGETHER: u64 = 64 << 20;

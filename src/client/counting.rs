@@ -445,3 +445,30 @@ fn receipt(ticket: &Ticket, agreed: &Agreed) -> Option<Receipt> {
         times: agreed.signers.iter().map(|(node, times)| (node.clone(), (*times).into())).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::directory::Draft;
+    use crate::core::id::{EnvironmentId, Time};
+    use crate::core::sign::SecretKey;
+
+    #[test]
+    fn a_directory_is_taken_once_and_only_as_it_was_signed() {
+        let operator = SecretKey::from_seed(&[1; 32]);
+        let draft = Draft::new(EnvironmentId([5; 16]), "test".parse().unwrap(), Time(4_102_444_800_000));
+        let first = draft.sign(&operator).unwrap();
+        let second = Draft { version: 2, ..draft }.sign(&operator).unwrap();
+        let verified = Directory::verify(&first, &operator.public(), 1).unwrap();
+        let directories = Directories::new(operator.public(), 1, Arc::new(verified));
+        assert_eq!(directories.adopt(&first), Ok(false));
+        let mut altered = first.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        assert!(directories.adopt(&altered).is_err());
+        assert!(directories.adopt(&first[..first.len() - 1]).is_err());
+        assert_eq!(directories.adopt(&second), Ok(true));
+        assert_eq!(directories.adopt(&second), Ok(false));
+        assert_eq!(directories.adopt(&first), Ok(false));
+        assert_eq!(directories.current().version, 2);
+    }
+}
