@@ -169,12 +169,13 @@ fn a_gibibyte_passes_in_a_quarter_of_one() {
     hold("one transaction of 1 GiB", &peaks);
 }
 
-/// What a parcel of the flood is made of: as many records as may be, and as long ones as a client makes.
-fn halves() -> [(Profile, u32); 2] {
-    [(Profile::new(8, 4, 4096).unwrap(), 64), (Profile::fitting(3, 16 << 20), 16)]
+/// What the flood is made of: so many parcels of as many records as may be; and of as long ones as a client makes, at most 12 of
+/// these, over 100 MiB. Gives each one's shape, stripes and number.
+fn halves(parcels: u32) -> [(Profile, u32, u32); 2] {
+    [(Profile::new(8, 4, 4096).unwrap(), 64, parcels), (Profile::fitting(3, 16 << 20), 16, parcels.min(12))]
 }
 
-/// A sender of the directory gone wrong, and a stranger: half of each stripe of so many parcels of each of [`halves`], and the
+/// A sender of the directory gone wrong, and a stranger: half of each stripe of so many parcels as [`halves`] says, and the
 /// beginning of so many more, put on the topic as fast as the brokers take them. Gives how many records that are.
 fn flood(brokers: &str, topic: &str, config: &Path, parcels: u32, begun: u32) -> usize {
     let config = ClientConfig::load(&Sources::file(config)).unwrap();
@@ -210,7 +211,7 @@ fn flood(brokers: &str, topic: &str, config: &Path, parcels: u32, begun: u32) ->
         count += 1;
     };
     let mut next = 0;
-    for (profile, stripes) in halves() {
+    for (profile, stripes, parcels) in halves(parcels) {
         let bytes = vec![7; profile.stripe_bytes()];
         let mut open: Vec<_> = (next..next + parcels)
             .map(|number| Splitter::new(core(known.signing(), number, profile), known.signing().clone()).unwrap())
@@ -244,8 +245,9 @@ fn in_flight_behind_a_flood(many: u32, parcels: u32, begun: u32) {
     // All of it is there, before anything else, when the nodes start.
     let flooded = flood(&brokers, &topic, &config, parcels, begun);
     // A splitter keeps its last stripe until it knows what follows.
-    let of_parcel: usize = halves().map(|(profile, stripes)| (stripes as usize - 1) * profile.k() / 2).iter().sum();
-    assert_eq!(flooded, parcels as usize * of_parcel + begun as usize);
+    let records =
+        |(profile, stripes, parcels): (Profile, u32, u32)| parcels as usize * (stripes as usize - 1) * profile.k() / 2;
+    assert_eq!(flooded, halves(parcels).map(records).iter().sum::<usize>() + begun as usize);
     // The client is this process: what others of its tests and the flood took is not the client's.
     std::fs::write("/proc/self/clear_refs", "5").expect("Linux resets the peak of a process by it");
     world.start_all();
@@ -291,7 +293,7 @@ fn r16_half_parcels_of_a_sender_and_strangers_cost_a_node_no_more_memory_than_th
 
 #[test]
 #[ignore = "the same at its real size, a minute or two: cargo test --test memory -- --ignored --nocapture"]
-fn r16_sixty_four_half_parcels_of_each_shape_and_ten_thousand_begun_ones_stay_within_the_bound() {
+fn r16_scores_of_half_parcels_and_ten_thousand_begun_ones_stay_within_the_bound() {
     let _turn = turn();
     in_flight_behind_a_flood(4096, 64, 10_000);
 }
