@@ -10,7 +10,7 @@ use super::bundle::{Prepared, Submission};
 use super::error::ClientError;
 use super::handle::{Handle, in_order};
 use super::service::Client;
-use super::stream::{OnHold, submit_held, too_long};
+use super::stream::{OnHold, too_long};
 use super::transaction::Transaction;
 use crate::core::id::DestinationName;
 use crate::core::limits::PAYLOAD_BYTES;
@@ -166,7 +166,7 @@ impl Client {
         }
         let submitted = match self.inner.window.take(length.unwrap_or(0)) {
             Ok(place) => match self.hold(prepared) {
-                Ok(held) => submit_held(&self.inner.streaming, held, place, payload, length).await,
+                Ok(held) => self.inner.streaming.submit(held, place, payload, length).await,
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),

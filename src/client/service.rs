@@ -13,7 +13,7 @@ use super::counting::Directories;
 use super::error::{ClientError, SubmitError};
 use super::handle::{Handle, in_order};
 use super::options::Interceptor;
-use super::stream::{Streaming, submit_held};
+use super::stream::Streaming;
 use super::tracker::Tracker;
 use super::transaction::Transaction;
 use super::window::Window;
@@ -175,7 +175,7 @@ impl Client {
                     let submitting = self.inner.tasks.spawn(async move {
                         tokio::select! {
                             biased;
-                            submitted = submit_held(&streaming, held, place, payload, Some(bytes)) => submitted,
+                            submitted = streaming.submit(held, place, payload, Some(bytes)) => submitted,
                             () = closing.cancelled() => Err(ClientError::Closed),
                         }
                     });

@@ -99,22 +99,26 @@ pub fn frame(stripe: &Stripe) -> StripeFrame {
     StripeFrame { header: stripe.header_bytes.clone(), signature: stripe.signature, sealed: stripe.sealed.clone() }
 }
 
+/// Where a large transaction is given back once nobody of its keys is before it.
+pub(super) type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
+
 impl Streaming {
-    /// Seals and publishes a payload while it is read; gives its handles when all of it is durable. Dropped before it has
-    /// been read and sealed to its end, it is abandoned; afterwards it is submitted all the same. Errors: those of
-    /// reading, sealing and the outbox; then nothing was submitted, and what brokers have of it is never whole.
+    /// Seals and publishes a payload while it is read, once its transaction's keys are its own; gives its handles when all of it
+    /// is durable. Dropped before it has been read and sealed to its end, it is abandoned; afterwards it is submitted all the
+    /// same. Errors: those of reading, sealing and the outbox; then nothing was submitted, and what brokers have of it is never
+    /// whole.
     pub async fn submit(
         &self,
-        prepared: Prepared,
-        held: Held,
+        held: OnHold,
         place: WindowPlace,
         mut payload: impl AsyncRead + Unpin + Send,
         length: Option<u64>,
     ) -> Result<Vec<Handle>, ClientError> {
+        let (prepared, held) = held.await.map_err(|_| ClientError::Closed)?;
         if let Some(known) = self.tracker.known(prepared.id, &prepared.destinations) {
             return self.again(known?, &mut payload, length).await;
         }
-        let prepared = Arc::new(prepared);
+        let prepared: Arc<Prepared> = prepared.into();
         let (sealer, outbox, for_sealing) = (self.sealer.clone(), self.outbox.clone(), prepared.clone());
         let started = self.run(move || -> Result<_, ClientError> {
             let (row, sealer) = sealer.start(&for_sealing, length)?;
@@ -229,21 +233,6 @@ impl Streaming {
     async fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, ClientError> {
         self.work.run(job).await.map_err(|WorkLost| ClientError::Closed)
     }
-}
-
-/// Where a large transaction is given back once nobody of its keys is before it.
-pub(super) type OnHold = oneshot::Receiver<(Box<Prepared>, Held)>;
-
-/// Seals, keeps and publishes a large transaction, once its keys are its own.
-pub(super) async fn submit_held(
-    streaming: &Streaming,
-    held: OnHold,
-    place: WindowPlace,
-    payload: impl AsyncRead + Unpin + Send,
-    length: Option<u64>,
-) -> Result<Vec<Handle>, ClientError> {
-    let (prepared, held) = held.await.map_err(|_| ClientError::Closed)?;
-    streaming.submit(*prepared, held, place, payload, length).await
 }
 
 /// What whoever submits more than a payload can have is told.

@@ -43,8 +43,8 @@ impl Section {
 /// What a run prints, in Markdown: all its rows.
 pub fn printed(section: Section, facts: &[String], rows: &[Row]) -> String {
     match section {
-        Section::Compared | Section::Stages => report(facts, rows, &[]),
-        Section::Growth | Section::Steady => section.text(facts, rows, &[]),
+        Section::Stages => report(facts, rows, &[]),
+        _ => section.text(facts, rows, &[]),
     }
 }
 

@@ -153,7 +153,7 @@ impl Outlook {
         };
         match self.layout {
             Layout::Replicated { .. } => {
-                format!("{}: one record for each {} KiB", words(Profile::replicated()), limits::SHARD_BYTES / 1024)
+                format!("{}: one record for each {} KiB", words(self.profile()), limits::SHARD_BYTES / 1024)
             }
             Layout::PinnedToEach => {
                 format!("{}; of unknown length {}", words(self.profile()), words(Profile::coded(self.domains)))
