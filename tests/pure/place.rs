@@ -249,13 +249,18 @@ proptest! {
     }
 }
 
-/// Domains whose acknowledgements took so many milliseconds, one after the other.
+/// When the last of [`after`] was acknowledged.
+const END: Duration = Duration::from_secs(1_000);
+
+/// Domains whose acknowledgements took so many milliseconds, one after the other, the last of each at [`END`].
 fn after(took: [&[u64]; 3]) -> Domains {
     let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
     for (partition, times) in (0..).zip(took) {
+        let mut now = END - milliseconds(times.iter().sum());
         for time in times {
-            let token = domains.sent(partition, START).unwrap();
-            domains.acknowledged(&token, milliseconds(*time), START + milliseconds(*time));
+            let token = domains.sent(partition, now).unwrap();
+            now += milliseconds(*time);
+            domains.acknowledged(&token, milliseconds(*time), now);
         }
     }
     domains
@@ -265,34 +270,34 @@ fn after(took: [&[u64]; 3]) -> Domains {
 fn r14_what_slows_all_domains_alike_makes_none_late() {
     let mut domains = after([&[5; 20]; 3]);
     for partition in 0..3 {
-        let _waits = domains.sent(partition, START).unwrap();
+        let _waits = domains.sent(partition, END).unwrap();
     }
     let all = |domains: &Domains, at: u64| {
-        ["broker-0", "broker-1", "broker-2"].map(|name| domains.standing(name, START + milliseconds(at)))
+        ["broker-0", "broker-1", "broker-2"].map(|name| domains.standing(name, END + milliseconds(at)))
     };
     assert_eq!(all(&domains, 2_000), [Standing::Present; 3], "this process was held up, or all are under load");
     let mut domains = after([&[5; 20], &[40, 60, 40, 60, 40, 60, 40, 60], &[50; 8]]);
-    let _waits = domains.sent(1, START).unwrap();
-    assert_eq!(domains.standing("broker-0", START), Standing::Present);
-    assert_eq!(domains.standing("broker-1", START), Standing::Present, "within twice the others' median");
+    let _waits = domains.sent(1, END).unwrap();
+    assert_eq!(domains.standing("broker-0", END), Standing::Present);
+    assert_eq!(domains.standing("broker-1", END), Standing::Present, "within twice the others' median");
 }
 
 #[test]
 fn r14_one_slow_answer_among_many_says_nothing_while_the_others_have_such_too() {
     let spread: Vec<u64> = (0..64).map(|number| if number % 8 == 0 { 70 } else { 5 }).collect();
     let mut domains = after([&spread; 3]);
-    let _waits = domains.sent(2, START).unwrap();
-    assert_eq!(domains.standing("broker-2", START + milliseconds(139)), Standing::Present);
-    assert_eq!(domains.standing("broker-2", START + milliseconds(141)), Standing::Late);
+    let _waits = domains.sent(2, END).unwrap();
+    assert_eq!(domains.standing("broker-2", END + milliseconds(210)), Standing::Present);
+    assert_eq!(domains.standing("broker-2", END + milliseconds(211)), Standing::Late);
     let steady = after([&spread, &spread, &[71; 8]]);
-    assert_eq!(steady.standing("broker-2", START), Standing::Late, "all of its recent ones are slow");
+    assert_eq!(steady.standing("broker-2", END), Standing::Late, "all of its recent ones are slow");
 }
 
 #[test]
 fn r14_a_domain_that_is_slow_now_and_then_is_not_late_and_one_that_always_is_is() {
     // Full queues: most of its recent times are long, and then comes a short one.
     let mut times = vec![200; 24];
-    let standing = |times: &[u64]| after([&[5; 20], times, &[5; 20]]).standing("broker-1", START + milliseconds(300));
+    let standing = |times: &[u64]| after([&[5; 20], times, &[5; 20]]).standing("broker-1", END);
     assert_eq!(standing(&times), Standing::Late);
     times.push(9);
     assert_eq!(standing(&times), Standing::Present, "it answers as fast as the others");
@@ -303,11 +308,67 @@ fn r14_a_domain_that_is_slow_now_and_then_is_not_late_and_one_that_always_is_is(
 }
 
 #[test]
+fn r14_a_short_time_within_half_a_second_is_recent_however_many_came_after_it() {
+    let standing = |times: &[u64]| after([&[5; 20], times, &[5; 20]]).standing("broker-1", END);
+    let with = |more: usize| [vec![5], vec![22; more]].concat();
+    assert_eq!(standing(&with(22)), Standing::Present, "484 ms ago it was as fast as the others");
+    assert_eq!(standing(&with(23)), Standing::Late);
+}
+
+#[test]
+fn r15_what_stands_in_a_queue_from_which_quick_answers_come_is_not_late() {
+    let mut domains = after([&[5; 20]; 3]);
+    let _waits = domains.sent(1, END).unwrap();
+    for number in 1..20 {
+        let at = END + milliseconds(10 * number);
+        let token = domains.sent(1, at).unwrap();
+        domains.acknowledged(&token, milliseconds(5), at + milliseconds(5));
+        assert_eq!(domains.standing("broker-1", at + milliseconds(5)), Standing::Present, "{number}");
+    }
+    let last = END + milliseconds(195);
+    assert_eq!(domains.standing("broker-1", last + milliseconds(20)), Standing::Present);
+    assert_eq!(domains.standing("broker-1", last + milliseconds(21)), Standing::Late);
+}
+
+#[test]
+fn r15_a_broker_that_has_become_slow_is_late_though_its_answers_come_one_after_the_other() {
+    let mut domains = after([&[5; 20]; 3]);
+    let (mut tokens, mut late) = (Vec::new(), Vec::new());
+    for number in 0..100 {
+        let now = END + milliseconds(10 * number);
+        tokens.push(domains.sent(1, now).unwrap());
+        if let Some(token) = number.checked_sub(20).and_then(|first| tokens.get(first as usize)) {
+            domains.acknowledged(token, milliseconds(200), now);
+        }
+        if domains.standing("broker-1", now) == Standing::Late {
+            late.push(number);
+        }
+    }
+    assert_eq!(late, (3..100).collect::<Vec<_>>(), "from the first moment over 20 ms");
+}
+
+#[test]
+fn r15_one_silent_partition_makes_its_domain_late_though_others_of_it_answer() {
+    let mut domains = known(&topic(3, 2, 1, &BTreeSet::new()));
+    let [silent, answers] = [0, 3];
+    assert_eq!(domains.of(silent), domains.of(answers), "a rack of two brokers");
+    for partition in 0..6 {
+        let token = domains.sent(partition, END).unwrap();
+        domains.acknowledged(&token, milliseconds(5), END + milliseconds(5));
+    }
+    let _waits = domains.sent(silent, END + milliseconds(5)).unwrap();
+    let token = domains.sent(answers, END + milliseconds(21)).unwrap();
+    let now = END + milliseconds(26);
+    domains.acknowledged(&token, milliseconds(5), now);
+    assert_eq!(domains.standing("broker-0", now), Standing::Late);
+}
+
+#[test]
 fn r15_what_waits_in_this_process_is_not_the_domains() {
     let mut domains = after([&[4; 8]; 3]);
     for _ in 0..8 {
-        let token = domains.sent(0, START).unwrap();
-        domains.acknowledged(&token, milliseconds(4), START + milliseconds(400));
+        let token = domains.sent(0, END).unwrap();
+        domains.acknowledged(&token, milliseconds(4), END + milliseconds(400));
     }
-    assert_eq!(domains.standing("broker-0", START + milliseconds(400)), Standing::Present);
+    assert_eq!(domains.standing("broker-0", END + milliseconds(400)), Standing::Present);
 }

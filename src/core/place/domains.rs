@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use super::{ALWAYS_LATE, GONE, LEFT_ALONE, NEVER_LATE};
 
-/// How many acknowledgement times of a domain are "recent".
+/// How many acknowledgement times of a domain are "recent", at least.
 const RECENT: usize = 8;
+
+/// All acknowledgements are "recent" that came within this long before the last, as far as [`SPREAD`] of them reach: under full load
+/// a queue is now long here and now there, and eight acknowledgements come within milliseconds.
+const LATELY: Duration = Duration::from_millis(500);
 
 /// How many acknowledgement times of a domain say how far they spread.
 const SPREAD: usize = 64;
@@ -16,6 +20,10 @@ const SPREAD: usize = 64;
 /// Of [`SPREAD`] times so many are longer than what counts as usual in a bad moment: one in sixteen, so that a domain like
 /// the others is hardly ever called late.
 const OUTLIERS: usize = 16;
+
+/// A record that waits makes its domain late once it has waited so many times as long as the others take or leave waiting: with two
+/// times, domains were called late under full load that were not slow (docs/decisions.md).
+const SILENT: u32 = 3;
 
 /// A partition as the transport knows it now, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +43,8 @@ pub struct KnownPartition {
 pub enum Standing {
     /// Up, and about as fast as the others.
     Present,
-    /// Up, but each of its recent acknowledgements took over twice the others' median: its shards are copied to others.
+    /// Up, but each of its recent acknowledgements took over twice the others' median, or nothing that quick comes from one of its
+    /// partitions while a record waits there: its shards are copied to others.
     Late,
     /// No leader, no connection, or it failed within the last second.
     Absent,
@@ -47,23 +56,32 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendToken {
     domain: Arc<str>,
+    partition: i32,
     number: u64,
+}
+
+/// One acknowledgement.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    partition: i32,
+    at: Duration,
+    took: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Domain {
     /// Its partitions that are up, ascending by number, with their copies.
     partitions: Vec<(i32, u8)>,
-    /// The last [`SPREAD`] acknowledgement times.
-    times: VecDeque<Duration>,
-    /// The median of the last [`RECENT`] of them; `None` before the first.
+    /// The last [`SPREAD`] acknowledgements.
+    heard: VecDeque<Heard>,
+    /// The median time of the last [`RECENT`] of them; `None` before the first.
     usual: Option<Duration>,
-    /// The shortest of them; `None` before the first.
+    /// The shortest time of the recent ones; `None` before the first.
     quickest: Option<Duration>,
     /// What an acknowledgement takes in a bad moment of now; `None` before the first.
     bad: Option<Duration>,
-    /// When each record still on its way was sent; the first is the oldest.
-    on_the_way: BTreeMap<u64, Duration>,
+    /// When each record still on its way was sent, by partition; the first is the oldest. None is empty.
+    on_the_way: BTreeMap<i32, BTreeMap<u64, Duration>>,
     /// Since when it is away: no partition up, or nothing but failures.
     away_since: Option<Duration>,
     failed_at: Option<Duration>,
@@ -75,28 +93,61 @@ impl Domain {
         self.partitions.is_empty() || self.failed_at.is_some_and(|at| now.saturating_sub(at) < LEFT_ALONE)
     }
 
-    fn took(&mut self, time: Duration) {
-        if self.times.len() == SPREAD {
-            self.times.pop_front();
+    fn hear(&mut self, heard: Heard) {
+        if self.heard.len() == SPREAD {
+            self.heard.pop_front();
         }
-        self.times.push_back(time);
-        let mut recent: Vec<Duration> = self.times.iter().rev().take(RECENT).copied().collect();
-        self.usual = median(&mut recent);
-        self.quickest = recent.into_iter().min();
-        let mut times: Vec<Duration> = self.times.iter().copied().collect();
+        self.heard.push_back(heard);
+        let lately = |of: &Heard| heard.at.saturating_sub(of.at) < LATELY;
+        let recent = self.heard.iter().rev().enumerate().take_while(|(back, of)| *back < RECENT || lately(of));
+        self.quickest = recent.map(|(_, of)| of.took).min();
+        self.usual = median(&mut self.heard.iter().rev().take(RECENT).map(|of| of.took).collect::<Vec<_>>());
+        let mut times: Vec<Duration> = self.heard.iter().map(|of| of.took).collect();
         times.sort_unstable();
         self.bad = times.iter().rev().nth(times.len() / OUTLIERS).copied();
     }
 
+    /// A record is no longer on its way; when it was sent.
+    fn take(&mut self, token: &SendToken) -> Option<Duration> {
+        let there = self.on_the_way.get_mut(&token.partition)?;
+        let sent = there.remove(&token.number);
+        if there.is_empty() {
+            self.on_the_way.remove(&token.partition);
+        }
+        sent
+    }
+
+    /// How long the oldest record of each partition that has one on its way has waited.
+    fn waiting(&self, now: Duration) -> impl Iterator<Item = (i32, Duration)> {
+        let oldest = self.on_the_way.iter().filter_map(|(partition, sent)| Some((*partition, sent.values().next()?)));
+        oldest.map(move |(partition, sent)| (partition, now.saturating_sub(*sent)))
+    }
+
     /// How long the oldest record on its way has waited.
-    fn waits(&self, now: Duration) -> Option<Duration> {
-        self.on_the_way.values().next().map(|sent| now.saturating_sub(*sent))
+    fn waits(&self, now: Duration) -> Duration {
+        self.waiting(now).map(|(_, waits)| waits).max().unwrap_or_default()
+    }
+
+    /// Whether in one of its partitions a record has waited longer than this, and for as long nothing came from there that was
+    /// quicker.
+    fn silent(&self, limit: Duration, now: Duration) -> bool {
+        let quick = |of: &&Heard| of.took <= limit && now.saturating_sub(of.at) <= limit;
+        self.waiting(now).filter(|(_, waits)| *waits > limit).any(|(partition, _)| {
+            let of_there = |of: &&Heard| of.partition == partition;
+            !self.heard.iter().rev().filter(of_there).any(|of| quick(&of))
+        })
     }
 }
 
-fn median(times: &mut [Duration]) -> Option<Duration> {
+/// The median; of an even number, the longer of the two in the middle.
+fn upper_median(times: &mut [Duration]) -> Option<Duration> {
     times.sort_unstable();
-    let upper = *times.get(times.len() / 2)?;
+    times.get(times.len() / 2).copied()
+}
+
+/// The median; of an even number, half way between the two in the middle.
+fn median(times: &mut [Duration]) -> Option<Duration> {
+    let upper = upper_median(times)?;
     if times.len() % 2 == 1 {
         return Some(upper);
     }
@@ -158,16 +209,17 @@ impl Domains {
         let domain = self.domains.get_mut(name)?;
         let number = self.next_token;
         self.next_token += 1;
-        domain.on_the_way.insert(number, now);
-        Some(SendToken { domain: name.clone(), number })
+        domain.on_the_way.entry(partition).or_default().insert(number, now);
+        Some(SendToken { domain: name.clone(), partition, number })
     }
 
     /// The transport acknowledged a record `took` after it got it. That may be less than the time until the caller heard of
     /// it: what waits in this process is not the domain's.
     pub fn acknowledged(&mut self, token: &SendToken, took: Duration, now: Duration) {
         let Some(domain) = self.domains.get_mut(&token.domain) else { return };
-        if let Some(sent) = domain.on_the_way.remove(&token.number) {
-            domain.took(took.min(now.saturating_sub(sent)));
+        if let Some(sent) = domain.take(token) {
+            let took = took.min(now.saturating_sub(sent));
+            domain.hear(Heard { partition: token.partition, at: now, took });
             domain.failed_at = None;
             if !domain.partitions.is_empty() {
                 domain.away_since = None;
@@ -178,7 +230,7 @@ impl Domains {
     /// The transport gave a record up because nobody acknowledged it: the domain is left alone for a moment.
     pub fn failed(&mut self, token: &SendToken, now: Duration) {
         let Some(domain) = self.domains.get_mut(&token.domain) else { return };
-        if domain.on_the_way.remove(&token.number).is_some() {
+        if domain.take(token).is_some() {
             domain.failed_at = Some(now);
             domain.away_since.get_or_insert(now);
         }
@@ -187,7 +239,7 @@ impl Domains {
     /// Whether what was sent is no longer of interest (refused for good, or the transport closed): no word about the domain.
     pub fn forgotten(&mut self, token: &SendToken) {
         if let Some(domain) = self.domains.get_mut(&token.domain) {
-            domain.on_the_way.remove(&token.number);
+            domain.take(token);
         }
     }
 
@@ -202,11 +254,10 @@ impl Domains {
         }
         let of = |time: &dyn Fn(&Domain) -> Option<Duration>| {
             let others = self.domains.iter().filter(|(other, domain)| other.as_ref() != name && !domain.away(now));
-            median(&mut others.filter_map(|(_, domain)| time(domain)).collect::<Vec<_>>())
+            others.filter_map(|(_, domain)| time(domain)).collect::<Vec<_>>()
         };
-        let waits = domain.waits(now).unwrap_or_default();
-        let Some(usual) = of(&|domain| domain.usual) else {
-            return if domain.usual.unwrap_or_default().max(waits) > ALWAYS_LATE {
+        let Some(usual) = median(&mut of(&|domain| domain.usual)) else {
+            return if domain.usual.unwrap_or_default().max(domain.waits(now)) > ALWAYS_LATE {
                 Standing::Late
             } else {
                 Standing::Present
@@ -214,12 +265,12 @@ impl Domains {
         };
         // Every recent time, over twice the others' median (R14): under load that fills all queues some are, now here and now
         // there, and copies would only add to it. Below what the others take in a bad moment it means nothing.
-        let bad = of(&|domain| domain.bad).unwrap_or_default();
+        let bad = upper_median(&mut of(&|domain| domain.bad)).unwrap_or_default();
         let late = domain.quickest.unwrap_or_default() > (usual * 2).max(bad).max(NEVER_LATE);
         // One record that waits says less than many that came, and what slows all alike, load or a pause of this process, lets
-        // the others' records wait too.
-        let others_wait = of(&|domain| Some(domain.waits(now).unwrap_or_default())).unwrap_or_default();
-        let silent = waits > (usual.max(bad).max(others_wait) * 2).max(NEVER_LATE);
+        // the others' records wait too. Where quick answers come in between, it stands in a queue.
+        let others_wait = upper_median(&mut of(&|domain| Some(domain.waits(now)))).unwrap_or_default();
+        let silent = domain.silent((usual.max(bad).max(others_wait) * SILENT).max(NEVER_LATE), now);
         if late || silent { Standing::Late } else { Standing::Present }
     }
 
