@@ -10,7 +10,7 @@
 //!                 figures (pure): rows, tables, plots, page
 //! ```
 //!
-//! Under `cargo test` it is a smoke test of itself: everything runs, every row is printed, nothing is judged by time.
+//! Under `cargo test` it is a smoke test of itself: everything runs, growth too, every row is printed, nothing is judged by time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../../tests/common/mod.rs"]
@@ -73,7 +73,9 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        Options::parse_from(["compare", "--smoke"])
+        // What grows with what, after all the rest.
+        let (all, growth) = (["compare", "--smoke"], ["compare", "--smoke", "--growth"]);
+        return ended(run(&Options::parse_from(all)).and_then(|()| run(&Options::parse_from(growth))));
     };
     ended(run(&options))
 }
@@ -100,7 +102,9 @@ fn run(options: &Options) -> Result<(), Failure> {
              Payloads up to 1 MiB lie in an outbox in memory, larger ones in one on disk."
                 .to_owned(),
         ];
-        return publish(options, &facts, &figures::growth::rows(&growth::points(plan.largest_step)?));
+        let rows = figures::growth::rows(&growth::points(plan.steps)?);
+        publish(options, &facts, &rows)?;
+        return figures::growth::missing(&rows).map_or(Ok(()), |missing| Err(format!("no row: {missing}").into()));
     }
     if let Some(minutes) = options.steady {
         let series = steady::run(Duration::from_secs(minutes * 60))?;

@@ -131,8 +131,8 @@ pub struct Plan {
     pub under_way: usize,
     /// Whether there is a cluster for measurements without proxies and one with; a smoke run has one for both.
     pub two_clusters: bool,
-    /// Growth: steps that are larger are left out; payloads may be 1,024 times as large.
-    pub largest_step: u64,
+    /// Growth: so many steps of each axis, the smallest.
+    pub steps: usize,
 }
 
 const KIB: u64 = 1 << 10;
@@ -283,7 +283,7 @@ impl Options {
             each: millis(2500),
             under_way: usize::MAX,
             two_clusters: true,
-            largest_step: 1 << 20,
+            steps: usize::MAX,
         };
         if self.smoke {
             return Plan {
@@ -314,7 +314,7 @@ impl Options {
                 each: millis(5),
                 under_way: 2,
                 two_clusters: false,
-                largest_step: 4,
+                steps: 2,
                 ..full
             };
         }
@@ -333,7 +333,7 @@ impl Options {
                 trouble: Trouble { calm: seconds(2), away: seconds(7), patience: seconds(20), ..trouble },
                 runs: 2,
                 each: millis(1000),
-                largest_step: 1 << 14,
+                steps: 3,
                 ..full
             };
         }

@@ -308,11 +308,35 @@ fn r14_a_domain_that_is_slow_now_and_then_is_not_late_and_one_that_always_is_is(
 }
 
 #[test]
-fn r14_a_short_time_within_half_a_second_is_recent_however_many_came_after_it() {
+fn r14_a_short_time_within_half_a_second_is_recent() {
     let standing = |times: &[u64]| after([&[5; 20], times, &[5; 20]]).standing("broker-1", END);
     let with = |more: usize| [vec![5], vec![22; more]].concat();
     assert_eq!(standing(&with(22)), Standing::Present, "484 ms ago it was as fast as the others");
     assert_eq!(standing(&with(23)), Standing::Late);
+}
+
+#[test]
+fn r14_what_one_other_of_two_takes_in_a_bad_moment_is_not_late() {
+    let spread: Vec<u64> = (0..64).map(|number| if number % 8 == 0 { 70 } else { 5 }).collect();
+    let standing = |times: &[u64]| after([&spread, &[5; 20], times]).standing("broker-2", END);
+    assert_eq!([standing(&[69; 8]), standing(&[71; 8])], [Standing::Present, Standing::Late]);
+    // Ten seconds later that moment is of the past.
+    let standing = |since: usize| {
+        let once = [vec![1_000; 3], vec![250; since]].concat();
+        after([&once, &[100; 8], &[600; 8]]).standing("broker-2", END)
+    };
+    assert_eq!([standing(20), standing(41)], [Standing::Present, Standing::Late]);
+}
+
+#[test]
+fn r15_one_silent_broker_does_not_excuse_another() {
+    let mut domains = after([&[200; 20], &[5; 20], &[5; 20]]);
+    let (_first, _second) = (domains.sent(0, END).unwrap(), domains.sent(1, END + milliseconds(100)).unwrap());
+    let standing = |name: &str, at: u64| domains.standing(name, END + milliseconds(at));
+    // The one that takes 200 ms is broker-0's; 500 ms are as long as that excuses anybody.
+    assert_eq!(standing("broker-1", 600), Standing::Present);
+    assert_eq!(standing("broker-1", 601), Standing::Late);
+    assert_eq!(standing("broker-0", 601), Standing::Late);
 }
 
 #[test]

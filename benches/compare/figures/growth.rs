@@ -95,3 +95,16 @@ pub fn rows(points: &[Point]) -> Vec<Row> {
     }
     rows
 }
+
+/// The first of all exponents that a run must have and has not.
+pub fn missing(rows: &[Row]) -> Option<String> {
+    let of_all = ["time of a transaction", "peak of memory"];
+    let of_stores = ["start-up", "get by id", "subscribe from the middle"];
+    let every = Axis::ALL.into_iter().flat_map(|axis| of_all.map(|name| (axis, name)));
+    let mut wanted = every.chain(of_stores.map(|name| (Axis::Stored, name)));
+    let there = |(axis, name): &(Axis, &str)| {
+        let (name, condition) = (format!("exponent of {name}"), format!("growth with {}", axis.word()));
+        rows.iter().any(|row| row.name == name && row.condition == condition)
+    };
+    wanted.find(|one| !there(one)).map(|(axis, name)| format!("exponent of {name}, growth with {}", axis.word()))
+}

@@ -44,7 +44,7 @@ impl Section {
 pub fn printed(section: Section, facts: &[String], rows: &[Row]) -> String {
     match section {
         Section::Stages => report(facts, rows, &[]),
-        _ => section.text(facts, rows, &[]),
+        Section::Compared | Section::Growth | Section::Steady => section.text(facts, rows, &[]),
     }
 }
 

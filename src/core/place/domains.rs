@@ -7,23 +7,31 @@ use std::time::Duration;
 
 use super::{ALWAYS_LATE, GONE, LEFT_ALONE, NEVER_LATE};
 
-/// How many acknowledgement times of a domain are "recent", at least.
-const RECENT: usize = 8;
+/// So many of a domain's last acknowledgements say what it usually takes, and are recent however long ago they came.
+const LAST: usize = 8;
 
-/// All acknowledgements are "recent" that came within this long before the last, as far as [`SPREAD`] of them reach: under full load
-/// a queue is now long here and now there, and eight acknowledgements come within milliseconds.
+/// Of the [`SPREAD`], all are recent, too, that came within this long before the last: under full load a queue is long now here
+/// and now there, and eight acknowledgements come within milliseconds.
 const LATELY: Duration = Duration::from_millis(500);
 
-/// How many acknowledgement times of a domain say how far they spread.
+/// How many acknowledgements of a domain are remembered. A rack of many brokers shares them: what it says of one silent
+/// partition is the less certain the more there are.
 const SPREAD: usize = 64;
 
-/// Of [`SPREAD`] times so many are longer than what counts as usual in a bad moment: one in sixteen, so that a domain like
-/// the others is hardly ever called late.
+/// What came longer than this before the last says nothing of bad moments of now, unless it is among the [`LAST`].
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// One in so many times is longer than what counts as usual in a bad moment, so that a domain like the others is hardly ever
+/// called late.
 const OUTLIERS: usize = 16;
 
-/// A record that waits makes its domain late once it has waited so many times as long as the others take or leave waiting: with two
-/// times, domains were called late under full load that were not slow (docs/decisions.md).
+/// A record that waits, while nothing quicker comes from its partition, makes its domain late once it has waited so many times as
+/// long as the others take or leave waiting: with two times, domains were late under full load that were not slow
+/// (docs/decisions.md).
 const SILENT: u32 = 3;
+
+/// Bad moments of others excuse silence no longer than this.
+const EXCUSED: Duration = Duration::from_millis(500);
 
 /// A partition as the transport knows it now, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +51,7 @@ pub struct KnownPartition {
 pub enum Standing {
     /// Up, and about as fast as the others.
     Present,
-    /// Up, but each of its recent acknowledgements took over twice the others' median, or nothing that quick comes from one of its
-    /// partitions while a record waits there: its shards are copied to others.
+    /// Up, but slow or silent beside the others, and for over 20 ms ([`Domains::standing`]): its shards are copied to others.
     Late,
     /// No leader, no connection, or it failed within the last second.
     Absent,
@@ -74,11 +81,11 @@ struct Domain {
     partitions: Vec<(i32, u8)>,
     /// The last [`SPREAD`] acknowledgements.
     heard: VecDeque<Heard>,
-    /// The median time of the last [`RECENT`] of them; `None` before the first.
+    /// The median time of the [`LAST`] of them; `None` before the first.
     usual: Option<Duration>,
     /// The shortest time of the recent ones; `None` before the first.
     quickest: Option<Duration>,
-    /// What an acknowledgement takes in a bad moment of now; `None` before the first.
+    /// What an acknowledgement takes in a bad moment: all but one in [`OUTLIERS`] were quicker; `None` before the first.
     bad: Option<Duration>,
     /// When each record still on its way was sent, by partition; the first is the oldest. None is empty.
     on_the_way: BTreeMap<i32, BTreeMap<u64, Duration>>,
@@ -98,11 +105,14 @@ impl Domain {
             self.heard.pop_front();
         }
         self.heard.push_back(heard);
-        let lately = |of: &Heard| heard.at.saturating_sub(of.at) < LATELY;
-        let recent = self.heard.iter().rev().enumerate().take_while(|(back, of)| *back < RECENT || lately(of));
-        self.quickest = recent.map(|(_, of)| of.took).min();
-        self.usual = median(&mut self.heard.iter().rev().take(RECENT).map(|of| of.took).collect::<Vec<_>>());
-        let mut times: Vec<Duration> = self.heard.iter().map(|of| of.took).collect();
+        let within = |long: Duration| {
+            let last = self.heard.iter().rev().enumerate();
+            last.take_while(move |(back, of)| *back < LAST || heard.at.saturating_sub(of.at) < long)
+                .map(|(_, of)| of.took)
+        };
+        self.quickest = within(LATELY).min();
+        self.usual = median(&mut self.heard.iter().rev().take(LAST).map(|of| of.took).collect::<Vec<_>>());
+        let mut times: Vec<Duration> = within(REMEMBERED).collect();
         times.sort_unstable();
         self.bad = times.iter().rev().nth(times.len() / OUTLIERS).copied();
     }
@@ -139,20 +149,15 @@ impl Domain {
     }
 }
 
-/// The median; of an even number, the longer of the two in the middle.
-fn upper_median(times: &mut [Duration]) -> Option<Duration> {
+/// The two in the middle, the shorter first; of an odd number both are the one that is.
+fn middle(times: &mut [Duration]) -> Option<(Duration, Duration)> {
     times.sort_unstable();
-    times.get(times.len() / 2).copied()
+    let lower = times.get(times.len().checked_sub(1)? / 2)?;
+    Some((*lower, *times.get(times.len() / 2)?))
 }
 
-/// The median; of an even number, half way between the two in the middle.
 fn median(times: &mut [Duration]) -> Option<Duration> {
-    let upper = upper_median(times)?;
-    if times.len() % 2 == 1 {
-        return Some(upper);
-    }
-    let lower = *times.get((times.len() / 2).checked_sub(1)?)?;
-    Some((lower + upper) / 2)
+    middle(times).map(|(lower, upper)| (lower + upper) / 2)
 }
 
 /// The domains of one topic. Times are monotonic.
@@ -265,13 +270,15 @@ impl Domains {
         };
         // Every recent time, over twice the others' median (R14): under load that fills all queues some are, now here and now
         // there, and copies would only add to it. Below what the others take in a bad moment it means nothing.
-        let bad = upper_median(&mut of(&|domain| domain.bad)).unwrap_or_default();
+        let (_, bad) = middle(&mut of(&|domain| domain.bad)).unwrap_or_default();
         let late = domain.quickest.unwrap_or_default() > (usual * 2).max(bad).max(NEVER_LATE);
         // One record that waits says less than many that came, and what slows all alike, load or a pause of this process, lets
-        // the others' records wait too. Where quick answers come in between, it stands in a queue.
-        let others_wait = upper_median(&mut of(&|domain| Some(domain.waits(now)))).unwrap_or_default();
-        let silent = domain.silent((usual.max(bad).max(others_wait) * SILENT).max(NEVER_LATE), now);
-        if late || silent { Standing::Late } else { Standing::Present }
+        // the others' records wait too; one other that is silent itself does not excuse it. Where quick answers come in between, it
+        // stands in a queue.
+        let (others_wait, _) = middle(&mut of(&|domain| Some(domain.waits(now)))).unwrap_or_default();
+        let limit =
+            (usual.max(bad) * SILENT).min(EXCUSED.max(usual * SILENT)).max(others_wait * SILENT).max(NEVER_LATE);
+        if late || domain.silent(limit, now) { Standing::Late } else { Standing::Present }
     }
 
     /// Every domain of the topic with its standing, ascending by name.

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// machine's scheduler would be mistaken for slowness and copied around.
 pub const NEVER_LATE: Duration = Duration::from_millis(20);
 
-/// Without an acknowledgement for this long, a shard's domain counts as late whatever the others do (R15), unless
-/// twice their median is longer still.
+/// A domain whose usual time, or oldest record on its way, is longer than this is late while no other that is up has
+/// acknowledged anything it could be compared with (R15).
 pub const ALWAYS_LATE: Duration = Duration::from_millis(250);
 
 /// How long a domain is left alone after a failure when it still seems up: well within the two seconds in which a
