@@ -17,17 +17,20 @@ use crate::core::id::{DestinationName, NodeName};
 /// Sends whose 99th percentile begins later than this do not keep to their schedule.
 const BEHIND_MS: f64 = 10.0;
 
-/// How long a stage took, from when each send was due.
+/// How long a stage took, from when each send was due. Sends without a fate that did not reach it took longer than all that did:
+/// a share that only they fill has no time.
 #[derive(Debug, Serialize)]
 struct StageRow {
     object: &'static str,
     stage: &'static str,
     transactions: u64,
-    p50_ms: f64,
-    p90_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    max_ms: f64,
+    /// Sends without a fate that did not reach it.
+    open: u64,
+    p50_ms: Option<f64>,
+    p90_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    p999_ms: Option<f64>,
+    max_ms: Option<f64>,
 }
 
 impl Row for StageRow {
@@ -35,8 +38,7 @@ impl Row for StageRow {
 
     fn cells(&self) -> Vec<String> {
         let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms];
-        // A stage that nobody reached took no time, rather than none.
-        let shown = |value: f64| if self.transactions == 0 { "-".to_owned() } else { ms(value) };
+        let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), ms);
         [self.stage.to_owned(), self.transactions.to_string()].into_iter().chain(times.map(shown)).collect()
     }
 }
@@ -119,7 +121,7 @@ pub(super) struct Summary {
     intended_rate: Option<f64>,
     /// Sends in flight that were asked for, in a closed loop.
     in_flight: Option<u64>,
-    /// Commits a second, from when the first send was due to the last commit.
+    /// Commits a second, from when the first send was due to the last commit, or to when the last send was due.
     achieved_rate: f64,
     bytes_per_second: f64,
     seconds: f64,
@@ -171,7 +173,11 @@ impl Report {
 
     pub(super) fn summary(&self) -> Summary {
         let (facts, measured) = (&self.facts, &self.measured);
-        let took = measured.last_commit.saturating_sub(facts.pattern.begins());
+        let last_due = match facts.pattern {
+            Pattern::Open(schedule) => schedule.due((facts.warm_up + facts.due).saturating_sub(1)),
+            Pattern::Closed(_) => Duration::ZERO,
+        };
+        let took = measured.last_commit.max(last_due).saturating_sub(facts.pattern.begins());
         let per_second = |count: f64| if took == Duration::ZERO { 0.0 } else { count / took.as_secs_f64() };
         let bytes = measured.bytes;
         let names: Vec<_> = facts.destinations.iter().map(ToString::to_string).collect();
@@ -213,18 +219,30 @@ impl Report {
         }
     }
 
+    /// Sends without a fate, of those that did not reach a stage that so many reached.
+    fn open(&self, reached: u64) -> u64 {
+        let Measured { began, rejected, expired, unknown, .. } = self.measured;
+        began.saturating_sub(rejected + expired + reached).min(unknown)
+    }
+
     fn stages(&self) -> Vec<StageRow> {
         let row = |step: Step| {
             let latency = self.measured.step(step)?;
+            let (reached, open) = (latency.count(), self.open(latency.count()));
+            let within = |share: f64| {
+                let share = if open == 0 { share } else { share * (reached + open) as f64 / reached as f64 };
+                (reached > 0 && share <= 1.0).then(|| latency.quantile_ms(share))
+            };
             Some(StageRow {
                 object: "stage",
                 stage: step.word(),
-                transactions: latency.count(),
-                p50_ms: latency.quantile_ms(0.5),
-                p90_ms: latency.quantile_ms(0.9),
-                p99_ms: latency.quantile_ms(0.99),
-                p999_ms: latency.quantile_ms(0.999),
-                max_ms: latency.max_ms(),
+                transactions: reached,
+                open,
+                p50_ms: within(0.5),
+                p90_ms: within(0.9),
+                p99_ms: within(0.99),
+                p999_ms: within(0.999),
+                max_ms: within(1.0),
             })
         };
         Step::ALL.into_iter().filter_map(row).collect()
@@ -310,6 +328,7 @@ impl Report {
             s.bytes_per_second / f64::from(1 << 20)
         )];
         lines.push(match s.intended_rate {
+            Some(_) if s.sent == 0 => "Nothing was sent that counts: when the sending ended, sends of the warm-up were still behind.".to_owned(),
             Some(_) => format!(
                 "Sends began late by {} at p50, {} at p99, {} at most; every time above counts from when its send was due.",
                 ms(s.late_p50_ms),
@@ -328,8 +347,8 @@ impl Report {
         }
         if s.rejected + s.expired + s.unknown > 0 {
             lines.push(format!(
-                "Not committed: {} rejected, {} expired, {} without a fate known here when the run ended; no stage above counts \
-                 what did not reach it.",
+                "Not committed: {} rejected, {} expired, {} without a fate known here when the run ended. Those without a fate count \
+                 above as later than all others in each stage that they did not reach: - is a share that reached none.",
                 s.rejected, s.expired, s.unknown
             ));
         }
@@ -416,9 +435,26 @@ mod tests {
         let summary = report.summary();
         assert_eq!((summary.warm_up, summary.due, summary.sent, summary.not_sent), (2, 10, 9, 1));
         assert_eq!((summary.committed, summary.bytes, summary.behind), (9, 9 * 1024, true));
-        // Nine in the time from 0.2 s to 1.005 s.
-        assert!((summary.achieved_rate - 9.0 / 0.805).abs() < 1e-6, "{}", summary.achieved_rate);
+        // Nine in the time from 0.2 s to 1.1 s, when the tenth was due.
+        assert!((summary.achieved_rate - 9.0 / 0.9).abs() < 1e-6, "{}", summary.achieved_rate);
         assert!(report.lines(&summary).iter().any(|line| line.starts_with("BEHIND")));
+    }
+
+    #[test]
+    fn sends_without_a_fate_are_later_than_all_others() {
+        use Ending::{Committed, Rejected, Unknown};
+        let endings = [[Committed; 6], [Unknown; 6]].concat();
+        let committed = |endings: &[Ending]| {
+            let rows = report(endings, 14, None).stages();
+            rows.into_iter().find(|row| row.stage == "committed").unwrap()
+        };
+        let row = committed(&endings);
+        assert_eq!((row.transactions, row.open, row.p50_ms.map(f64::round)), (6, 6, Some(5.0)));
+        assert_eq!([row.p90_ms, row.p99_ms, row.max_ms], [None; 3]);
+        assert_eq!(row.cells()[2..], ["5.0 ms", "-", "-", "-", "-"]);
+        let row = committed(&[Committed, Rejected, Rejected]);
+        assert_eq!((row.open, row.max_ms.map(f64::round)), (0, Some(5.0)), "a rejected one has its fate");
+        assert_eq!(committed(&[Unknown; 3]).p50_ms, None);
     }
 
     #[test]
