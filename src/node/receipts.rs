@@ -368,7 +368,7 @@ impl Outlet {
         let skip = usize::try_from(turn).unwrap_or_default() % partitions.len().max(1);
         let mut order: Vec<_> = partitions.iter().cycle().skip(skip).take(partitions.len()).collect();
         if !asked.is_empty() || !turn.is_multiple_of(PROBE_EVERY) {
-            order.sort_by_key(|partition| standing(&partition.domain));
+            order.sort_by_cached_key(|partition| standing(&partition.domain));
         }
         let (mut places, mut chosen): (Vec<Outlay>, BTreeSet<&Domain>) = (Vec::new(), BTreeSet::new());
         for partition in order {

@@ -111,7 +111,7 @@ impl Domain {
                 .map(|(_, of)| of.took)
         };
         self.quickest = within(LATELY).min();
-        self.usual = median(&mut self.heard.iter().rev().take(LAST).map(|of| of.took).collect::<Vec<_>>());
+        self.usual = median(&mut within(Duration::ZERO).collect::<Vec<_>>());
         let mut times: Vec<Duration> = within(REMEMBERED).collect();
         times.sort_unstable();
         self.bad = times.iter().rev().nth(times.len() / OUTLIERS).copied();
@@ -141,11 +141,9 @@ impl Domain {
     /// Whether in one of its partitions a record has waited longer than this, and for as long nothing came from there that was
     /// quicker.
     fn silent(&self, limit: Duration, now: Duration) -> bool {
-        let quick = |of: &&Heard| of.took <= limit && now.saturating_sub(of.at) <= limit;
-        self.waiting(now).filter(|(_, waits)| *waits > limit).any(|(partition, _)| {
-            let of_there = |of: &&Heard| of.partition == partition;
-            !self.heard.iter().rev().filter(of_there).any(|of| quick(&of))
-        })
+        let quick = |of: &Heard| of.took <= limit && now.saturating_sub(of.at) <= limit;
+        let answers = |partition| self.heard.iter().rev().any(|of| of.partition == partition && quick(of));
+        self.waiting(now).any(|(partition, waits)| waits > limit && !answers(partition))
     }
 }
 
@@ -248,15 +246,21 @@ impl Domains {
         }
     }
 
-    /// How a domain does; [`Standing::Gone`] for one that is not known.
+    /// Whether a domain is away: [`Standing::Absent`] or [`Standing::Gone`], of which one is that is not known; `None` for one that
+    /// is up. Cheaper than [`Self::standing`], which compares it with the others.
+    pub(super) fn absence(&self, name: &str, now: Duration) -> Option<Standing> {
+        let Some(domain) = self.domains.get(name) else { return Some(Standing::Gone) };
+        let gone = |since| now.saturating_sub(since) > GONE;
+        domain.away(now).then(|| if domain.away_since.is_some_and(gone) { Standing::Gone } else { Standing::Absent })
+    }
+
+    /// How a domain does; [`Standing::Gone`] for one that is not known. What makes one late: "When a domain is late" in
+    /// docs/decisions.md.
     pub fn standing(&self, name: &str, now: Duration) -> Standing {
-        let Some(domain) = self.domains.get(name) else { return Standing::Gone };
-        if domain.away(now) {
-            return match domain.away_since {
-                Some(since) if now.saturating_sub(since) > GONE => Standing::Gone,
-                _ => Standing::Absent,
-            };
+        if let Some(absence) = self.absence(name, now) {
+            return absence;
         }
+        let Some(domain) = self.domains.get(name) else { return Standing::Gone };
         let of = |time: &dyn Fn(&Domain) -> Option<Duration>| {
             let others = self.domains.iter().filter(|(other, domain)| other.as_ref() != name && !domain.away(now));
             others.filter_map(|(_, domain)| time(domain)).collect::<Vec<_>>()
@@ -312,7 +316,7 @@ impl Domains {
         if self.replicated() {
             return None;
         }
-        let absent = |name: &Arc<str>| self.standing(name, now) >= Standing::Absent;
+        let absent = |name: &Arc<str>| self.absence(name, now).is_some();
         if self.domains.keys().filter(|name| !absent(name)).count() >= 2 {
             return None;
         }
@@ -326,6 +330,6 @@ impl Domains {
     /// Whether all the topic's partitions are in one domain, and it is up: then nothing is away, and only partitions in
     /// another domain make *accepted* possible.
     pub fn only_one(&self, now: Duration) -> bool {
-        self.domains.len() == 1 && self.domains.keys().all(|name| self.standing(name, now) < Standing::Absent)
+        self.domains.len() == 1 && self.domains.keys().all(|name| self.absence(name, now).is_none())
     }
 }

@@ -189,7 +189,7 @@ impl Placement {
             .map(|sent| &sent.domain)
             .collect::<BTreeSet<_>>()
             .into_iter()
-            .filter(|name| domains.standing(name, now) == Standing::Gone)
+            .filter(|name| domains.absence(name, now) == Some(Standing::Gone))
             .cloned()
             .collect();
         let counts = |sent: &Sent| sent.acknowledged && !gone.contains(&sent.domain);
