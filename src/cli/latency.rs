@@ -44,19 +44,30 @@ impl Latency {
         millis(self.0.value_at_quantile(share).min(self.0.max()))
     }
 
+    /// The same of these and of so many others that took longer than any of them; `None` where that share needs one of those, and
+    /// without any.
+    pub(super) fn within_ms(&self, share: f64, others: u64) -> Option<f64> {
+        let of_these = match others {
+            0 => share,
+            _ => share * self.count().saturating_add(others) as f64 / self.count() as f64,
+        };
+        (self.count() > 0 && of_these <= 1.0).then(|| self.quantile_ms(of_these))
+    }
+
     /// Points of the curve of percentiles: shares (0 to 1) and the milliseconds that so many did not exceed, closer together
-    /// towards the longest, as far as there are durations to tell them apart.
-    pub(super) fn curve(&self) -> Vec<(f64, f64)> {
+    /// towards the longest, as far as there are durations to tell them apart; with so many others that took longer, as far as these
+    /// reach.
+    pub(super) fn curve(&self, others: u64) -> Vec<(f64, f64)> {
         if self.count() == 0 {
             return Vec::new();
         }
         // So many points for each factor of two that is left out at the top.
         const TICKS: u32 = 8;
-        let least_left = 1.0 / self.count() as f64;
+        let least_left = 1.0 / self.count().saturating_add(others) as f64;
         let lefts = (0..).map(|tick| 0.5f64.powf(f64::from(tick) / f64::from(TICKS)));
         let mut points: Vec<_> = lefts.take_while(|left| *left > least_left).map(|left| 1.0 - left).collect();
         points.push(1.0 - least_left);
-        points.into_iter().map(|share| (share, self.quantile_ms(share))).collect()
+        points.into_iter().map_while(|share| Some((share, self.within_ms(share, others)?))).collect()
     }
 
     /// The longest, in milliseconds; 0 without any.
@@ -87,9 +98,21 @@ mod tests {
             assert!((found - expected).abs() <= expected / 1000.0, "{share}: {found}");
         }
         assert!(latency.quantile_ms(1.0) <= latency.max_ms());
-        let curve = latency.curve();
+        let curve = latency.curve(0);
         assert!(curve.is_sorted() && curve.len() > 50, "{curve:?}");
         assert_eq!((curve[0].1.round(), curve.last().unwrap().0), (1.0, 0.999));
+    }
+
+    #[test]
+    fn others_that_took_longer_fill_the_shares_at_the_top() {
+        let latency = Latency::of((1..=100).map(Duration::from_millis)).unwrap();
+        let rounded = |share| latency.within_ms(share, 100).map(f64::round);
+        assert_eq!([rounded(0.25), rounded(0.5), rounded(0.51), rounded(1.0)], [Some(50.0), Some(100.0), None, None]);
+        assert_eq!(latency.within_ms(0.99, 0), Some(latency.quantile_ms(0.99)));
+        assert_eq!(Latency::new().unwrap().within_ms(0.5, 3), None);
+        let reaches = |others| latency.curve(others).last().map(|(share, _)| *share);
+        assert_eq!((reaches(0), latency.curve(0).len() > latency.curve(100).len()), (Some(0.99), true));
+        assert!(latency.curve(100).iter().all(|(share, _)| *share <= 0.5));
     }
 
     #[test]

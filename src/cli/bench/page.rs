@@ -6,8 +6,7 @@ use std::fmt::Write as _;
 
 use super::measure::Step;
 use super::plot::{self, Axis, Bar, Line, Scale};
-use super::report::Report;
-use crate::cli::latency::ms;
+use super::report::{Report, in_words};
 use crate::core::directory::write_time;
 use crate::core::id::Time;
 
@@ -117,13 +116,13 @@ const MILLISECONDS: &str = "milliseconds";
 
 fn stages(report: &Report) -> String {
     let bar = |step: Step| {
-        let latency = report.measured.step(step).filter(|latency| latency.count() > 0);
-        let ends = latency.map(|latency| [0.5, 0.9, 0.99].map(|share| latency.quantile_ms(share)));
+        let reached = report.stage(step).filter(|(latency, _)| latency.count() > 0);
+        let ends = reached.map(|(latency, open)| [0.5, 0.9, 0.99].map(|share| latency.within_ms(share, open)));
         let text = match ends {
-            Some(ends) => ends.map(ms).join(", "),
+            Some(ends) => ends.map(in_words).join(", "),
             None => "nobody came so far".to_owned(),
         };
-        Bar { name: step.word().to_owned(), ends: ends.map_or_else(Vec::new, Vec::from), text }
+        Bar { name: step.word().to_owned(), ends: ends.into_iter().flatten().flatten().collect(), text }
     };
     let bars: Vec<_> = Step::ALL.into_iter().map(bar).collect();
     let words: Vec<_> = bars.iter().map(|bar| format!("{}: {}", bar.name, bar.text)).collect();
@@ -133,7 +132,7 @@ fn stages(report: &Report) -> String {
 
 fn percentiles(report: &Report) -> String {
     let line = |step: Step| {
-        let points = report.measured.step(step).map(|latency| latency.curve()).unwrap_or_default();
+        let points = report.stage(step).map(|(latency, open)| latency.curve(open)).unwrap_or_default();
         Line { name: step.word().to_owned(), points }
     };
     let lines: Vec<_> = Step::ALL.into_iter().map(line).collect();

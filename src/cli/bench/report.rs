@@ -17,6 +17,38 @@ use crate::core::id::{DestinationName, NodeName};
 /// Sends whose 99th percentile begins later than this do not keep to their schedule.
 const BEHIND_MS: f64 = 10.0;
 
+/// What so many did not exceed, in milliseconds; nothing where some that took longer than all that are known are among them.
+#[derive(Debug, Serialize)]
+struct Times {
+    p50_ms: Option<f64>,
+    p90_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    p999_ms: Option<f64>,
+    max_ms: Option<f64>,
+}
+
+impl Times {
+    fn of(latency: &Latency, open: u64) -> Self {
+        let within = |share| latency.within_ms(share, open);
+        Self {
+            p50_ms: within(0.5),
+            p90_ms: within(0.9),
+            p99_ms: within(0.99),
+            p999_ms: within(0.999),
+            max_ms: within(1.0),
+        }
+    }
+
+    fn cells(&self) -> [String; 5] {
+        [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms].map(in_words)
+    }
+}
+
+/// Milliseconds as tables and plots show them.
+pub(super) fn in_words(time: Option<f64>) -> String {
+    time.map_or_else(|| "-".to_owned(), ms)
+}
+
 /// How long a stage took, from when each send was due. Sends without a fate that did not reach it took longer than all that did:
 /// a share that only they fill has no time.
 #[derive(Debug, Serialize)]
@@ -26,20 +58,15 @@ struct StageRow {
     transactions: u64,
     /// Sends without a fate that did not reach it.
     open: u64,
-    p50_ms: Option<f64>,
-    p90_ms: Option<f64>,
-    p99_ms: Option<f64>,
-    p999_ms: Option<f64>,
-    max_ms: Option<f64>,
+    #[serde(flatten)]
+    times: Times,
 }
 
 impl Row for StageRow {
     const HEADS: &'static [&'static str] = &["stage", "transactions", "p50", "p90", "p99", "p99.9", "max"];
 
     fn cells(&self) -> Vec<String> {
-        let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms];
-        let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), ms);
-        [self.stage.to_owned(), self.transactions.to_string()].into_iter().chain(times.map(shown)).collect()
+        [self.stage.to_owned(), self.transactions.to_string()].into_iter().chain(self.times.cells()).collect()
     }
 }
 
@@ -49,19 +76,15 @@ struct SizeRow {
     object: &'static str,
     size: u64,
     committed: u64,
-    p50_ms: f64,
-    p90_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    max_ms: f64,
+    #[serde(flatten)]
+    times: Times,
 }
 
 impl Row for SizeRow {
     const HEADS: &'static [&'static str] = &["payload", "committed", "p50", "p90", "p99", "p99.9", "max"];
 
     fn cells(&self) -> Vec<String> {
-        let times = [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms];
-        [Size(self.size).to_string(), self.committed.to_string()].into_iter().chain(times.map(ms)).collect()
+        [Size(self.size).to_string(), self.committed.to_string()].into_iter().chain(self.times.cells()).collect()
     }
 }
 
@@ -219,30 +242,22 @@ impl Report {
         }
     }
 
-    /// Sends without a fate, of those that did not reach a stage that so many reached.
-    fn open(&self, reached: u64) -> u64 {
+    /// How long a stage took, with how many sends without a fate did not reach it.
+    pub(super) fn stage(&self, step: Step) -> Option<(&Latency, u64)> {
         let Measured { began, rejected, expired, unknown, .. } = self.measured;
-        began.saturating_sub(rejected + expired + reached).min(unknown)
+        let latency = self.measured.step(step)?;
+        Some((latency, began.saturating_sub(rejected + expired + latency.count()).min(unknown)))
     }
 
     fn stages(&self) -> Vec<StageRow> {
         let row = |step: Step| {
-            let latency = self.measured.step(step)?;
-            let (reached, open) = (latency.count(), self.open(latency.count()));
-            let within = |share: f64| {
-                let share = if open == 0 { share } else { share * (reached + open) as f64 / reached as f64 };
-                (reached > 0 && share <= 1.0).then(|| latency.quantile_ms(share))
-            };
+            let (latency, open) = self.stage(step)?;
             Some(StageRow {
                 object: "stage",
                 stage: step.word(),
-                transactions: reached,
+                transactions: latency.count(),
                 open,
-                p50_ms: within(0.5),
-                p90_ms: within(0.9),
-                p99_ms: within(0.99),
-                p999_ms: within(0.999),
-                max_ms: within(1.0),
+                times: Times::of(latency, open),
             })
         };
         Step::ALL.into_iter().filter_map(row).collect()
@@ -254,11 +269,7 @@ impl Report {
             object: "payload",
             size: *size,
             committed: latency.count(),
-            p50_ms: latency.quantile_ms(0.5),
-            p90_ms: latency.quantile_ms(0.9),
-            p99_ms: latency.quantile_ms(0.99),
-            p999_ms: latency.quantile_ms(0.999),
-            max_ms: latency.max_ms(),
+            times: Times::of(latency, 0),
         };
         let sizes = self.measured.sizes();
         if self.facts.mix.sizes().len() < 2 { Vec::new() } else { sizes.iter().map(row).collect() }
@@ -449,12 +460,12 @@ mod tests {
             rows.into_iter().find(|row| row.stage == "committed").unwrap()
         };
         let row = committed(&endings);
-        assert_eq!((row.transactions, row.open, row.p50_ms.map(f64::round)), (6, 6, Some(5.0)));
-        assert_eq!([row.p90_ms, row.p99_ms, row.max_ms], [None; 3]);
+        assert_eq!((row.transactions, row.open, row.times.p50_ms.map(f64::round)), (6, 6, Some(5.0)));
+        assert_eq!([row.times.p90_ms, row.times.p99_ms, row.times.max_ms], [None; 3]);
         assert_eq!(row.cells()[2..], ["5.0 ms", "-", "-", "-", "-"]);
         let row = committed(&[Committed, Rejected, Rejected]);
-        assert_eq!((row.open, row.max_ms.map(f64::round)), (0, Some(5.0)), "a rejected one has its fate");
-        assert_eq!(committed(&[Unknown; 3]).p50_ms, None);
+        assert_eq!((row.open, row.times.max_ms.map(f64::round)), (0, Some(5.0)), "a rejected one has its fate");
+        assert_eq!(committed(&[Unknown; 3]).times.p50_ms, None);
     }
 
     #[test]
