@@ -316,6 +316,31 @@ fn r14_a_short_time_within_half_a_second_is_recent() {
 }
 
 #[test]
+fn r14_half_a_second_is_recent_and_ten_are_remembered_however_many_come() {
+    // A thousand a second on each partition, which stand in line: each is acknowledged a millisecond after the one before it.
+    let standing = |took: &dyn Fn(i32, u64) -> u64| {
+        let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
+        for number in 0..3_000 {
+            for partition in 0..3 {
+                let (took, at) = (milliseconds(took(partition, number)), END + milliseconds(number));
+                let token = domains.sent(partition, at - took).unwrap();
+                domains.acknowledged(&token, took, at);
+            }
+        }
+        domains.standing("broker-0", END + milliseconds(2_999))
+    };
+    let since = |last: u64| move |partition, number| if partition == 0 && number > 2_999 - last { 100 } else { 5 };
+    assert_eq!([standing(&since(499)), standing(&since(500))], [Standing::Present, Standing::Late]);
+    // A tenth of what another of two took was long, two seconds ago and not since.
+    let once = |partition, number| match (partition, number) {
+        (0, 2_000..) => 100,
+        (1, 700..1_000) => 110,
+        _ => 5,
+    };
+    assert_eq!(standing(&once), Standing::Present);
+}
+
+#[test]
 fn r14_what_one_other_of_two_takes_in_a_bad_moment_is_not_late() {
     let spread: Vec<u64> = (0..64).map(|number| if number % 8 == 0 { 70 } else { 5 }).collect();
     let standing = |times: &[u64]| after([&spread, &[5; 20], times]).standing("broker-2", END);

@@ -10,16 +10,25 @@ use super::{ALWAYS_LATE, GONE, LEFT_ALONE, NEVER_LATE};
 /// So many of a domain's last acknowledgements say what it usually takes, and are recent however long ago they came.
 const LAST: usize = 8;
 
-/// Of the [`SPREAD`], all are recent, too, that came within this long before the last: under full load a queue is long now here
-/// and now there, and eight acknowledgements come within milliseconds.
+/// All are recent, too, that came within this long before the last: under full load a queue is long now here and now there, and
+/// eight acknowledgements come within milliseconds.
 const LATELY: Duration = Duration::from_millis(500);
-
-/// How many acknowledgements of a domain are remembered. A rack of many brokers shares them: what it says of one silent
-/// partition is the less certain the more there are.
-const SPREAD: usize = 64;
 
 /// What came longer than this before the last says nothing of bad moments of now, unless it is among the [`LAST`].
 const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// So many acknowledgements of a domain are remembered at most: 96 KiB.
+const MOST: usize = 4096;
+
+/// With over [`OFTEN`] of them, bad moments are looked for only so often: that passes over all.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// See [`EVERY`].
+const OFTEN: usize = 64;
+
+/// Most acknowledgements of a partition that none later was quicker than: there are so many only while each takes longer than the
+/// one before.
+const QUICK: usize = 64;
 
 /// One in so many times is longer than what counts as usual in a bad moment, so that a domain like the others is hardly ever
 /// called late.
@@ -70,7 +79,6 @@ pub struct SendToken {
 /// One acknowledgement.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
-    partition: i32,
     at: Duration,
     took: Duration,
 }
@@ -79,14 +87,18 @@ struct Heard {
 struct Domain {
     /// Its partitions that are up, ascending by number, with their copies.
     partitions: Vec<(i32, u8)>,
-    /// The last [`SPREAD`] acknowledgements.
+    /// The acknowledgements that are remembered: at least the [`LAST`].
     heard: VecDeque<Heard>,
+    /// Of each partition those that no later one was quicker than: the first is the oldest and the quickest.
+    quick: BTreeMap<i32, VecDeque<Heard>>,
     /// The median time of the [`LAST`] of them; `None` before the first.
     usual: Option<Duration>,
     /// The shortest time of the recent ones; `None` before the first.
     quickest: Option<Duration>,
     /// What an acknowledgement takes in a bad moment: all but one in [`OUTLIERS`] were quicker; `None` before the first.
     bad: Option<Duration>,
+    /// When that was looked for.
+    looked: Duration,
     /// When each record still on its way was sent, by partition; the first is the oldest. None is empty.
     on_the_way: BTreeMap<i32, BTreeMap<u64, Duration>>,
     /// Since when it is away: no partition up, or nothing but failures.
@@ -100,21 +112,34 @@ impl Domain {
         self.partitions.is_empty() || self.failed_at.is_some_and(|at| now.saturating_sub(at) < LEFT_ALONE)
     }
 
-    fn hear(&mut self, heard: Heard) {
-        if self.heard.len() == SPREAD {
+    fn hear(&mut self, partition: i32, heard: Heard) {
+        let since = |of: &Heard| heard.at.saturating_sub(of.at);
+        self.heard.push_back(heard);
+        while self.heard.len() > MOST
+            || self.heard.len() > LAST && self.heard.front().is_some_and(|of| since(of) >= REMEMBERED)
+        {
             self.heard.pop_front();
         }
-        self.heard.push_back(heard);
-        let within = |long: Duration| {
-            let last = self.heard.iter().rev().enumerate();
-            last.take_while(move |(back, of)| *back < LAST || heard.at.saturating_sub(of.at) < long)
-                .map(|(_, of)| of.took)
-        };
-        self.quickest = within(LATELY).min();
-        self.usual = median(&mut within(Duration::ZERO).collect::<Vec<_>>());
-        let mut times: Vec<Duration> = within(REMEMBERED).collect();
-        times.sort_unstable();
-        self.bad = times.iter().rev().nth(times.len() / OUTLIERS).copied();
+        let mut last: Vec<_> = self.heard.iter().rev().take(LAST).map(|of| of.took).collect();
+        self.usual = median(&mut last);
+
+        let quick = self.quick.entry(partition).or_default();
+        while quick.back().is_some_and(|of| of.took >= heard.took) {
+            quick.pop_back();
+        }
+        if quick.len() == QUICK {
+            quick.pop_front();
+        }
+        quick.push_back(heard);
+        let lately = self.quick.values().filter_map(|quick| quick.iter().find(|of| since(of) < LATELY));
+        self.quickest = lately.map(|of| of.took).chain(last).min();
+
+        if self.heard.len() <= OFTEN || heard.at.saturating_sub(self.looked) >= EVERY {
+            self.looked = heard.at;
+            let mut times: Vec<Duration> = self.heard.iter().map(|of| of.took).collect();
+            let outlier = times.len() - 1 - times.len() / OUTLIERS;
+            self.bad = Some(*times.select_nth_unstable(outlier).1);
+        }
     }
 
     /// A record is no longer on its way; when it was sent.
@@ -141,8 +166,8 @@ impl Domain {
     /// Whether in one of its partitions a record has waited longer than this, and for as long nothing came from there that was
     /// quicker.
     fn silent(&self, limit: Duration, now: Duration) -> bool {
-        let quick = |of: &Heard| of.took <= limit && now.saturating_sub(of.at) <= limit;
-        let answers = |partition| self.heard.iter().rev().any(|of| of.partition == partition && quick(of));
+        let is_quick = |of: &Heard| of.took <= limit && now.saturating_sub(of.at) <= limit;
+        let answers = |partition| self.quick.get(&partition).is_some_and(|quick| quick.iter().any(is_quick));
         self.waiting(now).any(|(partition, waits)| waits > limit && !answers(partition))
     }
 }
@@ -198,6 +223,8 @@ impl Domains {
         self.domains.retain(|_, domain| domain.listed || !domain.on_the_way.is_empty());
         for domain in self.domains.values_mut() {
             domain.partitions.sort_unstable();
+            let Domain { partitions, quick, .. } = domain;
+            quick.retain(|partition, _| partitions.iter().any(|(number, _)| number == partition));
             if domain.away(now) {
                 domain.away_since.get_or_insert(now);
             } else if domain.failed_at.is_none() {
@@ -222,7 +249,7 @@ impl Domains {
         let Some(domain) = self.domains.get_mut(&token.domain) else { return };
         if let Some(sent) = domain.take(token) {
             let took = took.min(now.saturating_sub(sent));
-            domain.hear(Heard { partition: token.partition, at: now, took });
+            domain.hear(token.partition, Heard { at: now, took });
             domain.failed_at = None;
             if !domain.partitions.is_empty() {
                 domain.away_since = None;
