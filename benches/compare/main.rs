@@ -34,6 +34,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::sealcast::core::directory::write_time;
+use ::sealcast::seams::{Clock, SystemClock};
 use clap::Parser;
 
 use common::kafka::Cluster;
@@ -283,8 +285,11 @@ fn facts(plan: &Plan) -> Vec<String> {
     let profile = if cfg!(debug_assertions) { "not optimised" } else { "release" };
     let mut facts = vec![
         format!(
-            "A {} run, build {profile}, on {cores} cores ({}){memory}, {}: brokers, nodes, clients and consumers share them.",
+            "A {} run of Sealcast {}, {}, build {profile}, on {cores} cores ({}){memory}, {}: brokers, nodes, clients and consumers \
+             share them.",
             plan.name,
+            env!("CARGO_PKG_VERSION"),
+            write_time(SystemClock::new().now()).split_once('T').map(|(day, _)| day.to_owned()).unwrap_or_default(),
             model.unwrap_or_else(|| "unknown".to_owned()),
             std::env::consts::OS,
         ),
@@ -303,11 +308,44 @@ fn facts(plan: &Plan) -> Vec<String> {
          for the pipeline two answers. What never came counts as the time that it was waited for."
             .to_owned(),
         "Spread: lowest and highest of the blocks (latency) or runs (throughput, cost) of which the value is the whole, or the \
-         median."
+         median; - where there is one."
             .to_owned(),
     ];
+    facts.extend(loads(plan));
     facts.extend(plan.arms.iter().map(|arm| format!("**{}**: {}", arm.word(), arm.gives())));
     facts
+}
+
+/// How much is sent of what, and how often.
+fn loads(plan: &Plan) -> Vec<String> {
+    let mut loads = Vec::new();
+    let millis = |time: Duration| time.as_millis();
+    for (word, conditions, rounds) in [
+        ("all well", [Condition::AllWell; 2], (|amount| amount.rounds) as fn(&Amount) -> usize),
+        ("with proxies", [Condition::AllWellProxied, Condition::Slow], |amount| amount.proxied),
+    ] {
+        let amounts = plan.amounts.iter().filter(|amount| rounds(amount) > 0);
+        let amounts: Vec<_> = amounts.map(|amount| format!("{} of {}", rounds(amount), size(amount.bytes))).collect();
+        if conditions.iter().any(|condition| plan.has(*condition)) && !amounts.is_empty() {
+            let blocks = plan.blocks;
+            loads.push(format!("Messages of each arm in each of {blocks} blocks, {word}: {}.", amounts.join(", ")));
+        }
+    }
+    let gaps = plan.amounts.iter().map(|amount| format!("{} ms at {}", millis(amount.gap), size(amount.bytes)));
+    let gaps: Vec<_> = gaps.collect();
+    if !plan.conditions.is_empty() && !gaps.is_empty() {
+        loads.push(format!(
+            "From one message to the next, all arms in turns: {}; of one arm {} times that. In trouble messages go on as long as \
+             the trouble takes, in one block.",
+            gaps.join(", "),
+            plan.arms.len()
+        ));
+    }
+    if !plan.through.is_empty() {
+        let runs = plan.runs;
+        loads.push(format!("Throughput: {runs} runs of each arm and size, {} ms each.", millis(plan.each)));
+    }
+    loads
 }
 
 fn publish(options: &Options, facts: &[String], rows: &[Row]) -> Result<(), Failure> {

@@ -142,6 +142,7 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let json = args.iter().any(|arg| arg == "--format=json")
         || args.windows(2).any(asked)
         || std::env::var_os(FORMAT_VARIABLE).is_some_and(|format| format == "json");
+    let format = wants_format(error);
     if error.use_stderr() && json {
         let text = error.to_string();
         let message = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
@@ -149,8 +150,18 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
         CliError::usage(message).print(Format::Json);
     } else if error.print().is_err() {
         return Exit::Failed.into();
+    } else if format {
+        eprintln!("\n  tip: '--format json' prints one JSON object a line");
     }
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+/// Whether somebody looks for `--format` under the name that other tools give it.
+fn wants_format(error: &clap::Error) -> bool {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let named = error.get(ContextKind::InvalidArg);
+    error.kind() == ErrorKind::UnknownArgument
+        && matches!(named, Some(ContextValue::String(name)) if name == "--output" || name == "--json")
 }
 
 /// The whole command line, for completion, manual pages and the tests of help texts.

@@ -77,6 +77,7 @@ pub fn rows(points: &[Point]) -> Vec<Row> {
                 baseline: None,
                 condition: format!("growth with {}", axis.word()),
                 payload: size,
+                messages: None,
                 value,
                 least: value,
                 most: value,

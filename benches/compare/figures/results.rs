@@ -114,19 +114,18 @@ impl Results {
                 for (quantile_word, q) in QUANTILES {
                     let Some(figure) = measured.figure(step, q) else { continue };
                     let name = format!("{step_word} {quantile_word}");
-                    rows.push(
-                        self.compared(
-                            Row::new(name, arm, condition, payload, figure),
-                            (condition, payload, arm, step, q),
-                        ),
-                    );
+                    rows.push(self.compared(
+                        Row::new(name, arm, condition, payload, figure).messages(measured.sent),
+                        (condition, payload, arm, step, q),
+                    ));
                 }
             }
             let share = |whole: usize| {
                 let value = 100.0 * whole as f64 / measured.sent.max(1) as f64;
                 Spread { value, least: value, most: value }
             };
-            let all = |name, whole| Row::new(name, arm, condition, payload, share(whole)).unit("%");
+            let all =
+                |name, whole| Row::new(name, arm, condition, payload, share(whole)).unit("%").messages(measured.sent);
             let delivered = all("delivered in the end", measured.delivered_whole);
             let accepted = all("accepted in the end", measured.accepted_whole);
             let must_all = |row: Row, when| {
@@ -144,7 +143,7 @@ impl Results {
                 && let Some(figure) = measured.figure(Step::Delivered, 0.99)
                 && let Some(other) = self.value(condition, payload, Arm::ChunksThree, Step::Delivered, 0.99)
             {
-                let row = Row::new("delivered p99", arm, condition, payload, figure);
+                let row = Row::new("delivered p99", arm, condition, payload, figure).messages(measured.sent);
                 rows.push(row.against(Arm::ChunksThree.word(), other).must(Target::AtMost(0.02)));
             }
         }
@@ -176,7 +175,7 @@ impl Results {
         let row = |step, name: &str, most| {
             let figure = measured.figure(step, 0.99)?;
             let own = self.value(undisturbed, payload, arm, step, 0.99)?;
-            let row = Row::new(name, arm, condition, payload, figure);
+            let row = Row::new(name, arm, condition, payload, figure).messages(measured.sent);
             let row = row.against(format!("itself, {}", undisturbed.word()), own);
             Some(if arm == Arm::Memory && condition != Condition::Paused {
                 row.must(Target::AtMost(most))

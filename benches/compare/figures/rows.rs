@@ -19,6 +19,9 @@ pub struct Row {
     pub condition: String,
     /// Payload bytes of one message.
     pub payload: u64,
+    /// Messages of which the figure is, each arm's alike; none where it is not of single messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<usize>,
     /// The figure.
     pub value: f64,
     /// Its lowest block or run.
@@ -80,6 +83,7 @@ impl Row {
             baseline: None,
             condition: condition.word().to_owned(),
             payload,
+            messages: None,
             value: figure.value,
             least: figure.least,
             most: figure.most,
@@ -88,6 +92,11 @@ impl Row {
             target: None,
             met: None,
         }
+    }
+
+    /// Of so many messages.
+    pub fn messages(self, messages: usize) -> Self {
+        Self { messages: Some(messages), ..self }
     }
 
     /// In this unit, of which milliseconds are the default.
@@ -127,6 +136,7 @@ impl Row {
             arm: text("arm")?,
             baseline: text("baseline"),
             condition: text("condition")?,
+            messages: None,
             payload: object.get("payload").and_then(Value::as_u64).unwrap_or(0),
             value: number("value")?,
             least: number("low")?,

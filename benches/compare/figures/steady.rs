@@ -41,6 +41,7 @@ pub fn rows(all: &[Series]) -> Vec<Row> {
                 baseline: None,
                 condition: format!("{:.0} minutes of load", lasted / 60.0),
                 payload: 0,
+                messages: None,
                 value,
                 least: sizes().fold(f64::INFINITY, f64::min),
                 most: sizes().fold(f64::NEG_INFINITY, f64::max),

@@ -43,6 +43,8 @@ fn is_latency(row: &Row) -> bool {
 #[derive(Default)]
 struct Group<'a> {
     of: String,
+    /// Messages of each arm, the fewest.
+    messages: Option<usize>,
     /// In the order in which they came.
     order: Vec<&'a str>,
     arms: BTreeMap<&'a str, BTreeMap<&'a str, f64>>,
@@ -60,12 +62,13 @@ pub fn latency(rows: &[Row]) -> String {
             if !group.order.contains(&row.arm.as_str()) {
                 group.order.push(&row.arm);
             }
+            group.messages = group.messages.into_iter().chain(row.messages).min();
             group.arms.entry(&row.arm).or_default().insert(&row.name, row.value);
         }
     }
     let heads = ["arm", "delivered p50/p90/p99/max, ms", "accepted", "committed"];
     let mut text = String::new();
-    for Group { of, order, arms } in groups {
+    for Group { of, messages, order, arms } in groups {
         let line = |arm: &&str| {
             let values = arms.get(*arm);
             let cell = |step: &str| {
@@ -77,9 +80,15 @@ pub fn latency(rows: &[Row]) -> String {
             std::iter::once((*arm).to_owned()).chain(STEPS.map(cell)).collect::<Vec<_>>()
         };
         let lines: Vec<_> = order.iter().map(line).collect();
-        text.push_str(&format!("\n**{of}**\n\n{}", table(&heads, &lines)));
+        let messages = messages.map(|messages| format!(" ({messages} messages of each arm)")).unwrap_or_default();
+        text.push_str(&format!("\n**{of}**{messages}\n\n{}", table(&heads, &lines)));
     }
     text
+}
+
+/// How far a figure strayed; of one block or run nothing can be said.
+fn spread(row: &Row) -> String {
+    if row.least == row.most { "-".to_owned() } else { format!("{} to {}", number(row.least), number(row.most)) }
 }
 
 /// What the cells of a row say.
@@ -94,7 +103,7 @@ fn cells(row: &Row) -> Vec<String> {
         row.of(),
         row.arm.clone(),
         format!("{} {}", number(row.value), row.unit),
-        format!("{} to {}", number(row.least), number(row.most)),
+        spread(row),
         row.baseline.clone().unwrap_or_default(),
         row.ratio.map(number).unwrap_or_default(),
         row.target.clone().unwrap_or_default(),

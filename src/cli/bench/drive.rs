@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::measure::{Begun, Ending, Measured, Step, majority};
 use super::mix::Mix;
 use super::pace::Pace;
-use super::report::{Facts, Report};
+use super::report::{Facts, Report, Way};
 use super::schedule::{Closed, Pattern, Until};
 use crate::cli::signals::Signals;
 use crate::cli::{CliError, Output};
@@ -39,6 +39,8 @@ const SPARE: usize = 64 << 10;
 /// What is sent, and where to.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
+    /// What it goes through.
+    pub way: Way,
     /// Where to, in turn.
     pub destinations: Vec<DestinationName>,
     /// Payload bytes.
@@ -151,10 +153,10 @@ pub(super) async fn run(
             error = &mut failure, if outcome.is_ok() => outcome = Err(error),
             signal = signals.next() => {
                 if ended_by.is_none() && run.is_sending(pace.as_ref()) {
-                    let (began, ended) = run.so_far();
+                    let (in_flight, last) = run.so_far();
                     output.note(&format!(
-                        "{signal}: nothing more is sent; waiting for the fate of {} in flight (again to end at once)",
-                        began - ended
+                        "{signal}: nothing more is sent; waiting for the fate of {in_flight}, and for the last receipts of \
+                         {last} that are committed (again to end at once)"
                     ));
                 } else {
                     run.over.cancel();
@@ -179,15 +181,16 @@ pub(super) async fn run(
     }
     bar.finish_and_clear();
     outcome?;
-    let (load, measured) = (&run.load, run.measured(true).clone());
+    let (load, warmed, measured) = (&run.load, run.measured(false).clone(), run.measured(true).clone());
     // What was due: by the schedule, or what began.
     let (warm_up, due) = match (load.pattern, &pace) {
         (Pattern::Open(schedule), Some(pace)) => {
             (schedule.warm_up().min(pace.due()), pace.due().saturating_sub(schedule.warm_up()))
         }
-        _ => (run.measured(false).began, measured.began),
+        _ => (warmed.began, measured.began),
     };
     let facts = Facts {
+        way: load.way.clone(),
         destinations: load.destinations.clone(),
         mix: load.mix.clone(),
         senders,
@@ -197,7 +200,7 @@ pub(super) async fn run(
         due,
         ended_by,
     };
-    Ok(Report { facts, measured })
+    Ok(Report { facts, warmed, measured })
 }
 
 fn flat(ended: Result<Result<(), CliError>, JoinError>) -> Result<(), CliError> {
@@ -223,11 +226,12 @@ impl Run {
         if counts { measured } else { warm_up }.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends that began and sends that ended, warm-up included.
+    /// Sends without a fate, and committed ones that not all nodes have, warm-up included.
     fn so_far(&self) -> (u64, u64) {
         let [warm_up, measured] = [false, true].map(|counts| {
             let measured = self.measured(counts);
-            (measured.began, measured.ended)
+            let in_flight = measured.in_flight();
+            (in_flight, measured.began.saturating_sub(measured.ended + in_flight))
         });
         (warm_up.0 + measured.0, warm_up.1 + measured.1)
     }
@@ -255,21 +259,22 @@ impl Run {
     }
 
     fn show(&self, bar: &ProgressBar, output: &Output) {
-        let (began, ended) = self.so_far();
+        let (in_flight, _) = self.so_far();
         let (now, pattern) = (self.now(), &self.load.pattern);
-        let measured = self.measured(true);
-        let took = now.saturating_sub(pattern.begins()).as_secs_f64();
+        // Behind a rate that is too high sends of the warm-up are all that there is, long after their time.
+        let counts = self.measured(true).began > 0;
+        let measured = self.measured(counts);
+        let begins = if counts { pattern.begins() } else { Duration::ZERO };
+        let took = now.saturating_sub(begins).as_secs_f64();
         let rate = if took > 0.0 { measured.committed as f64 / took } else { 0.0 };
         let p99 = measured.step(Step::Committed).map_or(0.0, |latency| latency.quantile_ms(0.99));
         let what = match pattern.ends() {
             _ if now < pattern.begins() => "warming up",
+            _ if !counts => "warming up, behind its time",
             Some(ends) if now > ends => "waiting for fates",
             _ => "measuring",
         };
-        let text = format!(
-            "{what}: {rate:.1} committed/s, {} in flight, committed p99 {p99:.1} ms",
-            began.saturating_sub(ended)
-        );
+        let text = format!("{what}: {rate:.1} committed/s, {in_flight} in flight, committed p99 {p99:.1} ms");
         if bar.is_hidden() {
             output.note(&format!("{:.0} s, {text}", now.as_secs_f64()));
             return;
@@ -392,7 +397,7 @@ impl Run {
                     // It may be durable in the outbox by now, or not.
                     let mut measured = self.measured(counts);
                     measured.begin(&begun);
-                    measured.end(Ending::Unknown);
+                    measured.end(&begun, Ending::Unknown);
                     return Ok(());
                 }
             }
@@ -415,7 +420,7 @@ impl Run {
         if let Some(receipt) = handle.receipt().filter(|_| ending == Ending::Committed) {
             nodes(&mut measured, &receipt, known, &begun);
         }
-        measured.end(ending);
+        measured.end(&begun, ending);
         Ok(())
     }
 

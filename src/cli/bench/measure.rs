@@ -101,6 +101,15 @@ pub(super) struct ClockBounds {
     pub most_ms: Option<i64>,
 }
 
+/// What became of payloads of one size.
+#[derive(Debug, Clone)]
+pub(super) struct OfSize {
+    /// Until they were committed.
+    pub took: Latency,
+    /// Those whose fate was not known when the run ended.
+    pub unknown: u64,
+}
+
 /// Everything measured so far.
 #[derive(Debug, Clone)]
 pub(super) struct Measured {
@@ -125,8 +134,7 @@ pub(super) struct Measured {
     /// When the last commit was known, counted from the beginning of the run.
     pub last_commit: Duration,
     clocks: BTreeMap<NodeName, ClockBounds>,
-    /// Until they were committed, by payload bytes.
-    sizes: BTreeMap<u64, Latency>,
+    sizes: BTreeMap<u64, OfSize>,
     timeline: Timeline,
 }
 
@@ -178,8 +186,8 @@ impl Measured {
         self.last_commit = self.last_commit.max(begun.began.saturating_add(took));
         self.reach(Step::Committed, since_due);
         self.timeline.commit(begun.due, since_due, begun.size);
-        if let Some(latency) = self.of_size(begun.size) {
-            latency.record(since_due);
+        if let Some(of_size) = self.of_size(begun.size) {
+            of_size.took.record(since_due);
         }
     }
 
@@ -201,14 +209,29 @@ impl Measured {
     }
 
     /// A send ended. One that was committed is counted by [`Self::commit`].
-    pub(super) fn end(&mut self, ending: Ending) {
+    pub(super) fn end(&mut self, begun: &Begun, ending: Ending) {
         self.ended += 1;
         match ending {
             Ending::Committed => {}
             Ending::Rejected => self.rejected += 1,
             Ending::Expired => self.expired += 1,
-            Ending::Unknown => self.unknown += 1,
+            Ending::Unknown => {
+                self.unknown += 1;
+                if let Some(of_size) = self.of_size(begun.size) {
+                    of_size.unknown += 1;
+                }
+            }
         }
+    }
+
+    /// Sends that began and have no fate yet.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.began.saturating_sub(self.committed + self.rejected + self.expired + self.unknown)
+    }
+
+    /// Commits a second from the beginning of the run to the last one; 0 without any.
+    pub(super) fn rate(&self) -> f64 {
+        if self.last_commit.is_zero() { 0.0 } else { self.committed as f64 / self.last_commit.as_secs_f64() }
     }
 
     /// How long a stage took.
@@ -216,16 +239,16 @@ impl Measured {
         self.steps.get(&step)
     }
 
-    fn of_size(&mut self, size: u64) -> Option<&mut Latency> {
+    fn of_size(&mut self, size: u64) -> Option<&mut OfSize> {
         // Bounds that are right for one are right for all.
         if let Entry::Vacant(entry) = self.sizes.entry(size) {
-            entry.insert(Latency::new()?);
+            entry.insert(OfSize { took: Latency::new()?, unknown: 0 });
         }
         self.sizes.get_mut(&size)
     }
 
     /// How long sends took until they were committed, by payload bytes.
-    pub(super) fn sizes(&self) -> &BTreeMap<u64, Latency> {
+    pub(super) fn sizes(&self) -> &BTreeMap<u64, OfSize> {
         &self.sizes
     }
 
@@ -267,7 +290,7 @@ mod tests {
             let begun = Begun { due: schedule.due(send), began, size: 10 };
             measured.begin(&begun);
             measured.commit(&begun, ms(1));
-            measured.end(Ending::Committed);
+            measured.end(&begun, Ending::Committed);
             from_began.record(ms(1));
         }
         (measured, from_began)
@@ -288,7 +311,10 @@ mod tests {
         assert!(from_began.max_ms() < 2.0);
         assert_eq!((measured.began, measured.ended, measured.committed), (1000, 1000, 1000));
         assert_eq!((measured.last_commit, measured.bytes), (ms(9991), 10_000));
-        assert_eq!(measured.sizes().iter().map(|(size, took)| (*size, took.count())).collect::<Vec<_>>(), [(10, 1000)]);
+        assert_eq!(
+            measured.sizes().iter().map(|(size, of)| (*size, of.took.count())).collect::<Vec<_>>(),
+            [(10, 1000)]
+        );
         assert_eq!(measured.timeline().spans().iter().map(|span| span.committed).sum::<u64>(), 1000);
     }
 
@@ -332,10 +358,12 @@ mod tests {
             if ending == Ending::Committed {
                 measured.commit(&begun, ms(7));
             }
-            measured.end(ending);
+            measured.end(&begun, ending);
         }
         let counted = (measured.committed, measured.rejected, measured.expired, measured.unknown);
         assert_eq!((measured.began, measured.ended, counted), (5, 5, (1, 1, 1, 2)));
+        assert_eq!((measured.in_flight(), measured.sizes()[&10].unknown), (0, 2));
+        assert!((measured.rate() - 1.0 / 0.022).abs() < 1e-6, "{}", measured.rate());
         assert_eq!(measured.step(Step::Committed).unwrap().max_ms().round(), 12.0);
     }
 }

@@ -15,6 +15,7 @@ mod page;
 mod place;
 mod plot;
 mod report;
+mod rows;
 mod schedule;
 mod timeline;
 
@@ -30,7 +31,7 @@ use super::signals::Signals;
 use super::size::Size;
 use super::{CliError, Context, Exit};
 use crate::client::Client;
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, TransportSettings};
 use crate::core::directory::Span;
 use crate::core::id::DestinationName;
 use crate::seams::Seams;
@@ -39,7 +40,7 @@ use drive::Load;
 use mix::Mix;
 use own::Own;
 use place::Outboxes;
-use report::Report;
+use report::{Report, Way};
 use schedule::{Closed, Pattern, Schedule, Until, sends_in};
 
 /// The largest payload: it is held in memory, once.
@@ -141,9 +142,15 @@ pub(super) struct Bench {
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(30)))]
     timeout: Span,
 
-    /// Write a report with plots here: one HTML page that needs nothing else
+    /// Write a report with plots here, in place of what is there: one HTML page that needs nothing else
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+}
+
+/// When sends begin, and what they go through.
+struct Plan {
+    pattern: Pattern,
+    way: Way,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -171,12 +178,23 @@ fn mix(text: &str) -> Result<Mix, String> {
 
 impl Bench {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
-        let pattern = self.pattern()?;
-        if let Some(path) = &self.report {
-            // Better now than after the run. What stands there is written over in the end, whole.
-            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            opened.map_err(|error| CliError::file(path, &error))?;
+        let page = self.report.as_deref().map(PageFile::open).transpose()?;
+        let outcome = self.measured(context).and_then(|report| {
+            report.print(&context.output)?;
+            if let Some(page) = &page {
+                page.write(&page::page(&report, context.seams.clock.now()))?;
+                context.output.note(&format!("the report with plots is {}", page.path.display()));
+            }
+            Ok(report.exit())
+        });
+        if let (Err(_), Some(page)) = (&outcome, page) {
+            page.give_up();
         }
+        outcome
+    }
+
+    fn measured(&self, context: &mut Context) -> Result<Report, CliError> {
+        let pattern = self.pattern()?;
         let config = match (&self.config, self.to.is_empty()) {
             (Some(path), _) => Some(session::load_client(path, context)?),
             (None, false) => Some(session::load_client(Path::new("client.toml"), context)?),
@@ -195,28 +213,21 @@ impl Bench {
         // Signals are caught before there is anything to clean up.
         let mut signals = runtime.block_on(async { Signals::listen() })?;
         let folder = self.folder(config.as_ref(), &pattern, &context.seams)?;
+        let plan = Plan { pattern, way: self.way(config.as_ref())? };
         let outcome = runtime.block_on(async {
             match &config {
-                Some(config) => self.on_configured(config, pattern, folder.as_ref(), context, &mut signals).await,
-                None => self.on_own(pattern, folder.as_ref(), context, &mut signals).await,
+                Some(config) => self.on_configured(config, plan, folder.as_ref(), context, &mut signals).await,
+                None => self.on_own(plan, folder.as_ref(), context, &mut signals).await,
             }
         });
         // Whatever still runs has the folder open.
         runtime.shutdown_timeout(END_WITHIN);
-        let printed = outcome.and_then(|report| {
-            report.print(&context.output)?;
-            if let Some(path) = &self.report {
-                let page = page::page(&report, context.seams.clock.now());
-                std::fs::write(path, page).map_err(|error| CliError::file(path, &error))?;
-            }
-            Ok(report.exit())
-        });
         let closed = folder.map_or(Ok(()), |folder| {
             let path = folder.path().to_path_buf();
             folder.close().map_err(|error| CliError::file(&path, &error))
         });
-        let exit = printed?;
-        closed.map(|()| exit)
+        let report = outcome?;
+        closed.map(|()| report)
     }
 
     fn mix(&self) -> Mix {
@@ -247,6 +258,16 @@ impl Bench {
             )));
         }
         Ok(Pattern::Open(schedule))
+    }
+
+    fn way(&self, config: Option<&ClientConfig>) -> Result<Way, CliError> {
+        let settings = config.map(ClientConfig::transport).transpose()?.flatten();
+        let transport = match settings {
+            Some(TransportSettings::Kafka { brokers, .. }) => format!("Kafka at {}", brokers.join(", ")),
+            Some(TransportSettings::Embedded { path }) => format!("the embedded transport in {}", path.display()),
+            None => "the embedded transport, with three nodes in this process".to_owned(),
+        };
+        Ok(Way { transport, outbox: if self.in_memory(config) { "memory" } else { "disk" } })
     }
 
     fn in_memory(&self, config: Option<&ClientConfig>) -> bool {
@@ -306,7 +327,7 @@ impl Bench {
 
     async fn on_own(
         &self,
-        pattern: Pattern,
+        plan: Plan,
         folder: Option<&tempfile::TempDir>,
         context: &Context,
         signals: &mut Signals,
@@ -321,7 +342,7 @@ impl Bench {
             Ok((own, clients))
         };
         let (mut own, clients) = interruptible(signals, starting).await?;
-        let outcome = self.measure(pattern, &clients, context, &say, signals, own.failure()).await;
+        let outcome = self.measure(plan, &clients, context, &say, signals, own.failure()).await;
         close(clients).await;
         own.shutdown().await;
         outcome
@@ -330,7 +351,7 @@ impl Bench {
     async fn on_configured(
         &self,
         config: &ClientConfig,
-        pattern: Pattern,
+        plan: Plan,
         folder: Option<&tempfile::TempDir>,
         context: &Context,
         signals: &mut Signals,
@@ -339,14 +360,14 @@ impl Bench {
         let outboxes = self.outboxes(Some(config), folder);
         let starting = place::clients(config, self.senders, &outboxes, &context.seams);
         let clients = interruptible(signals, starting).await?;
-        let outcome = self.measure(pattern, &clients, context, &say, signals, std::future::pending()).await;
+        let outcome = self.measure(plan, &clients, context, &say, signals, std::future::pending()).await;
         close(clients).await;
         outcome
     }
 
     async fn measure(
         &self,
-        pattern: Pattern,
+        plan: Plan,
         clients: &[Client],
         context: &Context,
         say: &Say,
@@ -359,7 +380,9 @@ impl Bench {
         let entries = destinations.iter().filter_map(|name| directory.destinations.get(name));
         let life = entries.map(|entry| entry.max_life).min().unwrap_or(Duration::MAX);
         let deadline = self.timeout.0.saturating_add(LEFT_BEHIND).min(life);
-        let load = Load { destinations, mix: self.mix(), keys: self.keys, pattern, timeout: self.timeout.0, deadline };
+        let Plan { pattern, way } = plan;
+        let (mix, keys, timeout) = (self.mix(), self.keys, self.timeout.0);
+        let load = Load { way, destinations, mix, keys, pattern, timeout, deadline };
         let to: Vec<_> = load.destinations.iter().map(ToString::to_string).collect();
         let what = format!("sending {} to {}", load.mix, to.join(", "));
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -384,6 +407,34 @@ impl Bench {
         tell(context, say, &text);
         let bar = if context.output.is_json() { ProgressBar::hidden() } else { say.told("starting", most) };
         drive::run(load, clients, &context.seams, signals, &context.output, &bar, failure).await
+    }
+}
+
+/// Where the page is to stand. Opened before the run, because a run is long and a wrong path is told at once.
+struct PageFile<'a> {
+    path: &'a Path,
+    is_new: bool,
+}
+
+impl<'a> PageFile<'a> {
+    fn open(path: &'a Path) -> Result<Self, CliError> {
+        let is_new = !path.exists();
+        // What stands there is replaced only by a whole page.
+        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map(|_| Self { path, is_new }).map_err(|error| CliError::file(path, &error))
+    }
+
+    fn write(&self, page: &str) -> Result<(), CliError> {
+        std::fs::write(self.path, page).map_err(|error| CliError::file(self.path, &error))
+    }
+
+    /// There is no page: an empty file that was not there before goes.
+    fn give_up(self) {
+        if self.is_new
+            && let Err(error) = std::fs::remove_file(self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "an empty file stays behind");
+        }
     }
 }
 

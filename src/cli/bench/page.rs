@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use super::measure::Step;
 use super::plot::{self, Axis, Bar, Line, Scale};
-use super::report::{Report, in_words};
+use super::report::Report;
+use super::rows::in_words;
 use crate::core::directory::write_time;
 use crate::core::id::Time;
 

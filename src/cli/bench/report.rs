@@ -8,98 +8,33 @@ use serde::Serialize;
 
 use super::measure::{Measured, Step};
 use super::mix::Mix;
+use super::rows::{ClockRow, SizeRow, StageRow, clock};
 use super::schedule::Pattern;
 use crate::cli::latency::{Latency, ms};
-use crate::cli::size::Size;
 use crate::cli::{Exit, Output, Row};
-use crate::core::id::{DestinationName, NodeName};
+use crate::core::id::DestinationName;
 
 /// Sends whose 99th percentile begins later than this do not keep to their schedule.
 const BEHIND_MS: f64 = 10.0;
 
-/// What so many did not exceed, in milliseconds; nothing where some that took longer than all that are known are among them.
-#[derive(Debug, Serialize)]
-struct Times {
-    p50_ms: Option<f64>,
-    p90_ms: Option<f64>,
-    p99_ms: Option<f64>,
-    p999_ms: Option<f64>,
-    max_ms: Option<f64>,
-}
+/// Fewer than these have a p99, or p99.9, that is no other than the longest.
+const TELL_P99: u64 = 100;
+const TELL_P999: u64 = 1000;
 
-impl Times {
-    fn of(latency: &Latency, open: u64) -> Self {
-        let within = |share| latency.within_ms(share, open);
-        Self {
-            p50_ms: within(0.5),
-            p90_ms: within(0.9),
-            p99_ms: within(0.99),
-            p999_ms: within(0.999),
-            max_ms: within(1.0),
-        }
-    }
-
-    fn cells(&self) -> [String; 5] {
-        [self.p50_ms, self.p90_ms, self.p99_ms, self.p999_ms, self.max_ms].map(in_words)
-    }
-}
-
-/// Milliseconds as tables and plots show them.
-pub(super) fn in_words(time: Option<f64>) -> String {
-    time.map_or_else(|| "-".to_owned(), ms)
-}
-
-/// How long a stage took, from when each send was due. Sends without a fate that did not reach it took longer than all that did:
-/// a share that only they fill has no time.
-#[derive(Debug, Serialize)]
-struct StageRow {
-    object: &'static str,
-    stage: &'static str,
-    transactions: u64,
-    /// Sends without a fate that did not reach it.
-    open: u64,
-    #[serde(flatten)]
-    times: Times,
-}
-
-impl Row for StageRow {
-    const HEADS: &'static [&'static str] = &["stage", "transactions", "p50", "p90", "p99", "p99.9", "max"];
-
-    fn cells(&self) -> Vec<String> {
-        [self.stage.to_owned(), self.transactions.to_string()].into_iter().chain(self.times.cells()).collect()
-    }
-}
-
-/// How long payloads of one size of a mix took until they were committed.
-#[derive(Debug, Serialize)]
-struct SizeRow {
-    object: &'static str,
-    size: u64,
-    committed: u64,
-    #[serde(flatten)]
-    times: Times,
-}
-
-impl Row for SizeRow {
-    const HEADS: &'static [&'static str] = &["payload", "committed", "p50", "p90", "p99", "p99.9", "max"];
-
-    fn cells(&self) -> Vec<String> {
-        [Size(self.size).to_string(), self.committed.to_string()].into_iter().chain(self.times.cells()).collect()
-    }
-}
-
-/// A node's clock against this machine's.
-#[derive(Debug, Serialize)]
-struct ClockRow {
-    object: &'static str,
-    node: NodeName,
-    ahead_at_least_ms: Option<i64>,
-    ahead_at_most_ms: Option<i64>,
+/// What sends go through.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    /// The transport, and where it is.
+    pub transport: String,
+    /// Where outboxes are: disk or memory.
+    pub outbox: &'static str,
 }
 
 /// What was asked for, and how it ended.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
+    /// What sends went through.
+    pub way: Way,
     /// Where to.
     pub destinations: Vec<DestinationName>,
     /// Payload bytes.
@@ -122,6 +57,12 @@ pub(super) struct Facts {
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     object: &'static str,
+    version: &'static str,
+    /// release or debug: a debug build is several times slower.
+    build: &'static str,
+    transport: String,
+    /// Where outboxes were: disk or memory.
+    outbox: &'static str,
     /// All of them, with commas between.
     destination: String,
     /// Payload bytes of each send; none in a mix.
@@ -131,6 +72,9 @@ pub(super) struct Summary {
     keys: u64,
     /// Sends of the warm-up, which are not in any other number.
     warm_up: u64,
+    warm_up_sent: u64,
+    /// Commits a second of the warm-up.
+    warm_up_rate: f64,
     due: u64,
     sent: u64,
     not_sent: u64,
@@ -161,6 +105,8 @@ pub(super) struct Summary {
 pub(super) struct Report {
     /// What was asked for.
     pub facts: Facts,
+    /// What warmed up.
+    pub warmed: Measured,
     /// What counts.
     pub measured: Measured,
 }
@@ -189,6 +135,9 @@ impl Report {
             Exit::Unknown
         } else if self.not_sent() > 0 && self.facts.ended_by.is_none() {
             Exit::Unavailable
+        } else if measured.began == 0 {
+            // It was told to end before anything was measured.
+            Exit::Failed
         } else {
             Exit::Done
         }
@@ -214,12 +163,18 @@ impl Report {
         };
         Summary {
             object: "summary",
+            version: env!("CARGO_PKG_VERSION"),
+            build: if cfg!(debug_assertions) { "debug" } else { "release" },
+            transport: facts.way.transport.clone(),
+            outbox: facts.way.outbox,
             destination: names.join(","),
             size,
             payload: facts.mix.to_string(),
             senders: facts.senders,
             keys: facts.keys,
             warm_up: facts.warm_up,
+            warm_up_sent: self.warmed.began,
+            warm_up_rate: self.warmed.rate(),
             due: facts.due,
             sent: measured.began,
             not_sent: self.not_sent(),
@@ -250,29 +205,18 @@ impl Report {
     }
 
     fn stages(&self) -> Vec<StageRow> {
-        let row = |step: Step| {
-            let (latency, open) = self.stage(step)?;
-            Some(StageRow {
-                object: "stage",
-                stage: step.word(),
-                transactions: latency.count(),
-                open,
-                times: Times::of(latency, open),
-            })
-        };
+        let row = |step: Step| self.stage(step).map(|(latency, open)| StageRow::new(step, latency, open));
         Step::ALL.into_iter().filter_map(row).collect()
     }
 
     /// Nothing where there is one size: that is the stage *committed*.
     fn sizes(&self) -> Vec<SizeRow> {
-        let row = |(size, latency): (&u64, &Latency)| SizeRow {
-            object: "payload",
-            size: *size,
-            committed: latency.count(),
-            times: Times::of(latency, 0),
-        };
         let sizes = self.measured.sizes();
-        if self.facts.mix.sizes().len() < 2 { Vec::new() } else { sizes.iter().map(row).collect() }
+        if self.facts.mix.sizes().len() < 2 {
+            Vec::new()
+        } else {
+            sizes.iter().map(|(size, of)| SizeRow::new(*size, of)).collect()
+        }
     }
 
     /// The tables, heads first: the stages, and the sizes of a mix.
@@ -292,13 +236,7 @@ impl Report {
     }
 
     fn clocks(&self) -> Vec<ClockRow> {
-        let row = |(node, bounds): (&NodeName, &super::measure::ClockBounds)| ClockRow {
-            object: "clock",
-            node: node.clone(),
-            ahead_at_least_ms: bounds.least_ms,
-            ahead_at_most_ms: bounds.most_ms,
-        };
-        self.measured.clocks().iter().map(row).collect()
+        self.measured.clocks().iter().map(|(node, bounds)| ClockRow::new(node, *bounds)).collect()
     }
 
     /// Prints it.
@@ -338,8 +276,19 @@ impl Report {
             s.achieved_rate,
             s.bytes_per_second / f64::from(1 << 20)
         )];
+        let slower = if s.build == "debug" { ": several times slower than a release" } else { "" };
+        lines.push(format!(
+            "Through {}, outboxes {}; Sealcast {}, a {} build{slower}.",
+            s.transport,
+            if s.outbox == "memory" { "in memory" } else { "on disk" },
+            s.version,
+            s.build
+        ));
         lines.push(match s.intended_rate {
-            Some(_) if s.sent == 0 => "Nothing was sent that counts: when the sending ended, sends of the warm-up were still behind.".to_owned(),
+            Some(_) if s.sent == 0 => format!(
+                "Nothing was sent that counts: when the sending ended, {} of {} sends of the warm-up had begun, {:.1} committed a second.",
+                s.warm_up_sent, s.warm_up, s.warm_up_rate
+            ),
             Some(_) => format!(
                 "Sends began late by {} at p50, {} at p99, {} at most; every time above counts from when its send was due.",
                 ms(s.late_p50_ms),
@@ -363,6 +312,10 @@ impl Report {
                 s.rejected, s.expired, s.unknown
             ));
         }
+        if s.committed > 0 && s.sent < TELL_P999 {
+            let shares = if s.sent < TELL_P99 { "p99 and p99.9 are" } else { "p99.9 is" };
+            lines.push(format!("Of {} sends, {shares} nothing but the longest.", s.sent));
+        }
         let clocks: Vec<_> = self.clocks().iter().map(clock).collect();
         if !clocks.is_empty() {
             lines.push(format!(
@@ -377,22 +330,12 @@ impl Report {
     }
 }
 
-fn clock(row: &ClockRow) -> String {
-    let node = &row.node;
-    match (row.ahead_at_least_ms, row.ahead_at_most_ms) {
-        (Some(least), Some(most)) if least <= most => format!("{node} by {least} to {most} ms"),
-        (Some(_), Some(_)) => format!("{node} not steadily"),
-        (None, Some(most)) => format!("{node} by at most {most} ms"),
-        (Some(least), None) => format!("{node} by at least {least} ms"),
-        (None, None) => format!("{node} by an unknown time"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::measure::{Begun, Ending};
     use super::super::schedule::{Closed, Schedule, Until};
     use super::*;
+    use crate::cli::size::Size;
 
     fn report(endings: &[Ending], due: u64, ended_by: Option<&'static str>) -> Report {
         let mut measured = Measured::new().unwrap();
@@ -404,12 +347,14 @@ mod tests {
             if *ending == Ending::Committed {
                 measured.commit(&begun, Duration::from_millis(5));
             }
-            measured.end(*ending);
+            measured.end(&begun, *ending);
         }
         let (destinations, mix) = (vec!["orders".parse().unwrap()], Mix::of(Size(1024)));
         let (pattern, warm_up) = (Pattern::Open(schedule), schedule.warm_up());
-        let facts = Facts { destinations, mix, senders: 1, keys: 0, pattern, warm_up, due: due - warm_up, ended_by };
-        Report { facts, measured }
+        let way = Way { transport: "brokers".to_owned(), outbox: "disk" };
+        let facts =
+            Facts { way, destinations, mix, senders: 1, keys: 0, pattern, warm_up, due: due - warm_up, ended_by };
+        Report { facts, warmed: Measured::new().unwrap(), measured }
     }
 
     #[test]
@@ -438,6 +383,7 @@ mod tests {
         assert_eq!(report(&[Committed, Unknown], 4, None).exit(), Exit::Unknown);
         assert_eq!(report(&[Committed; 9], 12, None).exit(), Exit::Unavailable, "one was due and never sent");
         assert_eq!(report(&[Committed; 9], 12, Some("Ctrl-C")).exit(), Exit::Done, "as it was told");
+        assert_eq!(report(&[], 2, Some("Ctrl-C")).exit(), Exit::Failed, "nothing was measured");
     }
 
     #[test]
@@ -466,16 +412,5 @@ mod tests {
         let row = committed(&[Committed, Rejected, Rejected]);
         assert_eq!((row.open, row.times.max_ms.map(f64::round)), (0, Some(5.0)), "a rejected one has its fate");
         assert_eq!(committed(&[Unknown; 3]).times.p50_ms, None);
-    }
-
-    #[test]
-    fn clocks_are_told_as_far_as_they_are_known() {
-        let row = |least, most| {
-            let node = "a".parse().unwrap();
-            clock(&ClockRow { object: "clock", node, ahead_at_least_ms: least, ahead_at_most_ms: most })
-        };
-        assert_eq!(row(Some(-1), Some(2)), "a by -1 to 2 ms");
-        assert_eq!(row(None, Some(1)), "a by at most 1 ms");
-        assert_eq!(row(Some(9), Some(1)), "a not steadily");
     }
 }

@@ -76,7 +76,8 @@ pub(super) struct Demo {
     #[arg(long, default_value_t = Suite::XWing)]
     suite: Suite,
 
-    /// Where faults and the made file come from: the same seed makes the same ones
+    /// Where faults and the made file come from: the same seed makes the same file and draws the same faults; which records
+    /// they meet depends on what comes first
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
 }
