@@ -1,7 +1,7 @@
 //! One loop through which every submission passes, in order: it decides who follows whom, bundles what waits into parcels,
 //! has them sealed, and answers when they are durable in the outbox. While one round is being sealed and synced the next one
-//! gathers, and rounds begin a short time apart, so bundles grow with the load and nobody waits who is alone. Must not touch
-//! keys or brokers.
+//! gathers, and rounds begin a short time apart ([`super::pause`]), so bundles grow with the load and nobody waits who is alone.
+//! Must not touch keys or brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
+use super::pause::Pause;
 use super::publishing::Publishing;
 use super::sealing::{Sealed, Sealer};
 use super::tracker::{Known, Tracker};
 use super::transaction::Transaction;
-use super::window::WindowPlace;
+use super::window::{Window, WindowPlace};
 use crate::core::id::{DestinationName, Ticket, Time, TransactionId};
 use crate::core::seal::transaction::Payload;
 use crate::seams::{Clock, Work};
@@ -175,8 +176,10 @@ pub struct Bundler {
     pub clock: Arc<dyn Clock>,
     /// A bundle is closed when its payloads reach this many bytes.
     pub bytes: usize,
-    /// How far apart rounds begin, unless as many bytes have come.
+    /// How far apart rounds begin at least, unless as many bytes have come.
     pub wait: Duration,
+    /// Knows how many transactions have no fate.
+    pub window: Window,
     /// Its own queue, for those that hold keys.
     pub queue: mpsc::WeakUnboundedSender<Submission>,
     /// Ends it.
@@ -189,7 +192,7 @@ impl Bundler {
         let mut held: BTreeSet<Claim> = BTreeSet::new();
         let mut waiting: Vec<Submission> = Vec::new();
         let mut again = false;
-        let mut next_round = Duration::ZERO;
+        let mut pause = Pause::default();
         loop {
             if !again {
                 let next = tokio::select! {
@@ -201,7 +204,7 @@ impl Bundler {
                     Some(submission) => waiting.push(submission),
                     None => return,
                 }
-                self.gather(&mut queue, &mut waiting, next_round).await;
+                self.gather(&mut queue, &mut waiting, pause).await;
             }
             while waiting.len() < ROUND
                 && let Ok(next) = queue.try_recv()
@@ -217,32 +220,40 @@ impl Bundler {
             });
             let (bundles, left, more) = self.round(std::mem::take(&mut waiting), &mut held);
             (waiting, again) = (left, more);
-            if !bundles.is_empty() {
-                next_round = self.clock.monotonic() + self.wait;
-            }
+            let (began, any) = (self.clock.monotonic(), !bundles.is_empty());
             self.finish(bundles).await;
+            if any {
+                pause = Pause::after(began, self.clock.monotonic().saturating_sub(began), self.wait);
+            }
         }
     }
 
-    /// Lets more come until the next round may begin, or enough bytes for a bundle have come.
+    /// Lets more come until the pause is over, or enough bytes for a bundle have come.
     async fn gather(
         &self,
         queue: &mut mpsc::UnboundedReceiver<Submission>,
         waiting: &mut Vec<Submission>,
-        next_round: Duration,
+        pause: Pause,
     ) {
-        let left = next_round.saturating_sub(self.clock.monotonic());
         let mut bytes = waiting.last().map_or(0, Submission::bytes);
-        if left.is_zero() || self.wait.is_zero() {
+        let is_over =
+            |waiting: &[Submission]| pause.is_over(self.clock.monotonic(), waiting.len(), self.window.used().0);
+        if is_over(waiting) {
             return;
         }
-        let mut over = self.clock.sleep(left);
-        while bytes < self.bytes && waiting.len() < ROUND {
+        let left = |until: Duration| self.clock.sleep(until.saturating_sub(self.clock.monotonic()));
+        let (mut least, mut most) = (left(pause.least), left(pause.most));
+        let mut least_is_over = false;
+        while bytes < self.bytes && waiting.len() < ROUND && !is_over(waiting) {
             let next = tokio::select! {
                 biased;
                 next = queue.recv() => next,
-                () = &mut over => None,
-                () = self.closing.cancelled() => None,
+                () = &mut most => return,
+                () = &mut least, if !least_is_over => {
+                    least_is_over = true;
+                    continue;
+                }
+                () = self.closing.cancelled() => return,
             };
             let Some(next) = next else { return };
             bytes += next.bytes();

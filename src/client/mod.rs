@@ -104,6 +104,7 @@ mod handle;
 mod many;
 mod notices;
 mod options;
+mod pause;
 mod piecewise;
 mod publishing;
 pub mod reader;

@@ -199,6 +199,7 @@ impl Client {
             clock: clock.clone(),
             bytes: options.bundle_bytes,
             wait: options.bundle_wait,
+            window: window.clone(),
             queue: queue.downgrade(),
             closing: closing.clone(),
         };

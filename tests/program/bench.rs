@@ -67,7 +67,12 @@ fn every_send_is_counted_at_every_stage() {
         ("payload", "2000B".into()),
         ("senders", 2.into()),
         ("keys", 7.into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("build", if cfg!(debug_assertions) { "debug" } else { "release" }.into()),
+        ("transport", "the embedded transport, with three nodes in this process".into()),
+        ("outbox", "disk".into()),
         ("warm_up", 10.into()),
+        ("warm_up_sent", 10.into()),
         ("due", 40.into()),
         ("sent", 40.into()),
         ("not_sent", 0.into()),
@@ -83,7 +88,11 @@ fn every_send_is_counted_at_every_stage() {
     for (field, value) in expected {
         assert_eq!(summary[field], value, "{field}: {summary}");
     }
-    assert!(summary["achieved_rate"].as_f64().unwrap() > 0.0 && summary["late_max_ms"].is_number(), "{summary}");
+    let rate = |field: &str| summary[field].as_f64().unwrap();
+    assert!(
+        rate("achieved_rate") > 0.0 && rate("warm_up_rate") > 0.0 && summary["late_max_ms"].is_number(),
+        "{summary}"
+    );
     assert_eq!(fs::read_dir(folder.path().join("temporary")).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -174,6 +183,14 @@ fn a_closed_loop_over_two_destinations_is_drawn_on_a_page_that_needs_nothing_els
         assert_eq!(*embedded, printed, "the page says what was printed");
     }
 
+    // A run that cannot begin leaves the page of an earlier one as it is, and no empty one.
+    for (name, is_left) in [("bench.html", true), ("other.html", false)] {
+        let refused =
+            bench(folder.path(), &["--rate", "1000000", "--duration", "1h", "--report", name]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        let found = fs::read_to_string(folder.path().join(name)).ok();
+        assert_eq!(found.as_ref(), is_left.then_some(&page));
+    }
     let nowhere = bench(folder.path(), &["--count", "1", "--report", "no/such/folder/bench.html"]).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(1), "before anything is sent");
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no/such/folder/bench.html"));
@@ -204,6 +221,26 @@ fn a_signal_ends_it_with_what_was_measured_so_far() {
 }
 
 #[test]
+fn a_run_that_ends_in_its_warm_up_measured_nothing_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--rate", "20", "--duration", "1s", "--warm-up", "1h", "--outbox", "memory"];
+    let mut running = bench(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
+    assert!(said.by_ref().map(Result::unwrap).any(|line| line.contains("sending 1KiB to orders")));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+    let drained = std::thread::spawn(move || said.map(Result::unwrap).collect::<Vec<_>>());
+    let output = running.wait_with_output().unwrap();
+    let said = drained.join().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("waiting for the fate of")), "{said:?}");
+    let objects = lines(&output.stdout);
+    let summary = summary(&objects);
+    assert_eq!((&summary["sent"], &summary["warm_up_sent"]), (&0.into(), &summary["warm_up"]), "{summary}");
+    assert!(summary["warm_up_sent"].as_u64() > Some(0) && summary["warm_up_rate"].as_f64() > Some(0.0), "{summary}");
+}
+
+#[test]
 fn on_real_nodes_what_is_not_known_in_time_is_said() {
     let mut world = World::new(&shared());
     let config = ["orders", "--config", "env/senders/web/client.toml", "--rate", "20", "--warm-up", "0s"];
@@ -218,6 +255,14 @@ fn on_real_nodes_what_is_not_known_in_time_is_said() {
     let count = |objects: &[Value], name: &str| stage(objects, name)["transactions"].as_u64().unwrap();
     assert_eq!((count(&objects, "sealed"), count(&objects, "committed")), (5, 0), "{objects:?}");
     assert_eq!((&summary(&objects)["unknown"], &summary(&objects)["committed"]), (&5.into(), &0.into()));
+    assert!(summary(&objects)["transport"].as_str().unwrap().starts_with("Kafka at "), "{objects:?}");
+    let mix = ["--count", "6", "--timeout", "2s", "--payload", "1KiB:2,2KiB:1"];
+    let (code, objects, said) = run(&world, &mix);
+    assert_eq!(code, Some(3), "{said}");
+    let sizes: Vec<_> = objects.iter().filter(|object| object["object"] == "payload").collect();
+    let open: Vec<_> = sizes.iter().map(|size| (size["size"].as_u64(), size["open"].as_u64())).collect();
+    assert_eq!(open, [(Some(1024), Some(4)), (Some(2048), Some(2))], "none of them has a time: {sizes:?}");
+    assert!(sizes.iter().all(|size| size["p50_ms"].is_null()), "{sizes:?}");
 
     world.start_all();
     let (code, objects, said) =
@@ -238,6 +283,7 @@ fn on_real_nodes_what_is_not_known_in_time_is_said() {
         ),
         (&["--config", "env/readers/app/client.toml"], "it names no sender"),
         (&["--rate", "0"], "sends a second"),
+        (&["--output", "json"], "'--output'"),
         (&["--size", "1GiB"], "at most 256MiB"),
         (&["--payload", "1KiB:1,1GiB:1"], "at most 256MiB"),
         (&["--payload", "1KiB:0"], "a weight from 1"),

@@ -269,3 +269,13 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     let said = crate::common::world::lines(&output.stderr).pop().unwrap();
     assert!(said["error"]["message"].as_str().unwrap().contains("node c"), "{said}");
 }
+
+#[test]
+fn who_asks_for_json_as_other_tools_name_it_is_told_its_name_here() {
+    for asked in [["status", "--output"], ["bench", "--json"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_sealcast")).args(asked).arg("json").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{said}");
+        assert!(said.contains("'--format json'"), "{said}");
+    }
+}

@@ -153,7 +153,9 @@ fn every_row_is_in_a_table_and_in_the_page() {
     for arm in Arm::ALL {
         assert!(report.contains(&format!("| {} ", arm.word())), "{report}");
     }
-    assert!(report.contains("**1 MiB, one broker paused 5 s**"));
+    assert!(report.contains("**1 MiB, one broker paused 5 s** (1 messages of each arm)"), "{report}");
+    let whole = report.lines().find(|line| line.contains("delivered in the end")).unwrap();
+    assert!(whole.contains("| 100 %") && !whole.contains("100 to 100"), "one block has no spread: {whole}");
     assert!(report.contains("5.00 / 5.00 / 5.00 / 5.00"));
     let judged = report.lines().find(|line| line.contains("disk on brokers")).unwrap();
     assert!(judged.contains("1.40 to 1.60") && judged.contains("<= 1.65") && judged.contains("met"), "{judged}");
