@@ -308,7 +308,7 @@ fn facts(plan: &Plan) -> Vec<String> {
          for the pipeline two answers. What never came counts as the time that it was waited for."
             .to_owned(),
         "Spread: lowest and highest of the blocks (latency) or runs (throughput, cost) of which the value is the whole, or the \
-         median; - where there is one."
+         median; - where all are alike, or there is one."
             .to_owned(),
     ];
     facts.extend(loads(plan));
@@ -335,7 +335,7 @@ fn loads(plan: &Plan) -> Vec<String> {
     let gaps: Vec<_> = gaps.collect();
     if !plan.conditions.is_empty() && !gaps.is_empty() {
         loads.push(format!(
-            "From one message to the next, all arms in turns: {}; of one arm {} times that. In trouble messages go on as long as \
+            "From one message to the next, all arms in turns: {}; of one arm {} times that on average. In trouble messages go on as long as \
              the trouble takes, in one block.",
             gaps.join(", "),
             plan.arms.len()

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::{ClientError, SubmitError};
 use super::handle::Handle;
-use super::pause::Pause;
+use super::pause::Pauses;
 use super::publishing::Publishing;
 use super::sealing::{Sealed, Sealer};
 use super::tracker::{Known, Tracker};
@@ -111,6 +111,11 @@ impl Submission {
         }
     }
 
+    /// Whether it can share a parcel.
+    fn is_small(&self) -> bool {
+        matches!(self, Self::Small { .. })
+    }
+
     fn claims(&self) -> Vec<Claim> {
         match self {
             Self::Small { prepared, .. } | Self::Hold { prepared, .. } => {
@@ -192,7 +197,7 @@ impl Bundler {
         let mut held: BTreeSet<Claim> = BTreeSet::new();
         let mut waiting: Vec<Submission> = Vec::new();
         let mut again = false;
-        let mut pause = Pause::default();
+        let mut pauses = Pauses::new(self.wait);
         loop {
             if !again {
                 let next = tokio::select! {
@@ -204,7 +209,7 @@ impl Bundler {
                     Some(submission) => waiting.push(submission),
                     None => return,
                 }
-                self.gather(&mut queue, &mut waiting, pause).await;
+                self.gather(&mut queue, &mut waiting, &mut pauses).await;
             }
             while waiting.len() < ROUND
                 && let Ok(next) = queue.try_recv()
@@ -223,7 +228,7 @@ impl Bundler {
             let (began, any) = (self.clock.monotonic(), !bundles.is_empty());
             self.finish(bundles).await;
             if any {
-                pause = Pause::after(began, self.clock.monotonic().saturating_sub(began), self.wait);
+                pauses.begin(began, self.clock.monotonic().saturating_sub(began));
             }
         }
     }
@@ -233,32 +238,46 @@ impl Bundler {
         &self,
         queue: &mut mpsc::UnboundedReceiver<Submission>,
         waiting: &mut Vec<Submission>,
-        pause: Pause,
+        pauses: &mut Pauses,
     ) {
         let mut bytes = waiting.last().map_or(0, Submission::bytes);
-        let is_over =
-            |waiting: &[Submission]| pause.is_over(self.clock.monotonic(), waiting.len(), self.window.used().0);
-        if is_over(waiting) {
+        let mut alone = !waiting.iter().all(Submission::is_small);
+        let mut last = self.clock.monotonic();
+        let from = last.max(pauses.least());
+        let is_over = |waiting: &[Submission], alone| {
+            pauses.is_over(self.clock.monotonic(), waiting.len(), alone, self.window.used().0)
+        };
+        if is_over(waiting, alone) {
             return;
         }
         let left = |until: Duration| self.clock.sleep(until.saturating_sub(self.clock.monotonic()));
-        let (mut least, mut most) = (left(pause.least), left(pause.most));
+        let (mut least, mut most) = (left(pauses.least()), left(pauses.most()));
         let mut least_is_over = false;
-        while bytes < self.bytes && waiting.len() < ROUND && !is_over(waiting) {
+        while bytes < self.bytes && waiting.len() < ROUND {
+            // Looked at before the window is: a fate in between is not missed.
+            let mut freed = std::pin::pin!(self.window.freed());
+            freed.as_mut().enable();
+            if is_over(waiting, alone) {
+                break;
+            }
             let next = tokio::select! {
                 biased;
                 next = queue.recv() => next,
-                () = &mut most => return,
+                () = &mut most => break,
                 () = &mut least, if !least_is_over => {
                     least_is_over = true;
                     continue;
                 }
+                () = freed, if least_is_over => continue,
                 () = self.closing.cancelled() => return,
             };
             let Some(next) = next else { return };
+            last = self.clock.monotonic();
             bytes += next.bytes();
+            alone |= !next.is_small();
             waiting.push(next);
         }
+        pauses.waited(from, last, self.clock.monotonic());
     }
 
     /// Sorts what waits: into bundles, or back behind a claim that is held. True when what is left needs no further word.

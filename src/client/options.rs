@@ -61,7 +61,7 @@ pub struct Options {
     pub bundle_bytes: usize,
     /// Parcels of small transactions are begun at least this far apart, unless enough bytes have come: what comes in between
     /// shares the next one. What is submitted after such a pause goes at once, unless more than as many are without a fate: then
-    /// as many are waited for, as long as four of the last parcels took until they were durable, at most 100 ms. Zero never waits.
+    /// as many are waited for, four times as long as the last parcels took until they were durable, at most 100 ms. Zero never waits.
     pub bundle_wait: Duration,
     /// Most bytes of segments in memory, per destination, that the brokers have not accepted; less where the sender has so many
     /// destinations that all of them together would take more than four times this.

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::error::ClientError;
 
@@ -70,6 +71,11 @@ impl Window {
             }
             freed.await;
         }
+    }
+
+    /// Waits until a place is given back, from when this was called.
+    pub fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
     }
 
     /// Undecided transactions and their payload bytes.

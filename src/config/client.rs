@@ -124,8 +124,8 @@ pub struct BundleSection {
     /// A parcel is closed when its payloads have this many bytes; default 1 MiB, at most 4 MiB. 1 gives each its own.
     pub bytes: usize,
     /// Parcels are begun at least this far apart, unless enough bytes have come; default 2 ms, at most 1 s. What is submitted
-    /// after a pause of this length goes at once, unless more than as many are without a fate: then as many are waited for, as long
-    /// as four of the last parcels took until they were durable, at most 100 ms. `0ms` never waits.
+    /// after a pause of this length goes at once, unless more than as many are without a fate: then as many are waited for, four
+    /// times as long as the last parcels took until they were durable, at most 100 ms. `0ms` never waits.
     pub wait: Span,
 }
 

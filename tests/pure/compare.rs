@@ -8,6 +8,7 @@ mod figures;
 use std::collections::BTreeMap;
 
 use figures::chart;
+use figures::growth::{Axis, Point};
 use figures::order::order;
 use figures::page::{self, Section};
 use figures::plots;
@@ -59,6 +60,19 @@ fn an_exponent_says_how_a_cost_grows() {
     assert!((grown(|x| 3.0 * x) - 1.0).abs() < 1e-9);
     assert!((grown(|x| x * x) - 2.0).abs() < 1e-9);
     assert_eq!(exponent(&[(5.0, 1.0), (5.0, 2.0)]), None, "one size tells nothing");
+}
+
+#[test]
+fn growth_that_begins_late_shows_in_the_last_two_steps() {
+    let point = |(size, value): (u64, f64)| Point { axis: Axis::Senders, size, name: "peak, MiB".to_owned(), value };
+    let all = [(1, 10.0), (10, 10.0), (100, 10.0), (1000, 100.0)].map(point);
+    let of = |points: &[Point], name: &str| {
+        figures::growth::rows(points).into_iter().find(|row| row.name == name).map(|row| (row.value * 100.0).round())
+    };
+    assert_eq!(of(&all, "exponent of peak"), Some(30.0));
+    assert_eq!(of(&all, "exponent of peak, last two steps"), Some(100.0));
+    assert_eq!(of(&all[..3], "exponent of peak, last two steps"), Some(0.0));
+    assert_eq!(of(&all[..2], "exponent of peak, last two steps"), None, "there is no more than these");
 }
 
 #[test]

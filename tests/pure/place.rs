@@ -316,7 +316,7 @@ fn r14_a_short_time_within_half_a_second_is_recent() {
 }
 
 #[test]
-fn r14_half_a_second_is_recent_and_ten_are_remembered_however_many_come() {
+fn r14_half_a_second_is_recent_and_a_bad_moment_remembered_at_a_thousand_a_second() {
     // A thousand a second on each partition, which stand in line: each is acknowledged a millisecond after the one before it.
     let standing = |took: &dyn Fn(i32, u64) -> u64| {
         let mut domains = known(&topic(3, 1, 1, &BTreeSet::new()));
@@ -331,6 +331,9 @@ fn r14_half_a_second_is_recent_and_ten_are_remembered_however_many_come() {
     };
     let since = |last: u64| move |partition, number| if partition == 0 && number > 2_999 - last { 100 } else { 5 };
     assert_eq!([standing(&since(499)), standing(&since(500))], [Standing::Present, Standing::Late]);
+    // A queue that grows: each takes longer than the one before it, from half a second ago on.
+    let grows = |partition, number: u64| if partition == 0 { (number + 1).saturating_sub(2_500).max(1) } else { 5 };
+    assert_eq!(standing(&grows), Standing::Present);
     // A tenth of what another of two took was long, two seconds ago and not since.
     let once = |partition, number| match (partition, number) {
         (0, 2_000..) => 100,

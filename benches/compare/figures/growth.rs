@@ -58,7 +58,8 @@ impl Axis {
     }
 }
 
-/// A row for each point, and for each series of points one with its exponent: 0 is flat, 1 in proportion.
+/// A row for each point, and for each series of points one with its exponent, and with that of its last two: 0 is flat, 1 in
+/// proportion.
 pub fn rows(points: &[Point]) -> Vec<Row> {
     let mut rows = Vec::new();
     for axis in Axis::ALL {
@@ -92,6 +93,10 @@ pub fn rows(points: &[Point]) -> Vec<Row> {
             }));
             let logs: Vec<(f64, f64)> = series.iter().map(|point| (point.size as f64, point.value)).collect();
             rows.extend(exponent(&logs).map(|value| row(format!("exponent of {what}"), value, 0, "")));
+            // What only begins to grow at the end shows there.
+            let last = logs.len().checked_sub(2).filter(|from| *from > 0).and_then(|from| logs.get(from..));
+            let last = last.and_then(exponent);
+            rows.extend(last.map(|value| row(format!("exponent of {what}, last two steps"), value, 0, "")));
         }
     }
     rows

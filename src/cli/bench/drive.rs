@@ -270,7 +270,7 @@ impl Run {
         let p99 = measured.step(Step::Committed).map_or(0.0, |latency| latency.quantile_ms(0.99));
         let what = match pattern.ends() {
             _ if now < pattern.begins() => "warming up",
-            _ if !counts => "warming up, behind its time",
+            _ if !counts && !pattern.begins().is_zero() && !self.stop.is_cancelled() => "warming up, behind its time",
             Some(ends) if now > ends => "waiting for fates",
             _ => "measuring",
         };

@@ -82,7 +82,7 @@ Examples:
   sealcast bench --in-flight 32 --size 64KiB --outbox memory
   sealcast bench orders --config senders/web/client.toml --count 200 --keys 10 --report bench.html
 
-Exit codes: 3 when some sends had no fate in time, 4 when some were rejected or expired, 5 when not all could be sent.")]
+Exit codes: 1 when it ended before anything was measured, 3 when some sends had no fate in time, 4 when some were rejected or expired, 5 when not all could be sent.")]
 pub(super) struct Bench {
     /// Where to send, several in turn; needless where the sender may send to one destination alone
     #[arg(value_name = "DEST[,DEST]", value_delimiter = ',')]
@@ -179,21 +179,23 @@ fn mix(text: &str) -> Result<Mix, String> {
 impl Bench {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let page = self.report.as_deref().map(PageFile::open).transpose()?;
-        let outcome = self.measured(context).and_then(|report| {
-            report.print(&context.output)?;
-            if let Some(page) = &page {
-                page.write(&page::page(&report, context.seams.clock.now()))?;
-                context.output.note(&format!("the report with plots is {}", page.path.display()));
+        let (report, cleaned_up) = match self.measured(context) {
+            Ok(measured) => measured,
+            Err(error) => {
+                page.into_iter().for_each(PageFile::give_up);
+                return Err(error);
             }
-            Ok(report.exit())
-        });
-        if let (Err(_), Some(page)) = (&outcome, page) {
-            page.give_up();
+        };
+        report.print(&context.output)?;
+        if let Some(page) = page {
+            page.write(&page::page(&report, context.seams.clock.now()))?;
+            context.output.note(&format!("the report with plots is {}", page.path.display()));
         }
-        outcome
+        cleaned_up.map(|()| report.exit())
     }
 
-    fn measured(&self, context: &mut Context) -> Result<Report, CliError> {
+    /// What was found, and whether nothing is left behind.
+    fn measured(&self, context: &mut Context) -> Result<(Report, Result<(), CliError>), CliError> {
         let pattern = self.pattern()?;
         let config = match (&self.config, self.to.is_empty()) {
             (Some(path), _) => Some(session::load_client(path, context)?),
@@ -222,12 +224,11 @@ impl Bench {
         });
         // Whatever still runs has the folder open.
         runtime.shutdown_timeout(END_WITHIN);
-        let closed = folder.map_or(Ok(()), |folder| {
+        let cleaned_up = folder.map_or(Ok(()), |folder| {
             let path = folder.path().to_path_buf();
             folder.close().map_err(|error| CliError::file(&path, &error))
         });
-        let report = outcome?;
-        closed.map(|()| report)
+        Ok((outcome?, cleaned_up))
     }
 
     fn mix(&self) -> Mix {
@@ -418,10 +419,15 @@ struct PageFile<'a> {
 
 impl<'a> PageFile<'a> {
     fn open(path: &'a Path) -> Result<Self, CliError> {
-        let is_new = !path.exists();
-        // What stands there is replaced only by a whole page.
-        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-        opened.map(|_| Self { path, is_new }).map_err(|error| CliError::file(path, &error))
+        let mut options = std::fs::OpenOptions::new();
+        let opened = match options.write(true).create_new(true).open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                // What stands there stays until there is a page.
+                std::fs::OpenOptions::new().append(true).open(path).map(|_| Self { path, is_new: false })
+            }
+            made => made.map(|_| Self { path, is_new: true }),
+        };
+        opened.map_err(|error| CliError::file(path, &error))
     }
 
     fn write(&self, page: &str) -> Result<(), CliError> {

@@ -58,7 +58,7 @@ pub(super) struct Facts {
 pub(super) struct Summary {
     object: &'static str,
     version: &'static str,
-    /// release or debug: a debug build is several times slower.
+    /// release or debug: a debug build is slower.
     build: &'static str,
     transport: String,
     /// Where outboxes were: disk or memory.
@@ -70,7 +70,7 @@ pub(super) struct Summary {
     payload: String,
     senders: u64,
     keys: u64,
-    /// Sends of the warm-up, which are not in any other number.
+    /// Sends of the warm-up, which are in no number but the two behind it.
     warm_up: u64,
     warm_up_sent: u64,
     /// Commits a second of the warm-up.
@@ -136,7 +136,7 @@ impl Report {
         } else if self.not_sent() > 0 && self.facts.ended_by.is_none() {
             Exit::Unavailable
         } else if measured.began == 0 {
-            // It was told to end before anything was measured.
+            // It ended before anything was measured: it was told to, or nothing of the warm-up was committed in time.
             Exit::Failed
         } else {
             Exit::Done
@@ -276,7 +276,7 @@ impl Report {
             s.achieved_rate,
             s.bytes_per_second / f64::from(1 << 20)
         )];
-        let slower = if s.build == "debug" { ": several times slower than a release" } else { "" };
+        let slower = if s.build == "debug" { ": slower than a release" } else { "" };
         lines.push(format!(
             "Through {}, outboxes {}; Sealcast {}, a {} build{slower}.",
             s.transport,
@@ -285,7 +285,7 @@ impl Report {
             s.build
         ));
         lines.push(match s.intended_rate {
-            Some(_) if s.sent == 0 => format!(
+            _ if s.sent == 0 => format!(
                 "Nothing was sent that counts: when the sending ended, {} of {} sends of the warm-up had begun, {:.1} committed a second.",
                 s.warm_up_sent, s.warm_up, s.warm_up_rate
             ),

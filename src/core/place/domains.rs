@@ -14,10 +14,11 @@ const LAST: usize = 8;
 /// eight acknowledgements come within milliseconds.
 const LATELY: Duration = Duration::from_millis(500);
 
-/// What came longer than this before the last says nothing of bad moments of now, unless it is among the [`LAST`].
+/// What came longer than this before the last says nothing of bad moments of now, unless it is among the [`LAST`]. Of over 410
+/// acknowledgements a second [`MOST`] are less.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// So many acknowledgements of a domain are remembered at most: 96 KiB.
+/// So many acknowledgements of a domain are remembered at most: 128 KiB.
 const MOST: usize = 4096;
 
 /// With over [`OFTEN`] of them, bad moments are looked for only so often: that passes over all.
@@ -26,8 +27,8 @@ const EVERY: Duration = Duration::from_millis(10);
 /// See [`EVERY`].
 const OFTEN: usize = 64;
 
-/// Most acknowledgements of a partition that none later was quicker than: there are so many only while each takes longer than the
-/// one before.
+/// Most acknowledgements of a partition that none later was quicker than: they are kept apart by as much as makes these last for
+/// [`LATELY`] while each takes longer than the one before.
 const QUICK: usize = 64;
 
 /// One in so many times is longer than what counts as usual in a bad moment, so that a domain like the others is hardly ever
@@ -114,12 +115,12 @@ impl Domain {
 
     fn hear(&mut self, partition: i32, heard: Heard) {
         let since = |of: &Heard| heard.at.saturating_sub(of.at);
-        self.heard.push_back(heard);
-        while self.heard.len() > MOST
-            || self.heard.len() > LAST && self.heard.front().is_some_and(|of| since(of) >= REMEMBERED)
+        while self.heard.len() >= MOST
+            || self.heard.len() >= LAST && self.heard.front().is_some_and(|of| since(of) >= REMEMBERED)
         {
             self.heard.pop_front();
         }
+        self.heard.push_back(heard);
         let mut last: Vec<_> = self.heard.iter().rev().take(LAST).map(|of| of.took).collect();
         self.usual = median(&mut last);
 
@@ -127,10 +128,12 @@ impl Domain {
         while quick.back().is_some_and(|of| of.took >= heard.took) {
             quick.pop_back();
         }
-        if quick.len() == QUICK {
-            quick.pop_front();
+        if quick.back().is_none_or(|of| since(of) >= LATELY / QUICK as u32) {
+            if quick.len() == QUICK {
+                quick.pop_front();
+            }
+            quick.push_back(heard);
         }
-        quick.push_back(heard);
         let lately = self.quick.values().filter_map(|quick| quick.iter().find(|of| since(of) < LATELY));
         self.quickest = lately.map(|of| of.took).chain(last).min();
 

@@ -13,23 +13,24 @@ use sealcast::client::{Client, ClientError, Options, Transaction};
 use sealcast::core::id::{ParcelId, Time};
 use sealcast::core::seal::transaction::{Compression, Padding};
 use sealcast::core::split::segment::Segment;
-use sealcast::seams::{Clock, SystemClock};
+use sealcast::seams::{Clock, SystemClock, Work};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 use tokio::sync::watch;
 
 use crate::client::world::{Opened, World};
 
-/// A clock that stands until it is moved. Who sleeps for a second or more by it sleeps until then; shorter sleeps only set a
+/// A clock that stands until it is moved. Who sleeps for as long as `long` by it sleeps until then; shorter sleeps only set a
 /// pace, and are real.
 #[derive(Debug)]
 struct Standing {
     started: Time,
     passed: watch::Sender<Duration>,
+    long: Duration,
 }
 
 impl Standing {
-    fn new() -> Self {
-        Self { started: SystemClock::new().now(), passed: watch::Sender::new(Duration::ZERO) }
+    fn new(long: Duration) -> Self {
+        Self { started: SystemClock::new().now(), passed: watch::Sender::new(Duration::ZERO), long }
     }
 
     fn advance(&self, by: Duration) {
@@ -47,7 +48,7 @@ impl Clock for Standing {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        if duration < Duration::from_secs(1) {
+        if duration < self.long {
             return Box::pin(tokio::time::sleep(duration));
         }
         let (mut passed, until) = (self.passed.subscribe(), self.monotonic() + duration);
@@ -78,8 +79,8 @@ fn payloads(opened: &[Opened]) -> Vec<Vec<&str>> {
 #[tokio::test]
 async fn what_comes_within_a_short_time_shares_a_parcel_and_who_is_alone_goes_at_once() {
     let world = World::new(3).await;
-    let clock = Arc::new(Standing::new());
     let a_second = Duration::from_secs(1);
+    let clock = Arc::new(Standing::new(a_second));
     let client = start(&world, |options| {
         options.bundle_wait = a_second;
         options.seams.clock = clock.clone();
@@ -98,6 +99,54 @@ async fn what_comes_within_a_short_time_shares_a_parcel_and_who_is_alone_goes_at
     second.await.unwrap();
     third.await.unwrap();
     assert_eq!(payloads(&world.opened("orders", 3).await), [vec!["a"], vec!["b", "c"]]);
+    client.close().await;
+}
+
+/// Work that takes so long by a clock that stands.
+struct Takes(Duration, Arc<Standing>, Arc<dyn Work>);
+
+impl Work for Takes {
+    fn start(&self, job: Box<dyn FnOnce() + Send>) {
+        let (takes, clock) = (self.0, self.1.clone());
+        self.2.start(Box::new(move || {
+            clock.advance(takes);
+            job();
+        }));
+    }
+}
+
+#[tokio::test]
+async fn where_much_has_no_fate_a_round_waits_for_half_of_it() {
+    let world = World::new(3).await;
+    let clock = Arc::new(Standing::new(Duration::from_millis(60)));
+    let client = start(&world, |options| {
+        let work = Takes(Duration::from_millis(30), clock.clone(), options.seams.work.clone());
+        (options.seams.clock, options.seams.work) = (clock.clone(), Arc::new(work));
+    })
+    .await;
+    // No node runs: nothing has a fate. Each of the first two is half of what there is, or more.
+    for name in ["a", "b"] {
+        client.submit("orders", Transaction::new(name)).await.unwrap();
+    }
+    let mut third = Box::pin(client.submit("orders", Transaction::new("c")));
+    assert!(poll!(&mut third).is_pending());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let mut fourth = Box::pin(client.submit("orders", Transaction::new("d")));
+    assert!(poll!(&mut fourth).is_pending());
+    third.await.unwrap();
+    fourth.await.unwrap();
+    assert_eq!(payloads(&world.opened("orders", 4).await), [vec!["a"], vec!["b"], vec!["c", "d"]]);
+    // Nobody joins the next one: it goes when as much time has passed as three more rounds take.
+    let mut fifth = Box::pin(client.submit("orders", Transaction::new("e")));
+    assert!(poll!(&mut fifth).is_pending());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(poll!(&mut fifth).is_pending());
+    clock.advance(Duration::from_millis(70));
+    fifth.await.unwrap();
     client.close().await;
 }
 
