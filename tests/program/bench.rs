@@ -223,7 +223,10 @@ fn a_signal_ends_it_with_what_was_measured_so_far() {
 #[test]
 fn a_run_that_ends_in_its_warm_up_measured_nothing_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let arguments = ["--rate", "20", "--duration", "1s", "--warm-up", "1h", "--outbox", "memory"];
+    let page = folder.path().join("bench.html");
+    fs::write(&page, "of an earlier run").unwrap();
+    let arguments =
+        ["--rate", "20", "--duration", "1s", "--warm-up", "1h", "--outbox", "memory", "--report", "bench.html"];
     let mut running = bench(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
     assert!(said.by_ref().map(Result::unwrap).any(|line| line.contains("sending 1KiB to orders")));
@@ -234,6 +237,7 @@ fn a_run_that_ends_in_its_warm_up_measured_nothing_and_says_so() {
     let said = drained.join().unwrap();
     assert_eq!(output.status.code(), Some(1), "{said:?}");
     assert!(said.iter().any(|line| line.contains("waiting for the fate of")), "{said:?}");
+    assert_eq!(fs::read_to_string(&page).unwrap(), "of an earlier run", "a page of nothing replaces none");
     let objects = lines(&output.stdout);
     let summary = summary(&objects);
     assert_eq!((&summary["sent"], &summary["warm_up_sent"]), (&0.into(), &summary["warm_up"]), "{summary}");

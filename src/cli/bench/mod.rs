@@ -82,7 +82,8 @@ Examples:
   sealcast bench --in-flight 32 --size 64KiB --outbox memory
   sealcast bench orders --config senders/web/client.toml --count 200 --keys 10 --report bench.html
 
-Exit codes: 1 when it ended before anything was measured, 3 when some sends had no fate in time, 4 when some were rejected or expired, 5 when not all could be sent.")]
+Exit codes, the first that holds: 4 when some sends were rejected or expired, 3 when some had no fate in time, 5 when not all \
+could be sent, 1 when it was told to end before anything was measured.")]
 pub(super) struct Bench {
     /// Where to send, several in turn; needless where the sender may send to one destination alone
     #[arg(value_name = "DEST[,DEST]", value_delimiter = ',')]
@@ -187,6 +188,14 @@ impl Bench {
             }
         };
         report.print(&context.output)?;
+        let page = match page {
+            Some(page) if report.measured.began == 0 => {
+                context.output.note(&format!("nothing was measured: no report is written to {}", page.path.display()));
+                page.give_up();
+                None
+            }
+            page => page,
+        };
         if let Some(page) = page {
             page.write(&page::page(&report, context.seams.clock.now()))?;
             context.output.note(&format!("the report with plots is {}", page.path.display()));

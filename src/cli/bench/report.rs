@@ -88,7 +88,7 @@ pub(super) struct Summary {
     intended_rate: Option<f64>,
     /// Sends in flight that were asked for, in a closed loop.
     in_flight: Option<u64>,
-    /// Commits a second, from when the first send was due to the last commit, or to when the last send was due.
+    /// Commits a second, from when the first send was due to the last commit, or to an interval after the last send was due.
     achieved_rate: f64,
     bytes_per_second: f64,
     seconds: f64,
@@ -146,7 +146,8 @@ impl Report {
     pub(super) fn summary(&self) -> Summary {
         let (facts, measured) = (&self.facts, &self.measured);
         let last_due = match facts.pattern {
-            Pattern::Open(schedule) => schedule.due((facts.warm_up + facts.due).saturating_sub(1)),
+            // So many sends take as many intervals.
+            Pattern::Open(schedule) => schedule.due(facts.warm_up + facts.due),
             Pattern::Closed(_) => Duration::ZERO,
         };
         let took = measured.last_commit.max(last_due).saturating_sub(facts.pattern.begins());
@@ -197,11 +198,17 @@ impl Report {
         }
     }
 
-    /// How long a stage took, with how many sends without a fate did not reach it.
+    /// How long a stage took, with how many sends did not reach it that were due: those without a fate, those that were never
+    /// sent, and of the last stage those that not all nodes had.
     pub(super) fn stage(&self, step: Step) -> Option<(&Latency, u64)> {
         let Measured { began, rejected, expired, unknown, .. } = self.measured;
         let latency = self.measured.step(step)?;
-        Some((latency, began.saturating_sub(rejected + expired + latency.count()).min(unknown)))
+        // What a node does not say of one that is committed is not known, and not late.
+        let most = if step == Step::Complete { u64::MAX } else { unknown };
+        let open = began.saturating_sub(rejected + expired + latency.count()).min(most);
+        // Who ended the sending before its time did not want the rest.
+        let never = if self.facts.ended_by.is_none() { self.not_sent() } else { 0 };
+        Some((latency, open + never))
     }
 
     fn stages(&self) -> Vec<StageRow> {
@@ -276,17 +283,15 @@ impl Report {
             s.achieved_rate,
             s.bytes_per_second / f64::from(1 << 20)
         )];
-        let slower = if s.build == "debug" { ": slower than a release" } else { "" };
-        lines.push(format!(
-            "Through {}, outboxes {}; Sealcast {}, a {} build{slower}.",
-            s.transport,
-            if s.outbox == "memory" { "in memory" } else { "on disk" },
-            s.version,
-            s.build
-        ));
+        let outboxes = if s.outbox == "memory" { "in memory" } else { "on disk" };
+        lines.push(format!("Through {}, outboxes {outboxes}, by Sealcast {}.", s.transport, s.version));
+        if s.build == "debug" {
+            lines.push("This is a debug build: a release is quicker.".to_owned());
+        }
         lines.push(match s.intended_rate {
             _ if s.sent == 0 => format!(
-                "Nothing was sent that counts: when the sending ended, {} of {} sends of the warm-up had begun, {:.1} committed a second.",
+                "Nothing was sent that counts: when the sending ended, {} of {} sends of the warm-up had begun, {:.1} committed a second. Take a \
+                 lower --rate, or --in-flight, which finds out how much goes through.",
                 s.warm_up_sent, s.warm_up, s.warm_up_rate
             ),
             Some(_) => format!(
@@ -307,8 +312,9 @@ impl Report {
         }
         if s.rejected + s.expired + s.unknown > 0 {
             lines.push(format!(
-                "Not committed: {} rejected, {} expired, {} without a fate known here when the run ended. Those without a fate count \
-                 above as later than all others in each stage that they did not reach: - is a share that reached none.",
+                "Not committed: {} rejected, {} expired, {} without a fate known here when the run ended. Those without a fate, and \
+                 those that were due and never sent, count as later than all others in each stage that they did not reach: - is a \
+                 share that only they fill.",
                 s.rejected, s.expired, s.unknown
             ));
         }
@@ -392,8 +398,12 @@ mod tests {
         let summary = report.summary();
         assert_eq!((summary.warm_up, summary.due, summary.sent, summary.not_sent), (2, 10, 9, 1));
         assert_eq!((summary.committed, summary.bytes, summary.behind), (9, 9 * 1024, true));
-        // Nine in the time from 0.2 s to 1.1 s, when the tenth was due.
-        assert!((summary.achieved_rate - 9.0 / 0.9).abs() < 1e-6, "{}", summary.achieved_rate);
+        // Nine in the time from 0.2 s to 1.2 s: ten were due.
+        assert!((summary.achieved_rate - 9.0).abs() < 1e-6, "{}", summary.achieved_rate);
+        let open = |report: &Report| report.stages().iter().map(|row| row.open).collect::<Vec<_>>();
+        assert_eq!(open(&report)[4], 1, "the one that was never sent came later than all others");
+        assert_eq!(open(&report)[5], 10, "and none is known to be complete");
+        assert_eq!(open(&self::report(&[Ending::Committed; 9], 12, Some("Ctrl-C")))[4], 0, "nobody wanted it");
         assert!(report.lines(&summary).iter().any(|line| line.starts_with("BEHIND")));
     }
 
@@ -402,7 +412,7 @@ mod tests {
         use Ending::{Committed, Rejected, Unknown};
         let endings = [[Committed; 6], [Unknown; 6]].concat();
         let committed = |endings: &[Ending]| {
-            let rows = report(endings, 14, None).stages();
+            let rows = report(endings, endings.len() as u64 + 2, None).stages();
             rows.into_iter().find(|row| row.stage == "committed").unwrap()
         };
         let row = committed(&endings);
