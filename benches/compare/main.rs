@@ -320,16 +320,19 @@ fn facts(plan: &Plan) -> Vec<String> {
 fn loads(plan: &Plan) -> Vec<String> {
     let mut loads = Vec::new();
     let millis = |time: Duration| time.as_millis();
-    for (word, conditions, rounds) in [
-        ("all well", [Condition::AllWell; 2], (|amount| amount.rounds) as fn(&Amount) -> usize),
-        ("with proxies", [Condition::AllWellProxied, Condition::Slow], |amount| amount.proxied),
-    ] {
+    let mut in_blocks = |word, rounds: fn(&Amount) -> usize| {
         let amounts = plan.amounts.iter().filter(|amount| rounds(amount) > 0);
         let amounts: Vec<_> = amounts.map(|amount| format!("{} of {}", rounds(amount), size(amount.bytes))).collect();
-        if conditions.iter().any(|condition| plan.has(*condition)) && !amounts.is_empty() {
+        if !amounts.is_empty() {
             let blocks = plan.blocks;
             loads.push(format!("Messages of each arm in each of {blocks} blocks, {word}: {}.", amounts.join(", ")));
         }
+    };
+    if plan.has(Condition::AllWell) {
+        in_blocks("all well", |amount| amount.rounds);
+    }
+    if plan.has(Condition::AllWellProxied) || plan.has(Condition::Slow) {
+        in_blocks("with proxies", |amount| amount.proxied);
     }
     let gaps = plan.amounts.iter().map(|amount| format!("{} ms at {}", millis(amount.gap), size(amount.bytes)));
     let gaps: Vec<_> = gaps.collect();

@@ -196,21 +196,25 @@ fn a_closed_loop_over_two_destinations_is_drawn_on_a_page_that_needs_nothing_els
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no/such/folder/bench.html"));
 }
 
+/// Exit code, objects, and what was said once sending had begun, of a run that gets Ctrl-C so long after that.
+fn interrupted(mut run: Command, after: Duration) -> (Option<i32>, Vec<Value>, Vec<String>) {
+    let mut running = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
+    let sending = said.by_ref().map(Result::unwrap).find(|line| line.contains("sending 1KiB to orders"));
+    assert!(sending.is_some(), "it says what it does");
+    std::thread::sleep(after);
+    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+    let drained = std::thread::spawn(move || said.map(Result::unwrap).collect::<Vec<_>>());
+    let output = running.wait_with_output().unwrap();
+    (output.status.code(), lines(&output.stdout), drained.join().unwrap())
+}
+
 #[test]
 fn a_signal_ends_it_with_what_was_measured_so_far() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--rate", "20", "--duration", "1h", "--warm-up", "0s", "--outbox", "memory"];
-    let mut running = bench(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
-    let sending = said.by_ref().map(Result::unwrap).find(|line| line.contains("sending 1KiB to orders"));
-    assert!(sending.is_some(), "it says what it does");
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
-    let drained = std::thread::spawn(move || said.map(Result::unwrap).collect::<Vec<_>>());
-    let output = running.wait_with_output().unwrap();
-    let said = drained.join().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{said:?}");
-    let objects = lines(&output.stdout);
+    let (code, objects, said) = interrupted(bench(folder.path(), &arguments), Duration::from_secs(2));
+    assert_eq!(code, Some(0), "{said:?}");
     let summary = summary(&objects);
     assert_eq!(summary["ended_by"], "Ctrl-C", "{summary}");
     let number = |field: &str| summary[field].as_u64().unwrap();
@@ -227,18 +231,10 @@ fn a_run_that_ends_in_its_warm_up_measured_nothing_and_says_so() {
     fs::write(&page, "of an earlier run").unwrap();
     let arguments =
         ["--rate", "20", "--duration", "1s", "--warm-up", "1h", "--outbox", "memory", "--report", "bench.html"];
-    let mut running = bench(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
-    assert!(said.by_ref().map(Result::unwrap).any(|line| line.contains("sending 1KiB to orders")));
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
-    let drained = std::thread::spawn(move || said.map(Result::unwrap).collect::<Vec<_>>());
-    let output = running.wait_with_output().unwrap();
-    let said = drained.join().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said:?}");
+    let (code, objects, said) = interrupted(bench(folder.path(), &arguments), Duration::from_secs(1));
+    assert_eq!(code, Some(1), "{said:?}");
     assert!(said.iter().any(|line| line.contains("waiting for the fate of")), "{said:?}");
     assert_eq!(fs::read_to_string(&page).unwrap(), "of an earlier run", "a page of nothing replaces none");
-    let objects = lines(&output.stdout);
     let summary = summary(&objects);
     assert_eq!((&summary["sent"], &summary["warm_up_sent"]), (&0.into(), &summary["warm_up"]), "{summary}");
     assert!(summary["warm_up_sent"].as_u64() > Some(0) && summary["warm_up_rate"].as_f64() > Some(0.0), "{summary}");

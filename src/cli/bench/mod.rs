@@ -180,25 +180,17 @@ fn mix(text: &str) -> Result<Mix, String> {
 impl Bench {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, CliError> {
         let page = self.report.as_deref().map(PageFile::open).transpose()?;
-        let (report, cleaned_up) = match self.measured(context) {
-            Ok(measured) => measured,
-            Err(error) => {
-                page.into_iter().for_each(PageFile::give_up);
-                return Err(error);
-            }
-        };
+        let (report, cleaned_up) = self.measured(context)?;
         report.print(&context.output)?;
-        let page = match page {
-            Some(page) if report.measured.began == 0 => {
-                context.output.note(&format!("nothing was measured: no report is written to {}", page.path.display()));
-                page.give_up();
-                None
-            }
-            page => page,
-        };
         if let Some(page) = page {
-            page.write(&page::page(&report, context.seams.clock.now()))?;
-            context.output.note(&format!("the report with plots is {}", page.path.display()));
+            let path = page.path.display();
+            let note = if report.measured.began == 0 {
+                format!("nothing was measured: no report is written to {path}")
+            } else {
+                page.write(&page::page(&report, context.seams.clock.now()))?;
+                format!("the report with plots is {path}")
+            };
+            context.output.note(&note);
         }
         cleaned_up.map(|()| report.exit())
     }
@@ -420,10 +412,11 @@ impl Bench {
     }
 }
 
-/// Where the page is to stand. Opened before the run, because a run is long and a wrong path is told at once.
+/// Where the page is to stand. Opened before the run, because a run is long and a wrong path is told at once. An empty file that
+/// was not there before goes when no page is written.
 struct PageFile<'a> {
     path: &'a Path,
-    is_new: bool,
+    is_empty: bool,
 }
 
 impl<'a> PageFile<'a> {
@@ -432,20 +425,23 @@ impl<'a> PageFile<'a> {
         let opened = match options.write(true).create_new(true).open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // What stands there stays until there is a page.
-                std::fs::OpenOptions::new().append(true).open(path).map(|_| Self { path, is_new: false })
+                std::fs::OpenOptions::new().append(true).open(path).map(|_| Self { path, is_empty: false })
             }
-            made => made.map(|_| Self { path, is_new: true }),
+            made => made.map(|_| Self { path, is_empty: true }),
         };
         opened.map_err(|error| CliError::file(path, &error))
     }
 
-    fn write(&self, page: &str) -> Result<(), CliError> {
-        std::fs::write(self.path, page).map_err(|error| CliError::file(self.path, &error))
+    fn write(mut self, page: &str) -> Result<(), CliError> {
+        std::fs::write(self.path, page).map_err(|error| CliError::file(self.path, &error))?;
+        self.is_empty = false;
+        Ok(())
     }
+}
 
-    /// There is no page: an empty file that was not there before goes.
-    fn give_up(self) {
-        if self.is_new
+impl Drop for PageFile<'_> {
+    fn drop(&mut self) {
+        if self.is_empty
             && let Err(error) = std::fs::remove_file(self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "an empty file stays behind");

@@ -65,6 +65,15 @@ async fn start(world: &World, change: impl FnOnce(&mut Options)) -> Client {
     Client::start(world.transport.clone(), options).await.unwrap()
 }
 
+/// It is begun, all others run until they wait, and it has no end yet: a round that does not wait for the clock would have begun.
+async fn waits<T>(begun: &mut Pin<Box<impl Future<Output = T>>>) {
+    assert!(poll!(&mut *begun).is_pending());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(poll!(begun).is_pending());
+}
+
 /// The first letters of what each parcel holds, sorted.
 fn payloads(opened: &[Opened]) -> Vec<Vec<&str>> {
     // Not by parcel id: ids of one millisecond are in no order.
@@ -88,11 +97,7 @@ async fn what_comes_within_a_short_time_shares_a_parcel_and_who_is_alone_goes_at
     .await;
     client.submit("orders", Transaction::new("a")).await.unwrap();
     let mut second = Box::pin(client.submit("orders", Transaction::new("b")));
-    assert!(poll!(&mut second).is_pending());
-    // All others run until they wait: a round that does not wait for the clock would begin here.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    waits(&mut second).await;
     let mut third = Box::pin(client.submit("orders", Transaction::new("c")));
     assert!(poll!(&mut third).is_pending());
     clock.advance(a_second);
@@ -129,10 +134,7 @@ async fn where_much_has_no_fate_a_round_waits_for_half_of_it() {
         client.submit("orders", Transaction::new(name)).await.unwrap();
     }
     let mut third = Box::pin(client.submit("orders", Transaction::new("c")));
-    assert!(poll!(&mut third).is_pending());
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    waits(&mut third).await;
     let mut fourth = Box::pin(client.submit("orders", Transaction::new("d")));
     assert!(poll!(&mut fourth).is_pending());
     third.await.unwrap();
@@ -140,11 +142,7 @@ async fn where_much_has_no_fate_a_round_waits_for_half_of_it() {
     assert_eq!(payloads(&world.opened("orders", 4).await), [vec!["a"], vec!["b"], vec!["c", "d"]]);
     // Nobody joins the next one: it goes when as much time has passed as three more rounds take.
     let mut fifth = Box::pin(client.submit("orders", Transaction::new("e")));
-    assert!(poll!(&mut fifth).is_pending());
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert!(poll!(&mut fifth).is_pending());
+    waits(&mut fifth).await;
     clock.advance(Duration::from_millis(70));
     fifth.await.unwrap();
     client.close().await;
