@@ -116,18 +116,20 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Steps {
 }
 
 fn is_step(metadata: &Metadata<'_>) -> bool {
-    let of = ["sealcast::client", "sealcast::transport::publisher", "sealcast::node::collect", "sealcast::node::stage"];
+    let of = ["client", "transport::publisher", "node::collect", "node::stage", "node::propose", "node::hold"];
     // Spans are made by a function of the telemetry.
     metadata.is_span() && metadata.target().starts_with("sealcast")
-        || of.iter().any(|of| metadata.target().starts_with(of))
+        || metadata.target().strip_prefix("sealcast::").is_some_and(|target| of.iter().any(|of| target.starts_with(of)))
 }
 
 /// Listens from now on, for as long as the process runs.
 pub fn listen(flights: Arc<Flights>, stages: Option<Arc<Stages>>) -> Result<(), Failure> {
     let shown = std::env::var(sealcast::telemetry::logs::FILTER_VARIABLE).unwrap_or_else(|_| "off".to_owned());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(EnvFilter::try_new(shown)?);
-    let steps = stages.map(|stages| Steps(stages).with_filter(filter_fn(is_step)));
     let hear = Hear(flights).with_filter(filter_fn(is_opening));
-    tracing_subscriber::registry().with(hear).with(steps).with(lines).try_init()?;
+    // Not an empty layer where nobody asked for the steps: with one, every span and event of every library is made.
+    let mut layers = vec![hear.boxed(), lines.boxed()];
+    layers.extend(stages.map(|stages| Steps(stages).with_filter(filter_fn(is_step)).boxed()));
+    tracing_subscriber::registry().with(layers).try_init()?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Where the time of a transaction goes: the moments of its way to *delivered*, from what clients and nodes themselves say in their
+//! Where the time of a transaction goes: the moments of its way to *delivered* and *committed*, from what clients and nodes themselves say in their
 //! logs at levels debug and trace (`--stages`).
 //!
 //! Owns these moments. Must not measure anything that the arms are compared by: writing so much down costs time.
@@ -39,10 +39,20 @@ pub enum Moment {
     Whole,
     /// Opened: authenticated to its last byte.
     Opened,
+    /// Durable on a node.
+    Staged,
+    /// The leader writes it into the log.
+    Proposed,
+    /// A node has applied the entry.
+    Decided,
+    /// The sender has verified a receipt of the first node.
+    FirstReceipt,
+    /// Of a majority.
+    Committed,
 }
 
 impl Moment {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 16] = [
         Self::Called,
         Self::Sealing,
         Self::Kept,
@@ -54,6 +64,11 @@ impl Moment {
         Self::Verified,
         Self::Whole,
         Self::Opened,
+        Self::Staged,
+        Self::Proposed,
+        Self::Decided,
+        Self::FirstReceipt,
+        Self::Committed,
     ];
 
     fn words(self) -> &'static str {
@@ -69,6 +84,11 @@ impl Moment {
             Self::Verified => "until that is verified",
             Self::Whole => "until the last stripe is recovered",
             Self::Opened => "until all is opened",
+            Self::Staged => "until it is durable on a node",
+            Self::Proposed => "until the leader proposes it",
+            Self::Decided => "until a node has its fate",
+            Self::FirstReceipt => "until a receipt came back",
+            Self::Committed => "until a majority's came back",
         }
     }
 }
@@ -134,10 +154,18 @@ impl Stages {
         let mut first = |moment| {
             way.client.entry(moment).or_insert(now);
         };
+        let of_node = |way: &mut Way, node: usize, moment| {
+            if let Some(of) = way.nodes.get_mut(node) {
+                of.entry(moment).or_insert(now);
+            }
+        };
         match (said.message.as_str(), said.node) {
             ("sealing" | "sealing as it is read", _) => first(Moment::Sealing),
             ("durable in the outbox", _) => first(Moment::Kept),
             ("a segment is handed over", _) => first(Moment::HandedOver),
+            ("proposed", _) => first(Moment::Proposed),
+            ("a receipt is genuine", _) => first(Moment::FirstReceipt),
+            ("a majority signed its fate", _) => first(Moment::Committed),
             ("a segment is acknowledged", _) => {
                 first(Moment::FirstAcknowledged);
                 way.client.insert(Moment::Acknowledged, now);
@@ -156,11 +184,9 @@ impl Stages {
                     of.insert(Moment::Whole, now);
                 }
             }
-            ("opened: whole and genuine", Some(node)) => {
-                if let Some(of) = way.nodes.get_mut(node) {
-                    of.entry(Moment::Opened).or_insert(now);
-                }
-            }
+            ("opened: whole and genuine", Some(node)) => of_node(way, node, Moment::Opened),
+            ("staged: durable here", Some(node)) => of_node(way, node, Moment::Staged),
+            ("decided", Some(node)) => of_node(way, node, Moment::Decided),
             _ => {}
         }
     }

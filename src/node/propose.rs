@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::NodeError;
 use super::group::GroupContext;
-use crate::core::decide::{Changes, DirectoryOp, Entry, Proposal, Report, Tally, View, Wait};
+use crate::core::decide::{Changes, DirectoryOp, Entry, Op, Proposal, Report, Tally, View, Wait};
 use crate::core::directory::Directory;
 use crate::core::id::{Digest, Incarnation, NodeName, Position, SenderName, TransactionId};
 use crate::core::sign::PublicKey;
@@ -268,6 +268,11 @@ impl Desk {
         ended: mpsc::UnboundedSender<(u64, u64, Option<u64>)>,
     ) {
         let group = group.clone();
+        for op in &proposal.entry.ops {
+            if let Op::Commit(commit) = op {
+                tracing::trace!(destination = %self.0.context.destination, parcel = %commit.parcel, "proposed");
+            }
+        }
         tokio::spawn(async move {
             let Proposal { number, entry } = proposal;
             let index = match group.propose(&entry).await {

@@ -104,6 +104,8 @@ pub(super) struct ClockBounds {
 /// What became of payloads of one size.
 #[derive(Debug, Clone)]
 pub(super) struct OfSize {
+    /// Those that began.
+    pub began: u64,
     /// Until they were committed.
     pub took: Latency,
     /// Those whose fate was not known when the run ended.
@@ -168,6 +170,9 @@ impl Measured {
     pub(super) fn begin(&mut self, begun: &Begun) {
         self.began += 1;
         self.late.record(begun.late());
+        if let Some(of_size) = self.of_size(begun.size) {
+            of_size.began += 1;
+        }
         self.timeline.begin(begun.began);
     }
 
@@ -242,7 +247,7 @@ impl Measured {
     fn of_size(&mut self, size: u64) -> Option<&mut OfSize> {
         // Bounds that are right for one are right for all.
         if let Entry::Vacant(entry) = self.sizes.entry(size) {
-            entry.insert(OfSize { took: Latency::new()?, unknown: 0 });
+            entry.insert(OfSize { began: 0, took: Latency::new()?, unknown: 0 });
         }
         self.sizes.get_mut(&size)
     }
@@ -362,7 +367,8 @@ mod tests {
         }
         let counted = (measured.committed, measured.rejected, measured.expired, measured.unknown);
         assert_eq!((measured.began, measured.ended, counted), (5, 5, (1, 1, 1, 2)));
-        assert_eq!((measured.in_flight(), measured.sizes()[&10].unknown), (0, 2));
+        let of_size = &measured.sizes()[&10];
+        assert_eq!((measured.in_flight(), of_size.began, of_size.unknown), (0, 5, 2));
         assert!((measured.rate() - 1.0 / 0.022).abs() < 1e-6, "{}", measured.rate());
         assert_eq!(measured.step(Step::Committed).unwrap().max_ms().round(), 12.0);
     }

@@ -2,7 +2,9 @@
 //!
 //! Owns the arithmetic. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::cli::size::Size;
@@ -62,6 +64,29 @@ impl Mix {
         }
         self.largest()
     }
+
+    /// How many of the sends before this one have each size.
+    fn before(&self, send: u64) -> BTreeMap<u64, u64> {
+        let mut counts = BTreeMap::new();
+        let whole = send / self.turn();
+        for (size, weight) in &self.0 {
+            *counts.entry(size.0).or_default() += weight * whole;
+        }
+        for send in whole * self.turn()..send {
+            *counts.entry(self.size(send)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// How many of these sends have each size.
+    pub(super) fn counts(&self, sends: Range<u64>) -> BTreeMap<u64, u64> {
+        let mut counts = self.before(sends.end);
+        for (size, count) in self.before(sends.start) {
+            let all = counts.entry(size).or_default();
+            *all = all.saturating_sub(count);
+        }
+        counts
+    }
 }
 
 fn gcd(one: u64, other: u64) -> u64 {
@@ -76,7 +101,7 @@ impl FromStr for Mix {
             let (size, weight) = part.split_once(':').unwrap_or((part, "1"));
             let weight = weight.parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight));
             let weight = weight.ok_or_else(|| format!("{part}: a weight from 1 to {MOST_WEIGHT} follows the colon"))?;
-            Ok::<_, String>((size.parse()?, weight))
+            Ok::<_, String>((size.parse().map_err(|error| format!("{part}: {error}"))?, weight))
         };
         let sizes = text.split(',').map(part).collect::<Result<Vec<_>, _>>()?;
         if sizes.len() > MOST_SIZES { Err(format!("at most {MOST_SIZES} sizes")) } else { Ok(Self(sizes)) }
@@ -110,6 +135,11 @@ mod tests {
         for run in sizes.chunks(20) {
             let large = run.iter().filter(|size| **size == 64 << 10).count();
             assert!((2..=6).contains(&large), "{large} of 20: {sizes:?}");
+        }
+        for range in [0..0, 0..200, 7..100, 100..193, 130..131] {
+            let mut counted = mix.counts(range.clone());
+            range.for_each(|send| *counted.get_mut(&mix.size(send)).unwrap() -= 1);
+            assert_eq!(counted.into_values().collect::<Vec<_>>(), [0, 0]);
         }
         assert_eq!((mix.largest(), mix.mean()), (64 << 10, (80.0 * 1024.0 + 20.0 * 65536.0) / 100.0));
     }

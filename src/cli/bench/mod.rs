@@ -174,7 +174,10 @@ fn size(text: &str) -> Result<Size, String> {
 
 fn mix(text: &str) -> Result<Mix, String> {
     let mix: Mix = text.parse()?;
-    if mix.largest() > LARGEST { Err(format!("at most {}: it is held in memory", Size(LARGEST))) } else { Ok(mix) }
+    match mix.sizes().iter().find(|(size, _)| size.0 > LARGEST) {
+        Some((size, _)) => Err(format!("{size}: at most {}: it is held in memory", Size(LARGEST))),
+        None => Ok(mix),
+    }
 }
 
 impl Bench {

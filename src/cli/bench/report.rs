@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::measure::{Measured, Step};
 use super::mix::Mix;
-use super::rows::{ClockRow, SizeRow, StageRow, clock};
+use super::rows::{ClockRow, SizeRow, StageRow, clock, in_words};
 use super::schedule::Pattern;
-use crate::cli::latency::{Latency, ms};
+use crate::cli::latency::Latency;
 use crate::cli::{Exit, Output, Row};
 use crate::core::id::DestinationName;
 
@@ -92,9 +92,10 @@ pub(super) struct Summary {
     achieved_rate: f64,
     bytes_per_second: f64,
     seconds: f64,
-    late_p50_ms: f64,
-    late_p99_ms: f64,
-    late_max_ms: f64,
+    /// How late sends began, in an open loop.
+    late_p50_ms: Option<f64>,
+    late_p99_ms: Option<f64>,
+    late_max_ms: Option<f64>,
     given_back: u64,
     behind: bool,
     ended_by: Option<&'static str>,
@@ -133,7 +134,7 @@ impl Report {
             Exit::Rejected
         } else if measured.unknown > 0 {
             Exit::Unknown
-        } else if self.not_sent() > 0 && self.facts.ended_by.is_none() {
+        } else if self.not_sent() > 0 && self.wanted_all() {
             Exit::Unavailable
         } else if measured.began == 0 {
             // It ended before anything was measured: it was told to, or nothing of the warm-up was committed in time.
@@ -145,6 +146,10 @@ impl Report {
 
     pub(super) fn summary(&self) -> Summary {
         let (facts, measured) = (&self.facts, &self.measured);
+        let (intended_rate, in_flight) = match facts.pattern {
+            Pattern::Open(schedule) => (Some(schedule.rate()), None),
+            Pattern::Closed(closed) => (None, Some(closed.in_flight)),
+        };
         let last_due = match facts.pattern {
             // So many sends take as many intervals.
             Pattern::Open(schedule) => schedule.due(facts.warm_up + facts.due),
@@ -152,12 +157,9 @@ impl Report {
         };
         let took = measured.last_commit.max(last_due).saturating_sub(facts.pattern.begins());
         let per_second = |count: f64| if took == Duration::ZERO { 0.0 } else { count / took.as_secs_f64() };
+        let late = |share| intended_rate.map(|_| measured.late().quantile_ms(share));
         let bytes = measured.bytes;
         let names: Vec<_> = facts.destinations.iter().map(ToString::to_string).collect();
-        let (intended_rate, in_flight) = match facts.pattern {
-            Pattern::Open(schedule) => (Some(schedule.rate()), None),
-            Pattern::Closed(closed) => (None, Some(closed.in_flight)),
-        };
         let size = match facts.mix.sizes() {
             [(only, _)] => Some(only.0),
             _ => None,
@@ -189,9 +191,9 @@ impl Report {
             achieved_rate: per_second(measured.committed as f64),
             bytes_per_second: per_second(bytes as f64),
             seconds: took.as_secs_f64(),
-            late_p50_ms: measured.late().quantile_ms(0.5),
-            late_p99_ms: measured.late().quantile_ms(0.99),
-            late_max_ms: measured.late().max_ms(),
+            late_p50_ms: late(0.5),
+            late_p99_ms: late(0.99),
+            late_max_ms: late(1.0),
             given_back: measured.given_back,
             behind: self.behind(),
             ended_by: facts.ended_by,
@@ -206,9 +208,14 @@ impl Report {
         // What a node does not say of one that is committed is not known, and not late.
         let most = if step == Step::Complete { u64::MAX } else { unknown };
         let open = began.saturating_sub(rejected + expired + latency.count()).min(most);
-        // Who ended the sending before its time did not want the rest.
-        let never = if self.facts.ended_by.is_none() { self.not_sent() } else { 0 };
+        let never = if self.wanted_all() { self.not_sent() } else { 0 };
         Some((latency, open + never))
+    }
+
+    /// Whether all that was due was to be sent: who ended the sending before its time did not want the rest, and in a closed loop
+    /// nothing is due.
+    fn wanted_all(&self) -> bool {
+        self.facts.ended_by.is_none() && matches!(self.facts.pattern, Pattern::Open(_))
     }
 
     fn stages(&self) -> Vec<StageRow> {
@@ -218,12 +225,17 @@ impl Report {
 
     /// Nothing where there is one size: that is the stage *committed*.
     fn sizes(&self) -> Vec<SizeRow> {
-        let sizes = self.measured.sizes();
-        if self.facts.mix.sizes().len() < 2 {
-            Vec::new()
-        } else {
-            sizes.iter().map(|(size, of)| SizeRow::new(*size, of)).collect()
+        let (facts, sizes) = (&self.facts, self.measured.sizes());
+        if facts.mix.sizes().len() < 2 {
+            return Vec::new();
         }
+        let due = facts.mix.counts(facts.warm_up..facts.warm_up.saturating_add(facts.due));
+        let row = |(size, due): (u64, u64)| {
+            let of = sizes.get(&size);
+            let never = if self.wanted_all() { due.saturating_sub(of.map_or(0, |of| of.began)) } else { 0 };
+            SizeRow::new(size, of, never)
+        };
+        due.into_iter().filter_map(row).collect()
     }
 
     /// The tables, heads first: the stages, and the sizes of a mix.
@@ -284,7 +296,13 @@ impl Report {
             s.bytes_per_second / f64::from(1 << 20)
         )];
         let outboxes = if s.outbox == "memory" { "in memory" } else { "on disk" };
-        lines.push(format!("Through {}, outboxes {outboxes}, by Sealcast {}.", s.transport, s.version));
+        lines.push(format!(
+            "To {} through {}, outboxes {outboxes}, by Sealcast {}; {} sends before these warmed up.",
+            s.destination.replace(',', ", "),
+            s.transport,
+            s.version,
+            s.warm_up_sent
+        ));
         if s.build == "debug" {
             lines.push("This is a debug build: a release is quicker.".to_owned());
         }
@@ -295,12 +313,12 @@ impl Report {
                 s.warm_up_sent, s.warm_up, s.warm_up_rate
             ),
             Some(_) => format!(
-                "Sends began late by {} at p50, {} at p99, {} at most; every time above counts from when its send was due.",
-                ms(s.late_p50_ms),
-                ms(s.late_p99_ms),
-                ms(s.late_max_ms)
+                "Sends began late by {} at p50, {} at p99, {} at most; every time counts from when its send was due.",
+                in_words(s.late_p50_ms),
+                in_words(s.late_p99_ms),
+                in_words(s.late_max_ms)
             ),
-            None => "The next send began when an earlier one was committed; every time above counts from when its send began."
+            None => "The next send began when an earlier one was committed; every time counts from when its send began."
                 .to_owned(),
         });
         if s.behind {
@@ -375,9 +393,10 @@ mod tests {
         assert_eq!((summary.payload.as_str(), summary.intended_rate), ("1KiB:2,2KiB:1", None));
         assert!(report.lines(&summary)[0].starts_with("Sent 9, 1KiB:2,2KiB:1, 4 in flight over 1 sender; 9 committed"));
         let rows: Vec<_> = report.sizes().iter().map(|row| (row.size, row.committed)).collect();
-        assert_eq!(rows, [(1024, 9)], "of those that were committed");
+        assert_eq!(rows, [(1024, 9), (2048, 0)], "of those that were committed");
         assert_eq!(report.tables().len(), 2);
-        assert_eq!(report.objects().unwrap().len(), 6 + 1 + 1);
+        assert_eq!(report.objects().unwrap().len(), 6 + 2 + 1);
+        assert_eq!((summary.late_p50_ms, summary.late_max_ms), (None, None));
     }
 
     #[test]
@@ -405,6 +424,14 @@ mod tests {
         assert_eq!(open(&report)[5], 10, "and none is known to be complete");
         assert_eq!(open(&self::report(&[Ending::Committed; 9], 12, Some("Ctrl-C")))[4], 0, "nobody wanted it");
         assert!(report.lines(&summary).iter().any(|line| line.starts_with("BEHIND")));
+        let mut mixed = report;
+        mixed.facts.mix = "1KiB:4,2KiB:1".parse().unwrap();
+        let rows: Vec<_> = mixed.sizes().iter().map(|row| (row.size, row.committed, row.open)).collect();
+        assert_eq!(
+            rows,
+            [(1024, 9, 0), (2048, 0, 3)],
+            "ten were due, three of these of 2 KiB, and none of them was sent"
+        );
     }
 
     #[test]

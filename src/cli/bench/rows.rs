@@ -70,22 +70,26 @@ impl Row for StageRow {
     }
 }
 
-/// How long payloads of one size of a mix took until they were committed; those without a fate took longer than all that were.
+/// How long payloads of one size of a mix took until they were committed; those without a fate, and those that were
+/// due and never sent, took longer than all that were.
 #[derive(Debug, Serialize)]
 pub(super) struct SizeRow {
     pub object: &'static str,
     pub size: u64,
     pub committed: u64,
-    /// Those without a fate.
+    /// Those without a fate, and those that were never sent.
     pub open: u64,
     #[serde(flatten)]
     pub times: Times,
 }
 
 impl SizeRow {
-    pub(super) fn new(size: u64, of: &OfSize) -> Self {
-        let times = Times::of(&of.took, of.unknown);
-        Self { object: "payload", size, committed: of.took.count(), open: of.unknown, times }
+    /// `of` is what became of those that were sent, `never` the number of those that were due and not sent.
+    pub(super) fn new(size: u64, of: Option<&OfSize>, never: u64) -> Option<Self> {
+        let none = Latency::new()?;
+        let (took, unknown) = of.map_or((&none, 0), |of| (&of.took, of.unknown));
+        let open = unknown + never;
+        Some(Self { object: "payload", size, committed: took.count(), open, times: Times::of(took, open) })
     }
 }
 

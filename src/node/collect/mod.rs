@@ -369,8 +369,9 @@ impl Collector {
             StageEvent::Opened { key, bytes } => self.reassembler.opened(&key, bytes, now.waiting),
             StageEvent::Staged { key, expiry, staged } => {
                 self.context.meter.count(names::STAGE_PARCELS, 1);
-                logs::parcel_span("stage", key.parcel)
-                    .in_scope(|| tracing::debug!(digest = %staged.digest, "staged: durable here"));
+                logs::parcel_span("stage", key.parcel).in_scope(
+                    || tracing::debug!(node = %self.context.node, digest = %staged.digest, "staged: durable here"),
+                );
                 let digest = staged.digest;
                 // The reporter may be behind; the store knows the parcel, and the next full report names it.
                 let _ = self.staged.send(staged).await;

@@ -223,9 +223,10 @@ impl Holder {
                 let reason = if let Fate::Rejected(reason) = fate { reason.word() } else { "" };
                 let word = if row.is_committed() { "committed" } else { "rejected" };
                 *fates.entry((word, reason)).or_default() += 1;
-                let (sender, destination) = (&row.sender, &self.context.destination);
-                logs::transaction_span("commit", Some(row.parcel), row.transaction)
-                    .in_scope(|| tracing::debug!(%sender, %destination, position = %row.position, %fate, "decided"));
+                let (node, sender, destination) = (&self.context.node, &row.sender, &self.context.destination);
+                logs::transaction_span("commit", Some(row.parcel), row.transaction).in_scope(
+                    || tracing::debug!(%node, %sender, %destination, position = %row.position, %fate, "decided"),
+                );
                 if let Some(stage) = stage {
                     took.record(self.context.seams.clock.now().since(stage.staged).as_secs_f64());
                 }
