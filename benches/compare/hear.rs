@@ -1,5 +1,5 @@
 //! Hears what nodes say when they have opened a transaction: their own event in `sealcast::node::stage`, as any operator sees it
-//! in a log at level debug, with this process's clock. With `--stages` also what clients and nodes say on the way there.
+//! in a log at level debug, with this process's clock. With `--stages` also what clients and nodes say on the way to committed.
 //!
 //! Must not slow them down: every other event is off, unless SEALCAST_LOG asks for it.
 

@@ -34,7 +34,7 @@ pub struct Options {
     /// Only this: `latency` or `throughput`.
     #[arg(long, value_name = "WHAT", value_parser = ["latency", "throughput"], conflicts_with = "smoke")]
     pub only: Option<String>,
-    /// Also where the time of a transaction goes until it is delivered: the median moment of each step. Hearing of so many
+    /// Also where the time of a transaction goes until it is committed: the median moment of each step. Hearing of so many
     /// steps costs time itself.
     #[arg(long, conflicts_with = "smoke")]
     pub stages: bool,

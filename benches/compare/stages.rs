@@ -1,5 +1,5 @@
-//! Where the time of a transaction goes: the moments of its way to *delivered* and *committed*, from what clients and nodes themselves say in their
-//! logs at levels debug and trace (`--stages`).
+//! Where the time of a transaction goes: the moments of its way to *delivered* and *committed*, from what clients and nodes
+//! themselves say in their logs at levels debug and trace (`--stages`).
 //!
 //! Owns these moments. Must not measure anything that the arms are compared by: writing so much down costs time.
 

@@ -343,7 +343,7 @@ impl Counting {
         let ticket = Ticket { destination: destination.clone(), transaction, deadline };
         let Some(Wanted { parcel, tag }) = self.tracker.wanted(&ticket) else { return false };
         let _in = transaction_span("commit", parcel, transaction).entered();
-        tracing::trace!(of = %statement.node(), "a receipt is genuine");
+        tracing::trace!(node = %statement.node(), "a receipt is genuine");
         let (added, agreed) = {
             let mut state = self.state();
             let counter = state

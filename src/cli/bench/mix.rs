@@ -48,13 +48,22 @@ impl Mix {
     /// Payload bytes of a send: in each turn each size comes exactly as often as its weight says, and its sends are spread
     /// over it. Turns differ, so that no sender of several has sizes of its own.
     pub(super) fn size(&self, send: u64) -> u64 {
+        self.size_with(self.stride(), send)
+    }
+
+    /// A stride without a common factor with the turn reaches every place once; near the golden ratio it does so evenly.
+    fn stride(&self) -> u64 {
         let total = self.turn();
-        let turn = (send % total).wrapping_add(send / total) % total;
-        // A stride without a common factor reaches every place once; near the golden ratio it does so evenly.
         let mut stride = ((total as f64 * 0.618_034) as u64).max(1);
         while gcd(stride, total) != 1 {
             stride += 1;
         }
+        stride
+    }
+
+    fn size_with(&self, stride: u64, send: u64) -> u64 {
+        let total = self.turn();
+        let turn = (send % total).wrapping_add(send / total) % total;
         let mut place = u64::try_from(u128::from(turn) * u128::from(stride) % u128::from(total)).unwrap_or_default();
         for (size, weight) in &self.0 {
             match place.checked_sub(*weight) {
@@ -72,14 +81,15 @@ impl Mix {
         for (size, weight) in &self.0 {
             *counts.entry(size.0).or_default() += weight * whole;
         }
+        let stride = self.stride();
         for send in whole * self.turn()..send {
-            *counts.entry(self.size(send)).or_default() += 1;
+            *counts.entry(self.size_with(stride, send)).or_default() += 1;
         }
         counts
     }
 
     /// How many of these sends have each size.
-    pub(super) fn counts(&self, sends: Range<u64>) -> BTreeMap<u64, u64> {
+    pub(super) fn sends_of_each(&self, sends: Range<u64>) -> BTreeMap<u64, u64> {
         let mut counts = self.before(sends.end);
         for (size, count) in self.before(sends.start) {
             let all = counts.entry(size).or_default();
@@ -137,7 +147,7 @@ mod tests {
             assert!((2..=6).contains(&large), "{large} of 20: {sizes:?}");
         }
         for range in [0..0, 0..200, 7..100, 100..193, 130..131] {
-            let mut counted = mix.counts(range.clone());
+            let mut counted = mix.sends_of_each(range.clone());
             range.for_each(|send| *counted.get_mut(&mix.size(send)).unwrap() -= 1);
             assert_eq!(counted.into_values().collect::<Vec<_>>(), [0, 0]);
         }

@@ -415,11 +415,11 @@ impl Bench {
     }
 }
 
-/// Where the page is to stand. Opened before the run, because a run is long and a wrong path is told at once. An empty file that
-/// was not there before goes when no page is written.
+/// Where the page is to stand. Opened before the run, because a run is long and a wrong path is told at once. A file that was
+/// made for it goes when it is not written.
 struct PageFile<'a> {
     path: &'a Path,
-    is_empty: bool,
+    is_unwritten: bool,
 }
 
 impl<'a> PageFile<'a> {
@@ -428,26 +428,26 @@ impl<'a> PageFile<'a> {
         let opened = match options.write(true).create_new(true).open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // What stands there stays until there is a page.
-                std::fs::OpenOptions::new().append(true).open(path).map(|_| Self { path, is_empty: false })
+                std::fs::OpenOptions::new().append(true).open(path).map(|_| Self { path, is_unwritten: false })
             }
-            made => made.map(|_| Self { path, is_empty: true }),
+            made => made.map(|_| Self { path, is_unwritten: true }),
         };
         opened.map_err(|error| CliError::file(path, &error))
     }
 
     fn write(mut self, page: &str) -> Result<(), CliError> {
         std::fs::write(self.path, page).map_err(|error| CliError::file(self.path, &error))?;
-        self.is_empty = false;
+        self.is_unwritten = false;
         Ok(())
     }
 }
 
 impl Drop for PageFile<'_> {
     fn drop(&mut self) {
-        if self.is_empty
+        if self.is_unwritten
             && let Err(error) = std::fs::remove_file(self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "an empty file stays behind");
+            tracing::warn!(path = %self.path.display(), %error, "an unfinished report stays behind");
         }
     }
 }

@@ -229,11 +229,12 @@ impl Report {
         if facts.mix.sizes().len() < 2 {
             return Vec::new();
         }
-        let due = facts.mix.counts(facts.warm_up..facts.warm_up.saturating_add(facts.due));
+        // Where nothing is missed it does not matter how many of each were due.
+        let due = if self.wanted_all() { facts.warm_up..facts.warm_up.saturating_add(facts.due) } else { 0..0 };
+        let due = facts.mix.sends_of_each(due);
         let row = |(size, due): (u64, u64)| {
             let of = sizes.get(&size);
-            let never = if self.wanted_all() { due.saturating_sub(of.map_or(0, |of| of.began)) } else { 0 };
-            SizeRow::new(size, of, never)
+            SizeRow::new(size, of, due.saturating_sub(of.map_or(0, |of| of.began)))
         };
         due.into_iter().filter_map(row).collect()
     }
@@ -296,12 +297,15 @@ impl Report {
             s.bytes_per_second / f64::from(1 << 20)
         )];
         let outboxes = if s.outbox == "memory" { "in memory" } else { "on disk" };
+        let warm_up = match s.warm_up_sent {
+            1.. if s.sent > 0 => format!(", after a warm-up of {}", s.warm_up_sent),
+            _ => String::new(),
+        };
         lines.push(format!(
-            "To {} through {}, outboxes {outboxes}, by Sealcast {}; {} sends before these warmed up.",
+            "To {} through {}, outboxes {outboxes}, by Sealcast {}{warm_up}.",
             s.destination.replace(',', ", "),
             s.transport,
-            s.version,
-            s.warm_up_sent
+            s.version
         ));
         if s.build == "debug" {
             lines.push("This is a debug build: a release is quicker.".to_owned());
@@ -362,18 +366,23 @@ mod tests {
     use crate::cli::size::Size;
 
     fn report(endings: &[Ending], due: u64, ended_by: Option<&'static str>) -> Report {
+        of_mix(Mix::of(Size(1024)), endings, due, ended_by)
+    }
+
+    fn of_mix(mix: Mix, endings: &[Ending], due: u64, ended_by: Option<&'static str>) -> Report {
         let mut measured = Measured::new().unwrap();
         let schedule = Schedule::new(10.0, 1, Duration::from_millis(200), 10);
         for (send, ending) in endings.iter().enumerate() {
-            let due = schedule.due(send as u64 + schedule.warm_up());
-            let begun = Begun { due, began: due, size: 1024 };
+            let send = send as u64 + schedule.warm_up();
+            let due = schedule.due(send);
+            let begun = Begun { due, began: due, size: mix.size(send) };
             measured.begin(&begun);
             if *ending == Ending::Committed {
                 measured.commit(&begun, Duration::from_millis(5));
             }
             measured.end(&begun, *ending);
         }
-        let (destinations, mix) = (vec!["orders".parse().unwrap()], Mix::of(Size(1024)));
+        let destinations = vec!["orders".parse().unwrap()];
         let (pattern, warm_up) = (Pattern::Open(schedule), schedule.warm_up());
         let way = Way { transport: "brokers".to_owned(), outbox: "disk" };
         let facts =
@@ -424,14 +433,37 @@ mod tests {
         assert_eq!(open(&report)[5], 10, "and none is known to be complete");
         assert_eq!(open(&self::report(&[Ending::Committed; 9], 12, Some("Ctrl-C")))[4], 0, "nobody wanted it");
         assert!(report.lines(&summary).iter().any(|line| line.starts_with("BEHIND")));
-        let mut mixed = report;
-        mixed.facts.mix = "1KiB:4,2KiB:1".parse().unwrap();
-        let rows: Vec<_> = mixed.sizes().iter().map(|row| (row.size, row.committed, row.open)).collect();
-        assert_eq!(
-            rows,
-            [(1024, 9, 0), (2048, 0, 3)],
-            "ten were due, three of these of 2 KiB, and none of them was sent"
-        );
+    }
+
+    #[test]
+    fn rows_of_sizes_count_what_was_never_sent() {
+        use Ending::{Committed, Unknown};
+        let rows = |mut report: Report, closed: bool| {
+            if closed {
+                report.facts.pattern =
+                    Pattern::Closed(Closed { in_flight: 4, warm_up: Duration::ZERO, until: Until::Sends(10) });
+            }
+            let rows = report.sizes();
+            let committed = report.stages().into_iter().find(|row| row.stage == "committed").unwrap();
+            let sum = |of: fn(&SizeRow) -> u64| rows.iter().map(of).sum::<u64>();
+            assert_eq!((sum(|row| row.committed), sum(|row| row.open)), (committed.transactions, committed.open));
+            rows.iter().map(|row| (row.size, row.committed, row.open)).collect::<Vec<_>>()
+        };
+        let mix = || "1KiB:4,2KiB:1".parse::<Mix>().unwrap();
+        let endings = [[Committed; 3], [Unknown; 3]].concat();
+        // Of the ten that were due seven are of 1 KiB.
+        assert_eq!(rows(of_mix(mix(), &[Committed; 10], 12, None), false), [(1024, 7, 0), (2048, 3, 0)]);
+        let all = rows(of_mix(mix(), &endings, 12, None), false);
+        assert_eq!(all.iter().map(|(_, committed, open)| committed + open).collect::<Vec<_>>(), [7, 3]);
+        for (ended_by, closed) in [(Some("Ctrl-C"), false), (None, true)] {
+            let due = if closed { 8 } else { 12 };
+            let sent = rows(of_mix(mix(), &endings, due, ended_by), closed);
+            assert_eq!(
+                sent.iter().map(|(_, committed, open)| committed + open).sum::<u64>(),
+                6,
+                "nobody wanted the rest"
+            );
+        }
     }
 
     #[test]

@@ -196,8 +196,8 @@ impl Stage {
                 let (came, repeats) = ((parcel.first, parcel.staged), self.context.repeats.clone());
                 let bytes = parcel.bodies.iter().map(|body| body.body.length).sum();
                 let meter = self.context.meter.clone();
-                let stored = move |result: Result<Vec<(u32, ItemStanding)>, StoreError>| {
-                    let result = result.map(|standings| {
+                tokio::spawn(async move {
+                    let result = store.stage(*parcel).await.map(|standings| {
                         let settled = settled(&manifest, came, standings);
                         meter.count(names::STAGE_BYTES, bytes);
                         if let (Some(first), staged) = came {
@@ -218,8 +218,7 @@ impl Stage {
                     drop(counted);
                     // As above.
                     let _ = steps.send(Message(Inner::Stored { key, generation, expiry, inline, result }));
-                };
-                store.submit_parcel(*parcel, Box::new(stored));
+                });
                 StageEvent::Progress
             }
             Step::Failed(fault) => {

@@ -254,25 +254,19 @@ impl GroupStore {
     ///
     /// Errors: as for [`GroupStore::write`]; [`StoreError::Unwritten`] when a body cannot get its name, and what syncing says.
     pub async fn stage(&self, parcel: NewParcel) -> Result<Vec<(u32, ItemStanding)>, StoreError> {
-        let (done, answer) = answer();
-        self.submit_parcel(parcel, done);
-        wait(answer).await
-    }
-
-    /// As [`GroupStore::stage`], told by a call on another thread, usually the writer's: it must not block.
-    pub fn submit_parcel(&self, mut parcel: NewParcel, done: Done<Vec<(u32, ItemStanding)>>) {
-        if parcel.bodies.iter().all(|new| new.body.inline().is_some()) {
-            return self.send(Job::Stage(Box::new(parcel), done));
-        }
-        let store = self.clone();
-        self.0.seams.work.start(Box::new(move || {
+        let bodies = self.0.bodies.clone();
+        let place = move |mut parcel: NewParcel| {
             let digest = parcel.manifest.digest;
             let mut named: Vec<_> = parcel.bodies.iter_mut().map(|new| (new.index, &mut new.body)).collect();
-            match store.0.bodies.place(&digest, &mut named) {
-                Ok(()) => store.send(Job::Stage(Box::new(parcel), done)),
-                Err(error) => done(Err(error)),
-            }
-        }));
+            bodies.place(&digest, &mut named).map(|()| parcel)
+        };
+        let parcel = match parcel.bodies.iter().all(|new| new.body.inline().is_some()) {
+            true => parcel,
+            false => self.0.seams.work.run(move || place(parcel)).await.map_err(lost)??,
+        };
+        let (done, answer) = answer();
+        self.send(Job::Stage(Box::new(parcel), done));
+        wait(answer).await
     }
 
     /// Keeps a body that was fetched from another node, if a committed row wants it; durable when it returns. Whether its
