@@ -31,7 +31,7 @@ impl FromStr for Size {
         match bytes {
             Some(bytes) if bytes <= limits::PAYLOAD_BYTES => Ok(Self(bytes)),
             Some(_) => Err(format!("a transaction has at most {}", Size(limits::PAYLOAD_BYTES))),
-            None => Err("expected a number of bytes, for example 64MiB, 100KiB or 1000".to_owned()),
+            None => Err("expected a number of bytes, for example 64MiB, 100KiB (not KB) or 1000".to_owned()),
         }
     }
 }

@@ -24,6 +24,8 @@ use crate::client::{Client, Handle, Receipt, Transaction, WaitError};
 use crate::core::id::DestinationName;
 use crate::seams::{Clock, Seams};
 
+/// A send that was due no longer than this before a signal ended the sending is not one that was missed.
+const JUST_DUE: Duration = Duration::from_millis(10);
 /// From everything being ready to the first send.
 const HEAD_START: Duration = Duration::from_millis(20);
 /// How long a send waits after it was given back, beside the wait for room.
@@ -142,7 +144,7 @@ pub(super) async fn run(
     }
     let shown_every = if bar.is_hidden() { LOGGED_EVERY } else { SHOWN_EVERY };
     let mut failure = std::pin::pin!(failure);
-    let (mut ended_by, mut outcome) = (None, Ok(()));
+    let (mut ended_by, mut outcome): (Option<(&'static str, Duration)>, _) = (None, Ok(()));
     loop {
         let left = run.over_at().saturating_sub(run.now());
         tokio::select! {
@@ -161,7 +163,7 @@ pub(super) async fn run(
                 } else {
                     run.over.cancel();
                 }
-                ended_by = ended_by.or(Some(signal));
+                ended_by = ended_by.or(Some((signal, run.now())));
                 run.stop.cancel();
             }
             // In a closed loop more may have begun meanwhile.
@@ -185,7 +187,12 @@ pub(super) async fn run(
     // What was due: by the schedule, or what began.
     let (warm_up, due) = match (load.pattern, &pace) {
         (Pattern::Open(schedule), Some(pace)) => {
-            (schedule.warm_up().min(pace.due()), pace.due().saturating_sub(schedule.warm_up()))
+            let due = match ended_by {
+                Some((_, at)) => pace.due().min(schedule.before(at.saturating_sub(JUST_DUE))),
+                None => pace.due(),
+            };
+            let due = due.max(warmed.began + measured.began);
+            (schedule.warm_up().min(due), due.saturating_sub(schedule.warm_up()))
         }
         _ => (warmed.began, measured.began),
     };
@@ -198,7 +205,7 @@ pub(super) async fn run(
         pattern: load.pattern,
         warm_up,
         due,
-        ended_by,
+        ended_by: ended_by.map(|(signal, _)| signal),
     };
     Ok(Report { facts, warmed, measured })
 }

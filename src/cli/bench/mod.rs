@@ -57,6 +57,8 @@ const ROOM: u64 = 128 << 20;
 const LEFT_BEHIND: Duration = Duration::from_secs(600);
 /// How long outboxes may take to write down what became known.
 const CLOSING: Duration = Duration::from_secs(10);
+/// What is wrong with a run that has no time.
+const NOTHING: &str = "--duration: nothing would be measured; take more time, or --count";
 /// How long what still runs may take to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -83,7 +85,7 @@ Examples:
   sealcast bench orders --config senders/web/client.toml --count 200 --keys 10 --report bench.html
 
 Exit codes, the first that holds: 4 when some sends were rejected or expired, 3 when some had no fate in time, 5 when not all \
-could be sent, 1 when it was told to end before anything was measured.")]
+could be sent, 1 when it was told to end before anything was measured, or could not begin for another reason.")]
 pub(super) struct Bench {
     /// Where to send, several in turn; needless where the sender may send to one destination alone
     #[arg(value_name = "DEST[,DEST]", value_delimiter = ',')]
@@ -247,14 +249,14 @@ impl Bench {
             }
             let until = self.count.map_or(Until::Time(self.duration.0), Until::Sends);
             if until == Until::Time(Duration::ZERO) {
-                return Err(CliError::usage("--duration: nothing would be measured"));
+                return Err(CliError::usage(NOTHING));
             }
             return Ok(Pattern::Closed(Closed { in_flight, warm_up: self.warm_up.0, until }));
         }
         let measured = self.count.unwrap_or_else(|| sends_in(self.rate, self.duration.0));
         let schedule = Schedule::new(self.rate, self.senders, self.warm_up.0, measured);
         if measured == 0 {
-            return Err(CliError::usage("--duration: nothing would be measured"));
+            return Err(CliError::usage(NOTHING));
         }
         if schedule.total() > MOST_SENDS {
             let total = schedule.total();
@@ -307,7 +309,10 @@ impl Bench {
                 };
                 let each = (self.mix().mean() as u64).saturating_add(BESIDE).saturating_mul(COPIES);
                 let needed = sends.saturating_mul(each).saturating_add(ROOM);
-                let free = seams.disk.free(&place).map_err(|error| CliError::file(&place, &error))?;
+                let free = seams.disk.free(&place).map_err(|error| {
+                    let place = place.display();
+                    CliError::failed(format!("{place}: {error}; name another folder for temporary files with TMPDIR"))
+                })?;
                 if free < needed {
                     return Err(CliError::failed(format!(
                         "{}: {free} bytes are free and about {needed} are needed: send less (--duration, --rate, --size), or \
@@ -432,7 +437,12 @@ impl<'a> PageFile<'a> {
             }
             made => made.map(|_| Self { path, is_unwritten: true }),
         };
-        opened.map_err(|error| CliError::file(path, &error))
+        opened.map_err(|error| {
+            let path = path.display();
+            CliError::failed(format!(
+                "--report: {path}: {error}; name a file that can be written, in a folder that is there"
+            ))
+        })
     }
 
     fn write(mut self, page: &str) -> Result<(), CliError> {

@@ -92,7 +92,7 @@ pub(super) struct Summary {
     achieved_rate: f64,
     bytes_per_second: f64,
     seconds: f64,
-    /// How late sends began, in an open loop.
+    /// How late sends began, in an open loop; none where none did.
     late_p50_ms: Option<f64>,
     late_p99_ms: Option<f64>,
     late_max_ms: Option<f64>,
@@ -134,7 +134,7 @@ impl Report {
             Exit::Rejected
         } else if measured.unknown > 0 {
             Exit::Unknown
-        } else if self.not_sent() > 0 && self.wanted_all() {
+        } else if self.not_sent() > 0 {
             Exit::Unavailable
         } else if measured.began == 0 {
             // It ended before anything was measured: it was told to, or nothing of the warm-up was committed in time.
@@ -157,7 +157,7 @@ impl Report {
         };
         let took = measured.last_commit.max(last_due).saturating_sub(facts.pattern.begins());
         let per_second = |count: f64| if took == Duration::ZERO { 0.0 } else { count / took.as_secs_f64() };
-        let late = |share| intended_rate.map(|_| measured.late().quantile_ms(share));
+        let late = |share| intended_rate.filter(|_| measured.began > 0).map(|_| measured.late().quantile_ms(share));
         let bytes = measured.bytes;
         let names: Vec<_> = facts.destinations.iter().map(ToString::to_string).collect();
         let size = match facts.mix.sizes() {
@@ -208,14 +208,7 @@ impl Report {
         // What a node does not say of one that is committed is not known, and not late.
         let most = if step == Step::Complete { u64::MAX } else { unknown };
         let open = began.saturating_sub(rejected + expired + latency.count()).min(most);
-        let never = if self.wanted_all() { self.not_sent() } else { 0 };
-        Some((latency, open + never))
-    }
-
-    /// Whether all that was due was to be sent: who ended the sending before its time did not want the rest, and in a closed loop
-    /// nothing is due.
-    fn wanted_all(&self) -> bool {
-        self.facts.ended_by.is_none() && matches!(self.facts.pattern, Pattern::Open(_))
+        Some((latency, open + self.not_sent()))
     }
 
     fn stages(&self) -> Vec<StageRow> {
@@ -230,7 +223,7 @@ impl Report {
             return Vec::new();
         }
         // Where nothing is missed it does not matter how many of each were due.
-        let due = if self.wanted_all() { facts.warm_up..facts.warm_up.saturating_add(facts.due) } else { 0..0 };
+        let due = if self.not_sent() > 0 { facts.warm_up..facts.warm_up.saturating_add(facts.due) } else { 0..0 };
         let due = facts.mix.sends_of_each(due);
         let row = |(size, due): (u64, u64)| {
             let of = sizes.get(&size);
@@ -311,6 +304,9 @@ impl Report {
             lines.push("This is a debug build: a release is quicker.".to_owned());
         }
         lines.push(match s.intended_rate {
+            _ if s.sent == 0 && s.warm_up_sent == s.warm_up => {
+                format!("Nothing was sent that counts: the sending ended in its warm-up, after {} sends.", s.warm_up_sent)
+            }
             _ if s.sent == 0 => format!(
                 "Nothing was sent that counts: when the sending ended, {} of {} sends of the warm-up had begun, {:.1} committed a second. Take a \
                  lower --rate, or --in-flight, which finds out how much goes through.",
@@ -327,9 +323,10 @@ impl Report {
         });
         if s.behind {
             lines.push(format!(
-                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent): what is \
-                 measured, or this machine, does not keep up.",
-                s.given_back, s.not_sent
+                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent; {:.1} of the warm-up \
+                 were committed a second): what is measured, or this machine, does not keep up. --in-flight instead of --rate finds \
+                 out how much goes through.",
+                s.given_back, s.not_sent, s.warm_up_rate
             ));
         }
         if s.rejected + s.expired + s.unknown > 0 {
@@ -416,7 +413,8 @@ mod tests {
         assert_eq!(report(&[Committed, Expired], 4, None).exit(), Exit::Rejected);
         assert_eq!(report(&[Committed, Unknown], 4, None).exit(), Exit::Unknown);
         assert_eq!(report(&[Committed; 9], 12, None).exit(), Exit::Unavailable, "one was due and never sent");
-        assert_eq!(report(&[Committed; 9], 12, Some("Ctrl-C")).exit(), Exit::Done, "as it was told");
+        assert_eq!(report(&[Committed; 9], 11, Some("Ctrl-C")).exit(), Exit::Done, "as it was told");
+        assert_eq!(report(&[Committed; 9], 12, Some("Ctrl-C")).exit(), Exit::Unavailable, "it was behind before that");
         assert_eq!(report(&[], 2, Some("Ctrl-C")).exit(), Exit::Failed, "nothing was measured");
     }
 
@@ -431,7 +429,7 @@ mod tests {
         let open = |report: &Report| report.stages().iter().map(|row| row.open).collect::<Vec<_>>();
         assert_eq!(open(&report)[4], 1, "the one that was never sent came later than all others");
         assert_eq!(open(&report)[5], 10, "and none is known to be complete");
-        assert_eq!(open(&self::report(&[Ending::Committed; 9], 12, Some("Ctrl-C")))[4], 0, "nobody wanted it");
+        assert_eq!(open(&self::report(&[Ending::Committed; 9], 12, Some("Ctrl-C")))[4], 1, "it was due before the end");
         assert!(report.lines(&summary).iter().any(|line| line.starts_with("BEHIND")));
     }
 
@@ -455,13 +453,12 @@ mod tests {
         assert_eq!(rows(of_mix(mix(), &[Committed; 10], 12, None), false), [(1024, 7, 0), (2048, 3, 0)]);
         let all = rows(of_mix(mix(), &endings, 12, None), false);
         assert_eq!(all.iter().map(|(_, committed, open)| committed + open).collect::<Vec<_>>(), [7, 3]);
-        for (ended_by, closed) in [(Some("Ctrl-C"), false), (None, true)] {
-            let due = if closed { 8 } else { 12 };
+        for (due, ended_by, closed) in [(12, Some("Ctrl-C"), false), (8, Some("Ctrl-C"), false), (8, None, true)] {
             let sent = rows(of_mix(mix(), &endings, due, ended_by), closed);
             assert_eq!(
                 sent.iter().map(|(_, committed, open)| committed + open).sum::<u64>(),
-                6,
-                "nobody wanted the rest"
+                due - 2,
+                "all that was due"
             );
         }
     }

@@ -42,6 +42,11 @@ impl Schedule {
         Duration::try_from_secs_f64(send as f64 / self.rate).unwrap_or(Duration::MAX)
     }
 
+    /// How many sends are due before then.
+    pub(super) fn before(&self, time: Duration) -> u64 {
+        sends_in(self.rate, time).min(self.total)
+    }
+
     /// Sends a second.
     pub(super) fn rate(&self) -> f64 {
         self.rate
