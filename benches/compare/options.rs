@@ -323,16 +323,22 @@ impl Options {
                 name: "quick",
                 blocks: 2,
                 amounts: vec![
-                    amount(KIB, 15, [40, 24], false),
-                    amount(64 * KIB, 15, [40, 24], true),
+                    amount(KIB, 15, [36, 24], false),
+                    amount(64 * KIB, 15, [36, 24], true),
                     amount(MIB, 60, [12, 6], false),
                     amount(16 * MIB, 900, [1, 0], false),
                 ],
                 warm_up: 20,
                 loaded: seconds(3),
-                trouble: Trouble { calm: seconds(2), away: seconds(7), patience: seconds(20), ..trouble },
+                trouble: Trouble {
+                    calm: seconds(2),
+                    away: seconds(7),
+                    between: seconds(1),
+                    patience: seconds(20),
+                    ..trouble
+                },
                 runs: 2,
-                each: millis(1000),
+                each: millis(750),
                 steps: 3,
                 ..full
             };
