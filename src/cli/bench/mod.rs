@@ -429,8 +429,7 @@ struct PageFile<'a> {
 
 impl<'a> PageFile<'a> {
     fn open(path: &'a Path) -> Result<Self, CliError> {
-        let mut options = std::fs::OpenOptions::new();
-        let opened = match options.write(true).create_new(true).open(path) {
+        let opened = match std::fs::File::create_new(path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // What stands there stays until there is a page.
                 std::fs::OpenOptions::new().append(true).open(path).map(|_| Self { path, is_unwritten: false })

@@ -304,7 +304,7 @@ impl Report {
             lines.push("This is a debug build: a release is quicker.".to_owned());
         }
         lines.push(match s.intended_rate {
-            _ if s.sent == 0 && s.warm_up_sent == s.warm_up => {
+            _ if s.sent == 0 && s.due == 0 && s.warm_up_sent == s.warm_up => {
                 format!("Nothing was sent that counts: the sending ended in its warm-up, after {} sends.", s.warm_up_sent)
             }
             _ if s.sent == 0 => format!(
@@ -322,11 +322,14 @@ impl Report {
                 .to_owned(),
         });
         if s.behind {
+            let warm_up = match s.warm_up_sent {
+                0 => String::new(),
+                _ => format!("; {:.1} of the warm-up were committed a second", s.warm_up_rate),
+            };
             lines.push(format!(
-                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent; {:.1} of the warm-up \
-                 were committed a second): what is measured, or this machine, does not keep up. --in-flight instead of --rate finds \
+                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent{warm_up}): what is measured, or this machine, does not keep up. --in-flight instead of --rate finds \
                  out how much goes through.",
-                s.given_back, s.not_sent, s.warm_up_rate
+                s.given_back, s.not_sent
             ));
         }
         if s.rejected + s.expired + s.unknown > 0 {
