@@ -12,10 +12,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::figures::results::Outcome;
 use crate::figures::words::Arm;
 
-/// How many readers open each message: nodes, or consumers.
-pub const READERS: usize = 3;
-/// Of these so many are a majority.
-pub const MAJORITY: usize = 2;
 /// How often a wait looks.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -35,11 +31,12 @@ struct Flight {
     block: usize,
     due: Instant,
     until: Until,
-    delivered: [Option<Duration>; READERS],
-    stored: [Option<Duration>; READERS],
+    /// By each of the readers; as the next two.
+    delivered: Vec<Option<Duration>>,
+    stored: Vec<Option<Duration>>,
     accepted: Option<Duration>,
     unacknowledged: usize,
-    answers: [bool; READERS],
+    answers: Vec<bool>,
     committed: Option<Duration>,
     /// Its place among those that may be under way.
     place: Option<OwnedSemaphorePermit>,
@@ -53,19 +50,24 @@ impl Flight {
                     && self.accepted.is_some()
                     && (self.committed.is_some() || !self.arm.commits())
             }
-            Until::Delivered => self.delivered.iter().flatten().count() >= MAJORITY,
+            Until::Delivered => is_majority(self.delivered.iter().flatten().count(), self.delivered.len()),
             Until::Stored => self.stored.iter().all(Option::is_some),
         }
     }
 }
 
 /// Everything under way. What comes for a message that nobody waits for any more is ignored.
-#[derive(Default)]
 pub struct Flights {
+    /// How many readers open each message: nodes, or consumers.
+    readers: usize,
     next: AtomicU64,
     all: Mutex<BTreeMap<u64, Flight>>,
     /// Messages of Sealcast by transaction.
     transactions: Mutex<BTreeMap<String, u64>>,
+}
+
+fn is_majority(count: usize, of: usize) -> bool {
+    2 * count > of
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,6 +75,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Flights {
+    /// Nothing under way yet; so many readers open each message.
+    pub fn new(readers: usize) -> Self {
+        Self { readers, next: AtomicU64::default(), all: Mutex::default(), transactions: Mutex::default() }
+    }
+
+    /// How many readers open each message.
+    pub fn readers(&self) -> usize {
+        self.readers
+    }
+
     /// A message that is to be sent at `due`; gives its number.
     pub fn begin(
         &self,
@@ -88,11 +100,11 @@ impl Flights {
             block,
             due,
             until,
-            delivered: [None; READERS],
-            stored: [None; READERS],
+            delivered: vec![None; self.readers],
+            stored: vec![None; self.readers],
             accepted: None,
             unacknowledged: 0,
-            answers: [false; READERS],
+            answers: vec![false; self.readers],
             committed: None,
             place,
         };
@@ -160,7 +172,8 @@ impl Flights {
             if let Some(answer) = flight.answers.get_mut(reader) {
                 *answer = true;
             }
-            if flight.answers.iter().filter(|answer| **answer).count() >= MAJORITY {
+            let answers = flight.answers.iter().filter(|answer| **answer).count();
+            if is_majority(answers, flight.answers.len()) {
                 set(Some(&mut flight.committed), now, flight.due);
             }
         });
@@ -186,8 +199,8 @@ impl Flights {
     pub fn complete(&self, number: u64) {
         let now = Instant::now();
         self.change(number, |flight| {
-            for reader in 0..READERS {
-                set(flight.stored.get_mut(reader), now, flight.due);
+            for stored in &mut flight.stored {
+                set(Some(stored), now, flight.due);
             }
         });
     }
@@ -227,7 +240,7 @@ impl Flights {
         let outcome = |flight: Flight| Outcome {
             arm: flight.arm,
             block: flight.block,
-            delivered: flight.delivered.map(milliseconds),
+            delivered: flight.delivered.into_iter().map(milliseconds).collect(),
             accepted: milliseconds(flight.accepted),
             committed: milliseconds(flight.committed),
             waited: flight.due.elapsed().as_secs_f64() * 1e3,

@@ -118,7 +118,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         );
         return publish(options, &[facts(&plan).swap_remove(0), load], &figures::steady::rows(&series));
     }
-    let flights = Arc::new(Flights::default());
+    let flights = Arc::new(Flights::new(plan.readers));
     let stages = options.stages.then(|| Arc::new(Stages::default()));
     hear::listen(flights.clone(), stages.clone())?;
     let mut results = Results::default();
@@ -126,7 +126,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let largest = plan.largest();
 
     if !plan.two_clusters || plan.unproxied() {
-        progress("starting three brokers, three nodes, all clients and consumers");
+        progress("starting three brokers, nodes, all clients and consumers");
         let (cluster, proxies) = match plan.two_clusters {
             true => (Cluster::start_fast(), Vec::new()),
             false => Cluster::start_behind_proxies(),
@@ -311,6 +311,10 @@ fn facts(plan: &Plan) -> Vec<String> {
          median; - where all are alike, or there is one."
             .to_owned(),
     ];
+    if plan.readers < hear::NODES.len() {
+        let readers = plan.readers;
+        facts.push(format!("Nodes, and consumers of every other arm: {readers}, wherever these lines say three or two (`--readers {readers}`)."));
+    }
     facts.extend(loads(plan));
     facts.extend(plan.arms.iter().map(|arm| format!("**{}**: {}", arm.word(), arm.gives())));
     facts

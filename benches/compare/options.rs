@@ -38,6 +38,15 @@ pub struct Options {
     /// steps costs time itself.
     #[arg(long, conflicts_with = "smoke")]
     pub stages: bool,
+    /// How many nodes, and consumers of each other arm, read: 1 to 3. Not of 256 B, which is measured on all three.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = READERS,
+        value_parser = clap::value_parser!(u8).range(1..=READERS.into()),
+        conflicts_with_all = ["smoke", "stages", "rows"]
+    )]
+    pub readers: u8,
     /// Writes one JSON object for each row into this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -45,18 +54,18 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Writes tables and plots into docs/performance.md, into the part that is of this kind of run: compared (a run that is not
-    /// narrowed), `--stages`, `--growth`, `--steady`.
+    /// narrowed), `--readers 1`, `--stages`, `--growth`, `--steady`.
     #[arg(long, conflicts_with = "smoke")]
     pub write: bool,
     /// Measures how Sealcast's own time and memory grow, instead of comparing.
-    #[arg(long, conflicts_with_all = ["rows", "arms", "conditions", "payloads", "only", "stages"])]
+    #[arg(long, conflicts_with_all = ["rows", "arms", "conditions", "payloads", "only", "stages", "readers"])]
     pub growth: bool,
     /// Measures whether memory grows in so many minutes of load, instead of comparing.
     #[arg(
         long,
         value_name = "MINUTES",
         value_parser = clap::value_parser!(u64).range(1..=100_000),
-        conflicts_with_all = ["rows", "growth", "arms", "conditions", "payloads", "only", "stages"]
+        conflicts_with_all = ["rows", "growth", "arms", "conditions", "payloads", "only", "stages", "readers"]
     )]
     pub steady: Option<u64>,
     /// Adds rows that others measured, one JSON object a line: `cargo bench --bench parts -- --json FILE`, or
@@ -83,7 +92,7 @@ fn condition(text: &str) -> Result<Condition, String> {
 }
 
 fn payload(text: &str) -> Result<u64, String> {
-    let sizes = [256, KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB];
+    let sizes = [SMALL, KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB];
     typed(text, &sizes, |bytes| size(bytes).replace(' ', ""))
 }
 
@@ -109,6 +118,8 @@ pub struct Plan {
     pub name: &'static str,
     /// Parts of the latency runs that are apart in time.
     pub blocks: usize,
+    /// How many readers open each message: nodes, or consumers.
+    pub readers: usize,
     /// Ways that are compared.
     pub arms: Vec<Arm>,
     /// Conditions of latency.
@@ -135,6 +146,10 @@ pub struct Plan {
     pub steps: usize,
 }
 
+/// How many nodes, and consumers of each other arm, read if nothing else is said.
+const READERS: u8 = 3;
+/// The size of the small transactions of throughput, in bytes.
+const SMALL: u64 = 256;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
@@ -189,26 +204,29 @@ impl Options {
             Self { growth: true, .. } => Section::Growth,
             Self { steady: Some(_), .. } => Section::Steady,
             Self { stages: true, write: true, .. } => Section::Stages,
+            Self { readers: 1, .. } => Section::OneReader,
             _ => Section::Compared,
         }
     }
 
     fn narrowed(&self) -> bool {
-        !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty() && self.only.is_none())
+        let chosen =
+            !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty() && self.only.is_none());
+        chosen || self.readers < READERS
     }
 
     /// The plan, unless nothing is left of it: then what could be chosen.
     pub fn checked_plan(&self) -> Result<Plan, String> {
         if self.write && self.narrowed() && self.section() == Section::Compared {
-            return Err("--write is for a run that is not narrowed, or with --stages: leave --arms, --conditions, --payloads and \
-                        --only out"
+            return Err("--write is for a run that is not narrowed, or with --stages or --readers 1: leave --arms, --conditions, \
+                        --payloads, --only and --readers 2 out"
                 .to_owned());
         }
         let plan = self.plan();
         if !plan.is_empty() {
             return Ok(plan);
         }
-        let all = self.whole_plan();
+        let all = self.read_plan();
         let words = |bytes: Vec<u64>| {
             let words: Vec<_> = bytes.into_iter().map(|bytes| size(bytes).replace(' ', "")).collect();
             words.join(", ")
@@ -223,7 +241,7 @@ impl Options {
 
     /// The amounts that the options mean, and of these what was chosen.
     fn plan(&self) -> Plan {
-        let mut plan = self.whole_plan();
+        let mut plan = self.read_plan();
         if !self.arms.is_empty() {
             plan.arms.retain(|arm| self.arms.contains(arm));
         }
@@ -241,6 +259,17 @@ impl Options {
         }
         if self.narrowed() {
             plan.name = if self.quick { "quick, narrowed" } else { "full, narrowed" };
+        }
+        plan
+    }
+
+    /// All that is measured with so many readers.
+    fn read_plan(&self) -> Plan {
+        let mut plan = self.whole_plan();
+        plan.readers = self.readers.into();
+        if self.readers < READERS {
+            // Its rows say *applied on all three*.
+            plan.through.retain(|bytes| *bytes != SMALL);
         }
         plan
     }
@@ -266,6 +295,7 @@ impl Options {
         let full = Plan {
             name: "full",
             blocks: 3,
+            readers: READERS.into(),
             arms: Arm::ALL.to_vec(),
             conditions: Condition::ALL.to_vec(),
             amounts: vec![
@@ -277,7 +307,7 @@ impl Options {
             warm_up: 100,
             loaded: seconds(45),
             trouble,
-            through: vec![256, 64 * KIB, 256 * KIB, MIB],
+            through: vec![SMALL, 64 * KIB, 256 * KIB, MIB],
             runs: 3,
             // What nodes store stays until the end: three times the payload.
             each: millis(2500),

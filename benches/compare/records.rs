@@ -23,7 +23,7 @@ use redb::{Database, TableDefinition};
 
 use crate::Failure;
 use crate::figures::words::Arm;
-use crate::flights::{Flights, READERS};
+use crate::flights::Flights;
 use crate::sealed::Seal;
 
 /// What clients of all arms have in common; Sealcast's own are the same.
@@ -211,7 +211,7 @@ impl Records {
             ThreadedProducer::from_config_and_context(&config, acks)
         };
         let mut readers = Readers::default();
-        for reader in 0..READERS {
+        for reader in 0..flights.readers() {
             let store = match then {
                 Then::Forget => None,
                 Then::Store | Then::StoreAndAnswer => Some(Database::create(folder.join(format!("{topic}.{reader}")))?),
@@ -358,7 +358,7 @@ impl Reading {
         for (number, _) in numbers {
             self.flights.stored(number, self.reader);
             if let Some((producer, topic)) = &self.answers {
-                let key = key(number, self.reader, READERS);
+                let key = key(number, self.reader, self.flights.readers());
                 let partition = (number % PARTITIONS as u64) as i32;
                 let answer =
                     BaseRecord::with_opaque_to(topic, 0).partition(partition).key(&key[..]).payload(&[1_u8][..]);

@@ -23,6 +23,7 @@ use sealcast::transport::{AnyTransport, Topic, TransportOptions};
 use crate::Failure;
 use crate::figures::words::Arm;
 use crate::flights::Flights;
+use crate::hear::NODES;
 use crate::records::keep_little;
 use crate::stages::Stages;
 
@@ -61,7 +62,7 @@ impl Sealcast {
         seams: &Seams,
         (flights, stages): (&Arc<Flights>, &Option<Arc<Stages>>),
     ) -> Result<Self, Failure> {
-        let names = ["a", "b", "c"].into_iter().map(named).collect::<Result<Vec<_>, Failure>>()?;
+        let names = NODES.into_iter().take(flights.readers()).map(named).collect::<Result<Vec<_>, Failure>>()?;
         let settings = TransportSettings::Kafka {
             brokers: brokers.split(',').map(str::to_owned).collect(),
             properties: BTreeMap::new(),

@@ -95,7 +95,7 @@ fn memory_that_rises_has_a_slope_and_what_fills_at_first_has_none() {
 
 fn outcome(arm: Arm, time: f64) -> Outcome {
     let committed = arm.commits().then_some(time * 2.0);
-    Outcome { arm, block: 0, delivered: [Some(time); 3], accepted: Some(time), committed, waited: 1000.0 }
+    Outcome { arm, block: 0, delivered: vec![Some(time); 3], accepted: Some(time), committed, waited: 1000.0 }
 }
 
 fn find<'a>(rows: &'a [Row], name: &str, arm: Arm, against: &str) -> &'a Row {
@@ -142,7 +142,7 @@ fn rows_compare_with_the_right_arm_and_judge_by_the_right_target() {
 #[test]
 fn what_never_came_is_no_delivery_and_makes_the_tail_longer() {
     let mut results = Results::default();
-    let lost = Outcome { delivered: [Some(1.0), Some(1.0), None], ..outcome(Arm::Memory, 1.0) };
+    let lost = Outcome { delivered: vec![Some(1.0), Some(1.0), None], ..outcome(Arm::Memory, 1.0) };
     results.add(Condition::Killed, 1 << 10, &[outcome(Arm::Memory, 1.0), lost]);
     let rows = results.rows();
     let whole = rows.iter().find(|row| row.name == "delivered in the end").unwrap();
@@ -339,7 +339,7 @@ fn only_what_stands_between_the_markers_is_replaced() {
 fn the_document_has_a_place_for_everything_that_is_written() {
     let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let document = std::fs::read_to_string(docs.join("performance.md")).expect("docs/performance.md");
-    for section in [Section::Compared, Section::Stages, Section::Growth, Section::Steady] {
+    for section in [Section::Compared, Section::Stages, Section::OneReader, Section::Growth, Section::Steady] {
         assert!(page::replace(&document, section, "new").is_some(), "{section:?}");
     }
 }

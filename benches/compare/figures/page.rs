@@ -12,6 +12,8 @@ pub enum Section {
     Compared,
     /// Where the time of a transaction goes.
     Stages,
+    /// A comparison with one reader of each way.
+    OneReader,
     /// How time and memory grow.
     Growth,
     /// Memory under load that lasts.
@@ -24,6 +26,7 @@ impl Section {
         let name = match self {
             Self::Compared => "scripts/compare",
             Self::Stages => "scripts/compare --stages",
+            Self::OneReader => "scripts/compare --readers 1",
             Self::Growth => "scripts/compare --growth",
             Self::Steady => "scripts/compare --steady",
         };
@@ -35,6 +38,7 @@ impl Section {
         match self {
             Self::Compared => report(facts, rows, plots),
             Self::Stages => format!("{}\n{}", list(facts), table::stages(rows).trim_start()),
+            Self::OneReader => format!("{}\n{}", list(facts), table::targets(rows)),
             Self::Growth | Self::Steady => format!("{}\n{}", list(facts), table::others(rows)),
         }
     }
@@ -43,7 +47,7 @@ impl Section {
 /// What a run prints, in Markdown: all its rows.
 pub fn printed(section: Section, facts: &[String], rows: &[Row]) -> String {
     match section {
-        Section::Stages => report(facts, rows, &[]),
+        Section::Stages | Section::OneReader => report(facts, rows, &[]),
         Section::Compared | Section::Growth | Section::Steady => section.text(facts, rows, &[]),
     }
 }

@@ -16,7 +16,7 @@ pub struct Outcome {
     /// Which part of the run, for the spread.
     pub block: usize,
     /// When each of the readers had opened it.
-    pub delivered: [Option<f64>; 3],
+    pub delivered: Vec<Option<f64>>,
     /// When the brokers had it.
     pub accepted: Option<f64>,
     /// When a majority had confirmed that it is stored.
@@ -30,7 +30,7 @@ pub struct Outcome {
 pub struct Measured {
     /// Messages that were sent.
     pub sent: usize,
-    /// Messages that all three readers opened.
+    /// Messages that all readers opened.
     pub delivered_whole: usize,
     /// Messages that were accepted.
     pub accepted_whole: usize,
