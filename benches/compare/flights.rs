@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::figures::results::Outcome;
+use crate::figures::stats::is_majority;
 use crate::figures::words::Arm;
 
 /// How often a wait looks.
@@ -31,7 +32,7 @@ struct Flight {
     block: usize,
     due: Instant,
     until: Until,
-    /// By each of the readers; as the next two.
+    /// By each of the readers, as `stored` and `answers`.
     delivered: Vec<Option<Duration>>,
     stored: Vec<Option<Duration>>,
     accepted: Option<Duration>,
@@ -64,10 +65,6 @@ pub struct Flights {
     all: Mutex<BTreeMap<u64, Flight>>,
     /// Messages of Sealcast by transaction.
     transactions: Mutex<BTreeMap<String, u64>>,
-}
-
-fn is_majority(count: usize, of: usize) -> bool {
-    2 * count > of
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

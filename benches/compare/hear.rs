@@ -19,7 +19,7 @@ use crate::Failure;
 use crate::flights::Flights;
 use crate::stages::{Said as Step, Stages};
 
-/// The nodes' names; of fewer readers the first.
+/// The nodes' names, one of each reader; with fewer readers the first.
 pub const NODES: [&str; 3] = ["a", "b", "c"];
 
 struct Hear(Arc<Flights>);

@@ -195,7 +195,7 @@ fn whole(plan: &Plan, rows: &[Row]) -> Result<(), Failure> {
     for name in ["throughput", "disk on brokers", "brokers' CPU", "brokers' CPU, JVM compilers"] {
         wanted.extend([64 << 10, 256 << 10, 1 << 20].map(|bytes| (Condition::AllWell, bytes, Arm::Memory, name)));
     }
-    wanted.push((Condition::AllWell, 256, Arm::Memory, "applied on all three"));
+    wanted.push((Condition::AllWell, throughput::SMALL_BYTES, Arm::Memory, "applied on all three"));
     for (condition, bytes, arm, name) in wanted {
         let is_it = |row: &Row| {
             row.name == name && row.arm == arm.word() && row.condition == condition.word() && row.payload == bytes
@@ -313,7 +313,12 @@ fn facts(plan: &Plan) -> Vec<String> {
     ];
     if plan.readers < hear::NODES.len() {
         let readers = plan.readers;
-        facts.push(format!("Nodes, and consumers of every other arm: {readers}, wherever these lines say three or two (`--readers {readers}`)."));
+        let of_two = if readers == 1 { " and two answers" } else { "" };
+        let fact = format!(
+            "Readers: {readers}, so many nodes, and consumers of each other arm, where the lines below say three{of_two} \
+             (`--readers {readers}`)."
+        );
+        facts.insert(1, fact);
     }
     facts.extend(loads(plan));
     facts.extend(plan.arms.iter().map(|arm| format!("**{}**: {}", arm.word(), arm.gives())));

@@ -7,7 +7,9 @@ use clap::Parser;
 
 use crate::figures::page::Section;
 use crate::figures::words::{Arm, Condition, size, typed};
+use crate::hear::NODES;
 use crate::latency::Trouble;
+use crate::throughput::SMALL_BYTES;
 
 /// Compares Sealcast with what people use today, on three real brokers that it starts: `scripts/compare`.
 #[derive(Debug, Parser)]
@@ -38,15 +40,14 @@ pub struct Options {
     /// steps costs time itself.
     #[arg(long, conflicts_with = "smoke")]
     pub stages: bool,
-    /// How many nodes, and consumers of each other arm, read: 1 to 3. Not of 256 B, which is measured on all three.
+    /// So many nodes, and consumers of each other arm, instead of three: 1 or 2. Not of 256 B, which is measured on all three.
     #[arg(
         long,
         value_name = "NUMBER",
-        default_value_t = READERS,
-        value_parser = clap::value_parser!(u8).range(1..=READERS.into()),
+        value_parser = clap::value_parser!(u8).range(1..NODES.len() as i64),
         conflicts_with_all = ["smoke", "stages", "rows"]
     )]
-    pub readers: u8,
+    pub readers: Option<u8>,
     /// Writes one JSON object for each row into this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -92,7 +93,7 @@ fn condition(text: &str) -> Result<Condition, String> {
 }
 
 fn payload(text: &str) -> Result<u64, String> {
-    let sizes = [SMALL, KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB];
+    let sizes = [SMALL_BYTES, KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB];
     typed(text, &sizes, |bytes| size(bytes).replace(' ', ""))
 }
 
@@ -146,10 +147,6 @@ pub struct Plan {
     pub steps: usize,
 }
 
-/// How many nodes, and consumers of each other arm, read if nothing else is said.
-const READERS: u8 = 3;
-/// The size of the small transactions of throughput, in bytes.
-const SMALL: u64 = 256;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
@@ -204,7 +201,7 @@ impl Options {
             Self { growth: true, .. } => Section::Growth,
             Self { steady: Some(_), .. } => Section::Steady,
             Self { stages: true, write: true, .. } => Section::Stages,
-            Self { readers: 1, .. } => Section::OneReader,
+            Self { readers: Some(1), .. } => Section::OneReader,
             _ => Section::Compared,
         }
     }
@@ -212,7 +209,7 @@ impl Options {
     fn narrowed(&self) -> bool {
         let chosen =
             !(self.arms.is_empty() && self.conditions.is_empty() && self.payloads.is_empty() && self.only.is_none());
-        chosen || self.readers < READERS
+        chosen || self.readers.is_some()
     }
 
     /// The plan, unless nothing is left of it: then what could be chosen.
@@ -226,7 +223,7 @@ impl Options {
         if !plan.is_empty() {
             return Ok(plan);
         }
-        let all = self.read_plan();
+        let all = self.plan_of_readers();
         let words = |bytes: Vec<u64>| {
             let words: Vec<_> = bytes.into_iter().map(|bytes| size(bytes).replace(' ', "")).collect();
             words.join(", ")
@@ -241,7 +238,7 @@ impl Options {
 
     /// The amounts that the options mean, and of these what was chosen.
     fn plan(&self) -> Plan {
-        let mut plan = self.read_plan();
+        let mut plan = self.plan_of_readers();
         if !self.arms.is_empty() {
             plan.arms.retain(|arm| self.arms.contains(arm));
         }
@@ -263,13 +260,12 @@ impl Options {
         plan
     }
 
-    /// All that is measured with so many readers.
-    fn read_plan(&self) -> Plan {
+    /// All that is measured with as many readers as there are to be.
+    fn plan_of_readers(&self) -> Plan {
         let mut plan = self.whole_plan();
-        plan.readers = self.readers.into();
-        if self.readers < READERS {
+        if self.readers.is_some() {
             // Its rows say *applied on all three*.
-            plan.through.retain(|bytes| *bytes != SMALL);
+            plan.through.retain(|bytes| *bytes != SMALL_BYTES);
         }
         plan
     }
@@ -295,7 +291,7 @@ impl Options {
         let full = Plan {
             name: "full",
             blocks: 3,
-            readers: READERS.into(),
+            readers: self.readers.map_or(NODES.len(), usize::from),
             arms: Arm::ALL.to_vec(),
             conditions: Condition::ALL.to_vec(),
             amounts: vec![
@@ -307,7 +303,7 @@ impl Options {
             warm_up: 100,
             loaded: seconds(45),
             trouble,
-            through: vec![SMALL, 64 * KIB, 256 * KIB, MIB],
+            through: vec![SMALL_BYTES, 64 * KIB, 256 * KIB, MIB],
             runs: 3,
             // What nodes store stays until the end: three times the payload.
             each: millis(2500),

@@ -1,4 +1,4 @@
-//! The arms that are not Sealcast: one record, or eight, straight to Kafka, and three readers that put together, open, store and
+//! The arms that are not Sealcast: one record, or eight, straight to Kafka, and readers that put together, open, store and
 //! answer, as their arm asks.
 //!
 //! Owns these producers, consumers and stores. Must not decide what is sent when.

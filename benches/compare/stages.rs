@@ -12,7 +12,7 @@ use crate::figures::stats::{Spread, quantile};
 use crate::figures::words::{Arm, Condition};
 
 /// Nodes that are heard.
-const NODES: usize = 3;
+const NODES: usize = crate::hear::NODES.len();
 
 /// The moments, in the order in which they are shown; those of nodes count once for each node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -36,10 +36,12 @@ const LARGE: &[Way] = &[
     Way::Of(Arm::Replicated),
 ];
 const SMALL: &[Way] = &[Way::SmallRecords, Way::Of(Arm::Memory), Way::Of(Arm::Disk)];
+/// Payload bytes of the small transactions, which every reader stores.
+pub const SMALL_BYTES: u64 = 256;
 const KIB: u64 = 1 << 10;
 
 const SERIES: [Series; 4] = [
-    Series { bytes: 256, under_way: 4096, until: Until::Stored, against: Way::SmallRecords, ways: SMALL },
+    Series { bytes: SMALL_BYTES, under_way: 4096, until: Until::Stored, against: Way::SmallRecords, ways: SMALL },
     large(64 * KIB),
     large(256 * KIB),
     large(1024 * KIB),
@@ -171,7 +173,7 @@ fn compared(series: Series, all: &[Vec<Ran>]) -> Vec<Row> {
             _ => row,
         };
         if small {
-            let row = row("applied on all three", "transactions/s", |ran| ran.per_second / 256.0);
+            let row = row("applied on all three", "transactions/s", |ran| ran.per_second / SMALL_BYTES as f64);
             rows.extend(row.map(|row| judged(row, Some(Target::AtLeast(0.6)))));
         } else {
             let least = match series.bytes / KIB {

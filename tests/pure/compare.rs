@@ -14,7 +14,7 @@ use figures::page::{self, Section};
 use figures::plots;
 use figures::results::{Outcome, Results};
 use figures::rows::{Row, Target};
-use figures::stats::{Spread, exponent, median, quantile, quantile_of_blocks};
+use figures::stats::{Spread, exponent, is_majority, median, quantile, quantile_of_blocks};
 use figures::steady::Series;
 use figures::table;
 use figures::words::{Arm, Condition, size};
@@ -322,6 +322,28 @@ fn the_document_shows_the_pictures_that_are_written_beside_it() {
     assert!(!links.is_empty());
     let dead: Vec<_> = links.iter().filter(|(name, _)| !docs.join(format!("{name}.svg")).is_file()).collect();
     assert!(dead.is_empty(), "no such file: {dead:?}");
+}
+
+#[test]
+fn a_majority_is_more_than_half_of_the_readers() {
+    for (readers, least) in [(1, 1), (2, 2), (3, 2)] {
+        let first = (0..=readers).find(|count| is_majority(*count, readers));
+        assert_eq!(first, Some(least), "of {readers}");
+    }
+}
+
+#[test]
+fn with_one_reader_what_it_opened_is_all_and_its_part_has_the_targets() {
+    let one = |arm, time| Outcome { delivered: vec![Some(time)], ..outcome(arm, time) };
+    let mut results = Results::default();
+    results.add(Condition::AllWell, 64 << 10, &[one(Arm::SealedThree, 2.0), one(Arm::Memory, 1.0)]);
+    let rows = results.rows();
+    assert!(rows.iter().all(|row| row.unit != "%"), "nothing was lost: {rows:?}");
+    let text = Section::OneReader.text(&["a fact".to_owned()], &rows, &[]);
+    assert!(text.starts_with("- a fact\n\n"), "{text}");
+    let judged = text.lines().find(|line| line.contains("delivered p50")).unwrap();
+    assert!(judged.contains("| 0.50 ") && judged.contains("met"), "{judged}");
+    assert!(!text.contains("### "), "nothing but the targets: {text}");
 }
 
 #[test]

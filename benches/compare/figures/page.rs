@@ -12,7 +12,7 @@ pub enum Section {
     Compared,
     /// Where the time of a transaction goes.
     Stages,
-    /// A comparison with one reader of each way.
+    /// A comparison with one reader of each arm.
     OneReader,
     /// How time and memory grow.
     Growth,

@@ -1,6 +1,6 @@
 //! The arms, the conditions and what each is: names for tables and sentences for readers.
 
-/// A way to bring a payload to three readers.
+/// A way to bring a payload to the readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arm {
     /// One record, as it is, replication 1.
