@@ -1,16 +1,16 @@
 //! What is under way: each message's intended time, and the moments at which readers, brokers and stores had it.
 //!
-//! Owns the bookkeeping that all arms share. Must not know Kafka or Sealcast.
+//! Owns the bookkeeping that all arms share. Must not know Kafka, nor of Sealcast more than how many are a majority.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ::sealcast::core::directory::quorum;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::figures::results::Outcome;
-use crate::figures::stats::is_majority;
 use crate::figures::words::Arm;
 
 /// How often a wait looks.
@@ -51,7 +51,7 @@ impl Flight {
                     && self.accepted.is_some()
                     && (self.committed.is_some() || !self.arm.commits())
             }
-            Until::Delivered => is_majority(self.delivered.iter().flatten().count(), self.delivered.len()),
+            Until::Delivered => self.delivered.iter().flatten().count() >= quorum(self.delivered.len()),
             Until::Stored => self.stored.iter().all(Option::is_some),
         }
     }
@@ -170,7 +170,7 @@ impl Flights {
                 *answer = true;
             }
             let answers = flight.answers.iter().filter(|answer| **answer).count();
-            if is_majority(answers, flight.answers.len()) {
+            if answers >= quorum(flight.answers.len()) {
                 set(Some(&mut flight.committed), now, flight.due);
             }
         });

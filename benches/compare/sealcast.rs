@@ -1,5 +1,5 @@
-//! The arms that are Sealcast: a node for each reader with its store on a real disk, and three clients, in this process, each with its own
-//! connections; a topic of replication 1 and one of replication 3.
+//! The arms that are Sealcast: a node for each reader with its store on a real disk, and three clients, in this process, each with
+//! its own connections; a topic of replication 1 and one of replication 3.
 //!
 //! Owns this environment. Must not decide what is sent when.
 

@@ -14,10 +14,11 @@ use figures::page::{self, Section};
 use figures::plots;
 use figures::results::{Outcome, Results};
 use figures::rows::{Row, Target};
-use figures::stats::{Spread, exponent, is_majority, median, quantile, quantile_of_blocks};
+use figures::stats::{Spread, exponent, median, quantile, quantile_of_blocks};
 use figures::steady::Series;
 use figures::table;
 use figures::words::{Arm, Condition, size};
+use sealcast::core::directory::quorum;
 
 #[test]
 fn every_arm_stands_in_every_place_and_follows_every_other_one_equally_often() {
@@ -327,8 +328,7 @@ fn the_document_shows_the_pictures_that_are_written_beside_it() {
 #[test]
 fn a_majority_is_more_than_half_of_the_readers() {
     for (readers, least) in [(1, 1), (2, 2), (3, 2)] {
-        let first = (0..=readers).find(|count| is_majority(*count, readers));
-        assert_eq!(first, Some(least), "of {readers}");
+        assert_eq!(quorum(readers), least, "of {readers}");
     }
 }
 

@@ -64,8 +64,3 @@ pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let along: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
     (across > 0.0).then(|| along / across)
 }
-
-/// Whether so many of so many are more than half.
-pub fn is_majority(count: usize, of: usize) -> bool {
-    2 * count > of
-}

@@ -327,8 +327,8 @@ impl Report {
                 _ => format!("; {:.1} of the warm-up were committed a second", s.warm_up_rate),
             };
             lines.push(format!(
-                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent{warm_up}): what is measured, or this machine, does not keep up. --in-flight instead of --rate finds \
-                 out how much goes through.",
+                "BEHIND: sends do not keep to their times ({} given back for want of room, {} due and never sent{warm_up}): what \
+                 is measured, or this machine, does not keep up. --in-flight instead of --rate finds out how much goes through.",
                 s.given_back, s.not_sent
             ));
         }
